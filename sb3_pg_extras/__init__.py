@@ -1,0 +1,11 @@
+"""REINFORCE, one-step actor-critic and BEAR for Stable-Baselines3 and the RL Zoo."""
+
+from importlib.metadata import version
+
+from sb3_pg_extras.bear import BEAR
+from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.offline import OfflineAlgorithm
+
+__version__ = version("sb3-pg-extras")
+
+__all__ = ["BEAR", "DatasetError", "OfflineAlgorithm", "OfflineDataset", "__version__", "load_dataset"]

@@ -1,0 +1,405 @@
+"""BEAR: offline Q-learning whose policy stays within the support of the data (Kumar et al. 2019, arXiv:1906.00949)."""
+
+import warnings
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, polyak_update, update_learning_rate
+from stable_baselines3.sac.policies import Actor
+
+from sb3_pg_extras import losses
+from sb3_pg_extras.datasets import DatasetSource
+from sb3_pg_extras.offline import OfflineAlgorithm
+from sb3_pg_extras.policies import BEARPolicy, BehaviorVAE, CnnPolicy, MlpPolicy, MultiInputPolicy
+
+SelfBEAR = TypeVar("SelfBEAR", bound="BEAR")
+
+# Defaults of mmd_threshold: the published ones for each divergence.
+DEFAULT_THRESHOLDS = {"mmd": 0.05, "kl": -2.0}
+LOG_ALPHA_MIN = -5.0
+# mmd_threshold="auto": this much above the mean divergence of the warm-up's last steps.
+AUTO_MARGIN = 0.1
+AUTO_WINDOW = 1000
+
+
+class BEAR(OfflineAlgorithm):
+    """
+    Bootstrapping Error Accumulation Reduction (BEAR-QL).
+
+    Q-learning on a fixed dataset fails where the policy takes actions that the data does not hold: their values are
+    never corrected. BEAR bounds the maximum mean discrepancy (MMD) between samples of the policy and of a VAE of the
+    data's actions, by a Lagrange multiplier alpha. With few samples and a wide kernel, that keeps the policy within the
+    *support* of the data, not close to its distribution.
+
+    Paper: https://arxiv.org/abs/1906.00949. Code compared: the author's ``algos.py`` and the D4RL authors' version of
+    it, whose defaults these are; deviations are numbered in ``docs/bear.md``.
+
+    :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
+    :param env: The environment that the policy is for: an id, an Env, a VecEnv, or None with a dataset.
+    :param dataset: An ``.npz`` or ``replay_buffer.pkl`` path, an SB3 ReplayBuffer, a dict of arrays, ``"bundled:<name>"``
+        or an ``OfflineDataset``. None takes the dataset that is bundled for the environment, or else, with a warning,
+        ``n_collect_steps`` uniformly random steps of the environment.
+    :param learning_rate: Learning rate of the actor, a number or a function of the remaining progress (from 1 to 0).
+    :param critic_learning_rate: Likewise, of the critics.
+    :param vae_learning_rate: Likewise, of the behaviour VAE.
+    :param alpha_learning_rate: Likewise, of log alpha.
+    :param batch_size: Transitions per gradient step.
+    :param tau: Polyak coefficient of the target critics, between 0 and 1.
+    :param gamma: Discount factor.
+    :param divergence: What the constraint bounds: "mmd", or "kl" for -log pi of the behaviour's samples.
+    :param mmd_kernel: "laplacian" or "gaussian".
+    :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
+    :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
+    :param mmd_threshold: epsilon; 0.05 by default (-2 for "kl"). "auto": 10% above what the divergence was at the end of
+        the warm-up, for there is a floor below which the policy cannot come.
+    :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
+        "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.
+    :param alpha: The multiplier: "auto" to learn it, or a number of at least 0 to keep.
+    :param log_alpha_max: Upper bound of log alpha.
+    :param vae_kl_weight: Weight of the KL term in the VAE's loss.
+    :param warmup_steps: Gradient steps during which the actor sees only the constraint, not the critics.
+    :param target_q_mixture: Weight of the minimum over critics in the target, the maximum has the rest.
+    :param n_target_samples: Actions per next state; the target takes the best.
+    :param n_action_samples: Actions drawn when acting; the best under the first critic is taken.
+    :param q_reduction: How the actor's loss reduces the critics: "min", "max" or "mean".
+    :param variance_penalty: Weight of the critics' disagreement in the actor's loss.
+    :param bootstrap_probability: Probability that a critic learns from a transition, drawn once for each (1: all).
+    :param n_collect_steps: Random steps to take when there is no dataset.
+    :param policy_kwargs: Additional arguments of the policy: ``net_arch``, ``vae_net_arch``, ``n_critics``, ...
+    :param stats_window_size: Accepted as in all of SB3; there are no episodes to average over.
+    :param tensorboard_log: Folder of the TensorBoard log, or None.
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages.
+    :param seed: Seed of the pseudo random generators.
+    :param device: PyTorch device, "auto" for a GPU if there is one.
+    :param _init_setup_model: Whether to build the networks at once.
+    :raises ValueError: for arguments that are out of range or contradict each other.
+    :raises DatasetError: when the dataset cannot be used, or its spaces are not the environment's.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: BEARPolicy
+    actor: Actor
+    critic: ContinuousCritic
+    critic_target: ContinuousCritic
+    behavior_vae: BehaviorVAE
+
+    def __init__(
+        self,
+        policy: str | type[BEARPolicy],
+        env: GymEnv | str | None,
+        dataset: DatasetSource | None = None,
+        learning_rate: float | Schedule = 1e-4,
+        critic_learning_rate: float | Schedule = 3e-4,
+        vae_learning_rate: float | Schedule = 3e-4,
+        alpha_learning_rate: float | Schedule = 1e-3,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        divergence: Literal["mmd", "kl"] = "mmd",
+        mmd_kernel: Literal["laplacian", "gaussian"] = "laplacian",
+        mmd_sigma: float = 20.0,
+        n_mmd_samples: int = 4,
+        mmd_threshold: float | Literal["auto"] | None = None,
+        mmd_estimator: Literal["biased", "unbiased"] = "biased",
+        alpha: float | Literal["auto"] = "auto",
+        log_alpha_max: float = 10.0,
+        vae_kl_weight: float = 0.5,
+        warmup_steps: int = 40_000,
+        target_q_mixture: float = 0.75,
+        n_target_samples: int = 10,
+        n_action_samples: int = 100,
+        q_reduction: Literal["min", "max", "mean"] = "min",
+        variance_penalty: float = 0.0,
+        bootstrap_probability: float = 1.0,
+        n_collect_steps: int = 10_000,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            dataset,
+            learning_rate,
+            batch_size,
+            gamma,
+            n_collect_steps,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            supported_action_spaces=(spaces.Box,),
+        )
+        self.critic_learning_rate = critic_learning_rate
+        self.vae_learning_rate = vae_learning_rate
+        self.alpha_learning_rate = alpha_learning_rate
+        self.tau = tau
+        self.divergence = divergence
+        self.mmd_kernel = mmd_kernel
+        self.mmd_sigma = mmd_sigma
+        self.n_mmd_samples = n_mmd_samples
+        self.mmd_threshold = DEFAULT_THRESHOLDS.get(divergence, 0.0) if mmd_threshold is None else mmd_threshold
+        self.mmd_estimator = mmd_estimator
+        self.alpha = alpha
+        self.log_alpha_max = log_alpha_max
+        self.vae_kl_weight = vae_kl_weight
+        self.warmup_steps = warmup_steps
+        self.target_q_mixture = target_q_mixture
+        self.n_target_samples = n_target_samples
+        self.n_action_samples = n_action_samples
+        self.q_reduction = q_reduction
+        self.variance_penalty = variance_penalty
+        self.bootstrap_probability = bootstrap_probability
+        # mmd_threshold="auto": sum and number of the divergences seen at the end of the warm-up.
+        self._warmup_divergence_sum = 0.0
+        self._warmup_divergence_count = 0
+        self._bootstrap_seed: int | None = None
+        self._bootstrap_masks: th.Tensor | None = None
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        """One error that names the argument and its value, before any time is spent."""
+        choices = {
+            "divergence": ("mmd", "kl"),
+            "mmd_kernel": ("laplacian", "gaussian"),
+            "mmd_estimator": ("biased", "unbiased"),
+            "q_reduction": ("min", "max", "mean"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
+        at_least = dict.fromkeys(
+            ("batch_size", "n_mmd_samples", "n_target_samples", "n_action_samples", "n_collect_steps"), 1
+        )
+        at_least |= dict.fromkeys(("vae_kl_weight", "warmup_steps", "variance_penalty"), 0)
+        for name, lowest in at_least.items():
+            if getattr(self, name) < lowest:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be at least {lowest}")
+        for name in ("tau", "gamma", "target_q_mixture", "bootstrap_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be between 0 and 1")
+        n_critics = self.policy_kwargs.get("n_critics", 2)
+        unbiased, auto_threshold = self.mmd_estimator == "unbiased", self.mmd_threshold == "auto"
+        wrong = {
+            f"mmd_sigma={self.mmd_sigma}: must be above 0": self.mmd_sigma <= 0,
+            "bootstrap_probability=0: no critic would learn anything": self.bootstrap_probability == 0,
+            f'alpha={self.alpha!r}: must be "auto" or a number of at least 0': not _is_auto_or_number(self.alpha, 0.0),
+            f'mmd_threshold={self.mmd_threshold!r}: must be "auto" or a number': not _is_auto_or_number(self.mmd_threshold),
+            'mmd_threshold="auto" is measured in the warm-up, but warmup_steps=0': auto_threshold and self.warmup_steps == 0,
+            'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
+            'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
+            f"variance_penalty={self.variance_penalty} needs n_critics of at least 2, not {n_critics}": (
+                self.variance_penalty > 0 and n_critics < 2
+            ),
+        }
+        for message, is_wrong in wrong.items():
+            if is_wrong:
+                raise ValueError(message)
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        self.policy_kwargs = {**self.policy_kwargs, "n_action_samples": self.n_action_samples}
+        super()._setup_model()
+        self.actor = self.policy.actor
+        self.critic = self.policy.critic
+        self.critic_target = self.policy.critic_target
+        self.behavior_vae = self.policy.behavior_vae
+        self.log_alpha = th.log(th.ones(1, device=self.device) * (1.0 if self.alpha == "auto" else float(self.alpha)))
+        self.alpha_optimizer: th.optim.Adam | None = None
+        if self.alpha == "auto":
+            self.log_alpha.requires_grad_(True)
+            self.alpha_optimizer = th.optim.Adam([self.log_alpha], lr=FloatSchedule(self.alpha_learning_rate)(1))
+        if self._bootstrap_seed is None:
+            self._bootstrap_seed = int(th.randint(2**31, (1,)))
+
+    def train(self, gradient_steps: int, batch_size: int = 256) -> None:
+        """
+        Update all networks (Kumar et al. 2019, Algorithm 1).
+
+        :param gradient_steps: Number of updates.
+        :param batch_size: Transitions per update.
+        """
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rates()
+        for _ in range(gradient_steps):
+            indices = self.replay_buffer.sample_indices(batch_size, self.generator)
+            replay_data = self.replay_buffer.get(indices, env=self._vec_normalize_env)
+            self._train_behavior_vae(replay_data)
+            self._train_critics(replay_data, self._masks_of(indices))
+            divergence = self._train_actor(replay_data)
+            self._train_alpha(divergence)
+            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            self._n_updates += 1
+
+    def _train_behavior_vae(self, replay_data: Any) -> None:
+        noise = self._noise(len(replay_data.actions), self.behavior_vae.latent_dim)
+        reconstruction, mean, log_std = self.behavior_vae(replay_data.observations, replay_data.actions, noise)
+        reconstruction_loss, kl_loss = losses.vae_loss(reconstruction, replay_data.actions, mean, log_std)
+        vae_loss = reconstruction_loss + self.vae_kl_weight * kl_loss
+        self.behavior_vae.optimizer.zero_grad()
+        vae_loss.backward()
+        self.behavior_vae.optimizer.step()
+        self._record(reconstruction_loss=reconstruction_loss, kl_loss=kl_loss)
+
+    def _train_critics(self, replay_data: Any, mask: th.Tensor | None) -> None:
+        with th.no_grad():
+            noise = self._action_noise(replay_data, self.n_target_samples)
+            next_actions = th.tanh(self.policy.raw_actions(replay_data.next_observations, noise)[0])
+            next_q_values = self.policy.q_values(self.critic_target, replay_data.next_observations, next_actions)
+            target_q_values = losses.mixed_target_q_values(
+                replay_data.rewards, replay_data.dones, next_q_values, self.gamma, self.target_q_mixture
+            )
+        actions = replay_data.actions.unsqueeze(1)
+        current_q_values = self.policy.q_values(self.critic, replay_data.observations, actions).squeeze(2)
+        critic_loss = losses.ensemble_critic_loss(current_q_values, target_q_values, mask)
+        self.critic.optimizer.zero_grad()
+        critic_loss.backward()
+        self.critic.optimizer.step()
+        self._record(critic_loss=critic_loss, q_value=current_q_values.mean(), target_q_value=target_q_values.mean())
+
+    def _train_actor(self, replay_data: Any) -> th.Tensor:
+        """:return: The divergence between policy and behaviour, a scalar, detached."""
+        raw_actions, mean, log_std = self.policy.raw_actions(
+            replay_data.observations, self._action_noise(replay_data, self.n_mmd_samples)
+        )
+        with th.no_grad():
+            latent_noise = self._noise(len(replay_data.actions), self.n_mmd_samples, self.behavior_vae.latent_dim)
+            behavior_actions = self.behavior_vae.raw_actions(replay_data.observations, latent_noise)
+        if self.divergence == "mmd":
+            kernel = (self.mmd_kernel, self.mmd_sigma)
+            divergence = losses.mmd_divergence(raw_actions, behavior_actions, *kernel, self.mmd_estimator)
+            if self.mmd_estimator == "biased" and self.n_mmd_samples > 1:
+                self._record(mmd_floor=losses.mmd_noise_floor(behavior_actions, *kernel))
+        else:
+            divergence = losses.kl_divergence(behavior_actions, mean, log_std)
+
+        threshold = self.constraint_threshold
+        actor_loss = losses.support_penalty(self.log_alpha.exp(), divergence, 0.0 if threshold is None else threshold).sum()
+        if self._n_updates >= self.warmup_steps:
+            policy_actions = th.tanh(raw_actions[:, :1])
+            q_values = self.policy.q_values(self.critic, replay_data.observations, policy_actions).squeeze(2)
+            actor_q_value = losses.reduce_q_values(q_values, self.q_reduction, self.variance_penalty).mean()
+            actor_loss = actor_loss - actor_q_value
+            self._record(actor_q_value=actor_q_value)
+        self.actor.optimizer.zero_grad()
+        # The critics are a means here: their own gradient is not wanted.
+        actor_loss.backward(inputs=list(self.actor.parameters()))
+        self.actor.optimizer.step()
+
+        self._record(actor_loss=actor_loss, std=log_std.detach().exp().mean())
+        self._record(**{self.divergence: self._in_units_of_threshold(divergence.detach())})
+        if threshold is not None:
+            self._record(mmd_threshold=self._in_units_of_threshold(th.tensor(threshold)))
+        return divergence.detach()
+
+    def _train_alpha(self, divergence: th.Tensor) -> None:
+        in_warmup = self._n_updates < self.warmup_steps
+        if self.mmd_threshold == "auto" and in_warmup and self._n_updates >= self.warmup_steps - AUTO_WINDOW:
+            self._warmup_divergence_sum += divergence.item()
+            self._warmup_divergence_count += 1
+        threshold = self.constraint_threshold
+        if self.alpha_optimizer is not None and threshold is not None:
+            alpha_loss = losses.alpha_loss(self.log_alpha, divergence, threshold)
+            self.alpha_optimizer.zero_grad()
+            alpha_loss.backward()
+            self.alpha_optimizer.step()
+            with th.no_grad():
+                self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
+            self._record(alpha_loss=alpha_loss)
+        self._record(alpha=self.log_alpha.exp().mean())
+
+    @property
+    def constraint_threshold(self) -> float | None:
+        """
+        :return: What the divergence is compared with: ``mmd_threshold``, squared for the unbiased estimator; None while
+            ``mmd_threshold="auto"`` waits for the end of the warm-up.
+        """
+        if self.mmd_threshold != "auto":
+            assert not isinstance(self.mmd_threshold, str)
+            return self.mmd_threshold**2 if self.mmd_estimator == "unbiased" else self.mmd_threshold
+        if self._n_updates < self.warmup_steps or self._warmup_divergence_count == 0:
+            return None
+        mean = self._warmup_divergence_sum / self._warmup_divergence_count
+        return mean + AUTO_MARGIN * abs(mean)
+
+    def _in_units_of_threshold(self, divergence: th.Tensor) -> th.Tensor:
+        """For the log: the unbiased MMD^2, which may be negative, as a signed square root."""
+        if self.mmd_estimator == "unbiased":
+            return divergence.sign() * divergence.abs().sqrt()
+        return divergence
+
+    def _noise(self, *shape: int) -> th.Tensor:
+        return th.randn(shape, generator=self.generator, device=self.device)
+
+    def _action_noise(self, replay_data: Any, n_samples: int) -> th.Tensor:
+        return self._noise(len(replay_data.actions), n_samples, replay_data.actions.shape[1])
+
+    def _masks_of(self, indices: Any) -> th.Tensor | None:
+        """Which critics learn from which transitions, drawn once per dataset: shape (C, B), or None for all."""
+        if self.bootstrap_probability == 1.0:
+            return None
+        assert self.replay_buffer is not None
+        assert self._bootstrap_seed is not None
+        shape = (len(self.critic.q_networks), self.replay_buffer.size())
+        if self._bootstrap_masks is None or self._bootstrap_masks.shape != shape:
+            generator = th.Generator().manual_seed(self._bootstrap_seed)
+            self._bootstrap_masks = th.rand(shape, generator=generator) < self.bootstrap_probability
+        return self._bootstrap_masks[:, indices].to(self.device, th.float32)
+
+    def _update_learning_rates(self) -> None:
+        self._update_learning_rate(self.actor.optimizer)
+        others = [
+            (self.critic.optimizer, self.critic_learning_rate),
+            (self.behavior_vae.optimizer, self.vae_learning_rate),
+            (self.alpha_optimizer, self.alpha_learning_rate),
+        ]
+        for optimizer, learning_rate in others:
+            if optimizer is not None:
+                update_learning_rate(optimizer, FloatSchedule(learning_rate)(self._current_progress_remaining))
+
+    def learn(
+        self: SelfBEAR,
+        total_timesteps: int | None = None,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 1000,
+        tb_log_name: str = "BEAR",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfBEAR:
+        steps = self.default_total_timesteps if total_timesteps is None else total_timesteps
+        if 0 < self._n_updates + steps <= self.warmup_steps:
+            warnings.warn(
+                f"total_timesteps={steps} ends within the warm-up, warmup_steps={self.warmup_steps}: "
+                "the actor only imitates the data. Take more steps, or a shorter warm-up"
+            )
+        return super().learn(steps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        networks = ["actor", "critic", "critic_target", "behavior_vae"]
+        return [*super()._excluded_save_params(), *networks, "_bootstrap_masks"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts = ["policy", "actor.optimizer", "critic.optimizer", "behavior_vae.optimizer"]
+        if self.alpha_optimizer is not None:
+            state_dicts.append("alpha_optimizer")
+        return state_dicts, ["log_alpha"]
+
+
+def _is_auto_or_number(value: Any, lowest: float = -float("inf")) -> bool:
+    return value == "auto" if isinstance(value, str) else lowest <= value < float("inf")

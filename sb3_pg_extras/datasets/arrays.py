@@ -1,0 +1,52 @@
+"""A dict of arrays -> OfflineDataset."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset
+
+
+def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = None) -> OfflineDataset:
+    """
+    Make a dataset from a dict whose keys are the fields of :class:`OfflineDataset`.
+
+    Spaces may be left out: the observation space is then an unbounded Box of the data's shape (0-255 for images),
+    and the action space is ``action_space``.
+
+    :param arrays: Arrays by field name; ``observation_space``, ``action_space``, ``env_id``, ``reference_scores``
+        and ``episode_ends`` may stand among them.
+    :param action_space: Taken where ``arrays`` has no ``action_space``; BEAR passes its environment's.
+    :return: The dataset.
+    :raises DatasetError: when a field is missing, unknown or invalid.
+    """
+    known = [f.name for f in fields(OfflineDataset)]
+    unknown = sorted(set(arrays) - set(known))
+    if unknown:
+        raise DatasetError(f"unknown field {unknown[0]!r}: a dataset has the fields {known}")
+    missing = [name for name in ARRAY_FIELDS if name not in arrays]
+    if missing:
+        raise DatasetError(f"field {missing[0]!r} is missing: a dataset needs {list(ARRAY_FIELDS)}")
+    kwargs = dict(arrays)
+    if kwargs.get("observation_space") is None:
+        kwargs["observation_space"] = _infer_observation_space(arrays["observations"])
+    if kwargs.get("action_space") is None:
+        if action_space is None:
+            raise DatasetError("field 'action_space' is missing: add it, or pass the environment, whose space is then taken")
+        kwargs["action_space"] = action_space
+    return OfflineDataset(**kwargs)
+
+
+def _infer_observation_space(observations: Any) -> spaces.Space:
+    if isinstance(observations, Mapping):
+        return spaces.Dict({key: _infer_observation_space(value) for key, value in observations.items()})
+    try:
+        array = np.asarray(observations)
+    except ValueError as error:
+        raise DatasetError(f"observations is not a rectangular array: {error}") from error
+    if array.dtype == np.uint8 and array.ndim == 4:
+        return spaces.Box(0, 255, array.shape[1:], np.uint8)
+    return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)

@@ -1,0 +1,288 @@
+"""``OfflineDataset``: a log of transitions that is checked once, when it is made, and read-only from then on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+Observations = np.ndarray | dict[str, np.ndarray]
+
+# How far outside the action space an action may lie, as a share of the space's width: room for float32 rounding only.
+ACTION_TOLERANCE = 1e-4
+
+
+class DatasetError(Exception):
+    """
+    A dataset that cannot be used. The message names the file or the field, the row, both values and what to do.
+
+    It is no ``ValueError``: RL Zoo's ``-optimize`` takes those for bad hyper-parameters and prunes the trial.
+    """
+
+
+@contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """
+    Turn whatever goes wrong while a file is parsed into one :class:`DatasetError` that names the file.
+
+    A parser of foreign bytes can fail in more ways than can be listed, hence the broad ``except``.
+
+    :param path: The file that is read.
+    :param what: What it is expected to be, for the message.
+    """
+    if not Path(path).exists():
+        raise DatasetError(f"{path}: no such file")
+    try:
+        yield
+    except DatasetError as error:
+        raise error if str(path) in str(error) else DatasetError(f"{path}: {error}") from error
+    except Exception as error:
+        raise DatasetError(
+            f"{path}: cannot be read as {what} ({type(error).__name__}: {error}). Is the file complete?"
+        ) from error
+
+
+def stream_ends(dones: np.ndarray, n_streams: int) -> np.ndarray:
+    """
+    Where episodes end in the streams of several environments that follow each other.
+
+    :param dones: True at each episode's end, shape ``(N,)``.
+    :param n_streams: Number of streams, all of length ``N / n_streams``.
+    :return: ``episode_ends`` of :class:`OfflineDataset`: after each done, and at the end of each stream.
+    """
+    stream_length = len(dones) // n_streams
+    return np.union1d(np.flatnonzero(dones) + 1, stream_length * np.arange(1, n_streams + 1))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OfflineDataset:
+    """
+    Transitions ``(s, a, r, s', terminated, truncated)`` of one or more episodes, one after the other.
+
+    Everything is checked on construction and read-only afterwards; floats are kept as float32, flags as bool.
+
+    :param observations: ``s``, shape ``(N, *observation_space.shape)``, or a dict of such arrays for a Dict space;
+        as the environment gives them, before any normalisation.
+    :param actions: ``a``, shape ``(N, *action_space.shape)``, in the environment's own units (not scaled to [-1, 1]).
+    :param rewards: ``r``, shape ``(N,)``.
+    :param next_observations: ``s'``, like ``observations``: the state that the action led to, at an episode's end too
+        (never the first observation of the next episode).
+    :param terminations: shape ``(N,)``, True where the episode ended in a terminal state: nothing follows it.
+    :param truncations: shape ``(N,)``, True where the episode was cut (a time limit): the value of ``s'`` counts.
+    :param observation_space: The environment's observation space.
+    :param action_space: The environment's action space.
+    :param env_id: Gymnasium id of the environment the data comes from, if known.
+    :param reference_scores: Mean episode returns of a random and of an expert policy, ``(random, expert)``, if known.
+    :param episode_ends: shape ``(E,)``, for each episode the row after its last one, increasing, the last being ``N``.
+        By default an episode ends at each termination or truncation and at the last row.
+    :raises DatasetError: when a field is empty, of the wrong shape or type, not finite, or outside its space.
+    """
+
+    observations: Observations
+    actions: np.ndarray
+    rewards: np.ndarray
+    next_observations: Observations
+    terminations: np.ndarray
+    truncations: np.ndarray
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    env_id: str | None = None
+    reference_scores: tuple[float, float] | None = None
+    episode_ends: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "observations": _check_observations("observations", self.observations, self.observation_space),
+            "next_observations": _check_observations("next_observations", self.next_observations, self.observation_space),
+            "actions": _check_actions(self.actions, self.action_space),
+            "rewards": _check_rewards(self.rewards),
+            "terminations": _check_flags("terminations", self.terminations),
+            "truncations": _check_flags("truncations", self.truncations),
+        }
+        n_rows = len(checked["actions"])
+        if n_rows == 0:
+            raise DatasetError("actions is empty: a dataset needs at least one transition")
+        for name, value in checked.items():
+            for array_name, array in _named_arrays(name, value):
+                if len(array) != n_rows:
+                    raise DatasetError(f"{array_name} has {len(array)} rows but actions has {n_rows}")
+        checked["episode_ends"] = self._check_episode_ends(checked["terminations"] | checked["truncations"])
+        if self.reference_scores is not None:
+            checked["reference_scores"] = _check_reference_scores(self.reference_scores)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+            for _, array in _named_arrays(name, value):
+                array.flags.writeable = False
+
+    def _check_episode_ends(self, dones: np.ndarray) -> np.ndarray:
+        n_rows = len(dones)
+        if np.size(self.episode_ends) == 0:
+            ends = np.flatnonzero(dones) + 1
+            return ends if len(ends) and ends[-1] == n_rows else np.append(ends, n_rows)
+        ends = _as_array("episode_ends", self.episode_ends)
+        if ends.ndim != 1 or ends.dtype.kind not in "iu":
+            raise DatasetError(f"episode_ends must be a list of row numbers, not {ends.dtype} of shape {ends.shape}")
+        ends = ends.astype(np.int64)
+        if ends[0] < 1 or ends[-1] != n_rows or np.any(np.diff(ends) < 1):
+            raise DatasetError(f"episode_ends must increase from at least 1 to the number of rows, {n_rows}: got {ends}")
+        missing = np.setdiff1d(np.flatnonzero(dones) + 1, ends)
+        if len(missing):
+            raise DatasetError(
+                f"row {missing[0] - 1} is terminated or truncated but episode_ends does not list {missing[0]}"
+            )
+        return ends
+
+    def __len__(self) -> int:
+        """:return: The number of transitions, ``N``."""
+        return len(self.actions)
+
+    def __repr__(self) -> str:
+        origin = f"{self.env_id}, " if self.env_id else ""
+        return (
+            f"OfflineDataset({origin}{len(self)} transitions, {self.n_episodes} episodes, "
+            f"mean return {self.episode_returns().mean():.1f})"
+        )
+
+    @property
+    def n_episodes(self) -> int:
+        """:return: The number of episodes, ``E``, one that the end of the data cuts short included."""
+        return len(self.episode_ends)
+
+    def episode_lengths(self) -> np.ndarray:
+        """:return: Transitions in each episode, shape ``(E,)``."""
+        return np.diff(self.episode_ends, prepend=0)
+
+    def episode_returns(self) -> np.ndarray:
+        """
+        Undiscounted returns of the complete episodes.
+
+        :return: shape ``(C,)``. Episodes that neither terminate nor reach their time limit (the data just stops) are
+            left out, unless there are no others.
+        """
+        starts = np.concatenate([[0], self.episode_ends[:-1]])
+        returns = np.add.reduceat(self.rewards.astype(np.float64), starts)
+        complete = (self.terminations | self.truncations)[self.episode_ends - 1]
+        return returns[complete] if complete.any() else returns
+
+    def save(self, path: str | Path) -> None:
+        """
+        Write the dataset to an ``.npz`` file, which :func:`sb3_pg_extras.load_dataset` reads back.
+
+        :param path: The file to write; it is written whole or not at all.
+        """
+        from sb3_pg_extras.datasets.npz import save_npz
+
+        save_npz(self, path)
+
+
+# The names of the array fields that every dataset has.
+ARRAY_FIELDS = tuple(f.name for f in fields(OfflineDataset))[:6]
+
+
+def _named_arrays(name: str, value: Any) -> list[tuple[str, np.ndarray]]:
+    """The arrays of a field with the names that messages use: one, or one per key of a Dict observation."""
+    if isinstance(value, dict):
+        return [(f"{name}[{key!r}]", array) for key, array in value.items()]
+    return [(name, value)] if isinstance(value, np.ndarray) else []
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise DatasetError(f"{name} is not a rectangular array: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise DatasetError(f"{name} must hold numbers, not {array.dtype}")
+    # A view, so that the caller's own array stays writable.
+    return array.view()
+
+
+def _as_finite(name: str, value: Any) -> np.ndarray:
+    """Floats become float32 and must be finite; integers (images, discrete actions) stay what they are."""
+    array = _as_array(name, value)
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    finite = np.isfinite(array)
+    if not finite.all():
+        row = int(np.argmin(finite.reshape(len(array), -1).all(axis=1)))
+        raise DatasetError(f"{name} row {row} is not finite: {array[row]}. Remove or repair that row")
+    return array
+
+
+def _check_observations(name: str, value: Any, space: spaces.Space) -> Observations:
+    if isinstance(space, spaces.Dict):
+        if not isinstance(value, dict) or set(value) != set(space.spaces):
+            got = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise DatasetError(f"{name} must be a dict with the keys {sorted(space.spaces)}, not {got}")
+        return {key: _check_shape(f"{name}[{key!r}]", value[key], space[key]) for key in space.spaces}
+    return _check_shape(name, value, space)
+
+
+def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
+    if space.shape is None:
+        raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
+    array = _as_finite(name, value)
+    if array.shape[1:] != space.shape or array.ndim == 0:
+        raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for (N, *{space.shape})")
+    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)
+    return array
+
+
+def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
+    actions = _check_shape("actions", value, space)
+    low: Any
+    high: Any
+    if isinstance(space, spaces.Box):
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            slack = np.nan_to_num(ACTION_TOLERANCE * (high - low), posinf=0.0)
+        low, high = low - slack, high + slack
+    elif isinstance(space, spaces.Discrete):
+        low, high = space.start, space.start + space.n - 1
+    elif isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
+        low, high = 0, (space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else 1)
+    else:
+        raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
+    inside = ((actions >= low) & (actions <= high)).reshape(len(actions), -1).all(axis=1)
+    if not inside.all():
+        row = int(np.argmin(inside))
+        raise DatasetError(
+            f"actions row {row} is {actions[row]}, outside the action space {space}. "
+            "Actions are stored in the environment's own units"
+        )
+    return actions
+
+
+def _check_column(name: str, value: Any) -> np.ndarray:
+    array = _as_finite(name, value)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DatasetError(f"{name} has shape {array.shape}: one value per transition is needed, (N,)")
+    return array
+
+
+def _check_rewards(value: Any) -> np.ndarray:
+    return _check_column("rewards", value).astype(np.float32, copy=False)
+
+
+def _check_flags(name: str, value: Any) -> np.ndarray:
+    flags = _check_column(name, value)
+    valid = (flags == 0) | (flags == 1)
+    if not valid.all():
+        row = int(np.argmin(valid))
+        raise DatasetError(f"{name} row {row} is {flags[row]}: flags are False or True (0 or 1)")
+    return flags.astype(bool)
+
+
+def _check_reference_scores(value: Any) -> tuple[float, float]:
+    scores = _as_finite("reference_scores", value)
+    if scores.shape != (2,):
+        raise DatasetError(f"reference_scores must be (random, expert), two numbers: got {value}")
+    return float(scores[0]), float(scores[1])

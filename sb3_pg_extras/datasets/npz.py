@@ -1,0 +1,119 @@
+"""Our own file format: an ``.npz`` of the fields of OfflineDataset, readable with ``numpy.load(allow_pickle=False)``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pg_extras.datasets.arrays import from_arrays
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset, reading
+from sb3_pg_extras.files import atomic_write
+
+# A Dict observation's key "image" is stored as the array "observations/image".
+SEPARATOR = "/"
+
+
+def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
+    """
+    Write a dataset as compressed ``.npz``: one array per field, and a JSON text ``metadata`` with the rest.
+
+    :param dataset: The dataset.
+    :param path: The file to write, ending in ``.npz``; it is written whole or not at all.
+    :raises DatasetError: when the path has another suffix, or a space cannot be written.
+    """
+    if Path(path).suffix != ".npz":
+        raise DatasetError(f"{path}: the file name must end in .npz")
+    metadata = {
+        "observation_space": space_to_json(dataset.observation_space),
+        "action_space": space_to_json(dataset.action_space),
+        "env_id": dataset.env_id,
+        "reference_scores": dataset.reference_scores,
+    }
+    arrays: dict[str, np.ndarray] = {"episode_ends": dataset.episode_ends, "metadata": np.array(json.dumps(metadata))}
+    for name in ARRAY_FIELDS:
+        value = getattr(dataset, name)
+        if isinstance(value, dict):
+            arrays.update({f"{name}{SEPARATOR}{key}": array for key, array in value.items()})
+        else:
+            arrays[name] = value
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
+    """
+    Read a dataset from an ``.npz`` file. Nothing in it can run code: pickled objects are refused.
+
+    :param path: A file that :meth:`OfflineDataset.save` wrote, or any ``.npz`` with the same field names.
+    :param action_space: Taken where the file names no action space.
+    :return: The dataset.
+    :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
+    """
+    with reading(path, "an .npz dataset"):
+        content: dict[str, Any] = {}
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DatasetError("holds a single array, not the fields of a dataset")
+        with loaded:
+            for name in loaded.files:
+                field, _, key = name.partition(SEPARATOR)
+                if key:
+                    content.setdefault(field, {})[key] = loaded[name]
+                else:
+                    content[field] = loaded[name]
+        metadata = json.loads(str(content.pop("metadata", "{}")))
+        for name in ("observation_space", "action_space"):
+            if metadata.get(name) is not None:
+                content[name] = space_from_json(metadata[name])
+        for name in ("env_id", "reference_scores"):
+            if metadata.get(name) is not None:
+                content[name] = metadata[name]
+        return from_arrays(content, action_space)
+
+
+def space_to_json(space: spaces.Space) -> dict[str, Any]:
+    """
+    :param space: A Box, Discrete, MultiDiscrete, MultiBinary or Dict space.
+    :return: The same as JSON values; a Box's bounds are one number each where all its entries agree.
+    :raises DatasetError: for any other type of space.
+    """
+    if isinstance(space, spaces.Box):
+        bounds = {"low": _bound_to_json(space.low), "high": _bound_to_json(space.high)}
+        return {"type": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": {key: space_to_json(value) for key, value in space.spaces.items()}}
+    raise DatasetError(f"spaces of type {type(space).__name__} cannot be written to .npz")
+
+
+def _bound_to_json(bound: np.ndarray) -> Any:
+    return bound.flat[0].item() if bound.size and (bound == bound.flat[0]).all() else bound.tolist()
+
+
+def space_from_json(data: dict[str, Any]) -> spaces.Space:
+    """
+    :param data: What :func:`space_to_json` returned.
+    :return: The space.
+    :raises DatasetError: when the type is not one that it writes.
+    """
+    kind = data["type"]
+    if kind == "Box":
+        dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
+        low, high = (np.broadcast_to(np.array(data[name], dtype=dtype), shape) for name in ("low", "high"))
+        return spaces.Box(low, high, shape, dtype.type)
+    if kind == "Discrete":
+        return spaces.Discrete(data["n"], start=data["start"])
+    if kind == "MultiDiscrete":
+        return spaces.MultiDiscrete(data["nvec"])
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(data["n"])
+    if kind == "Dict":
+        return spaces.Dict({key: space_from_json(value) for key, value in data["spaces"].items()})
+    raise DatasetError(f"unknown type of space {kind!r}")

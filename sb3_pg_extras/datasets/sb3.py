@@ -1,0 +1,127 @@
+"""SB3's replay buffers, as objects and as the ``replay_buffer.pkl`` of the RL Zoo -> OfflineDataset."""
+
+import importlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, reading, stream_ends
+
+# Everything that a pickled replay buffer is made of. A name that is not here is refused before it is imported.
+ALLOWED_CLASSES = {
+    "stable_baselines3.common.buffers": {"ReplayBuffer", "DictReplayBuffer", "NStepReplayBuffer"},
+    "stable_baselines3.her.her_replay_buffer": {"HerReplayBuffer"},
+    "stable_baselines3.her.goal_selection_strategy": {"GoalSelectionStrategy"},
+    "sb3_pg_extras.buffers": {"OfflineReplayBuffer"},
+    "gymnasium.spaces.box": {"Box"},
+    "gymnasium.spaces.dict": {"Dict"},
+    "gymnasium.spaces.discrete": {"Discrete"},
+    "gymnasium.spaces.multi_binary": {"MultiBinary"},
+    "gymnasium.spaces.multi_discrete": {"MultiDiscrete"},
+    "numpy": {"dtype", "ndarray", "bool_"},
+    "numpy.dtypes": {"Float32DType", "Float64DType", "Int64DType", "UInt8DType", "BoolDType"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"},
+    "numpy._core.numeric": {"_frombuffer"},
+    "numpy.core.numeric": {"_frombuffer"},
+    # The random generator of a space that has been sampled from.
+    "numpy.random._pickle": {"__generator_ctor", "__bit_generator_ctor"},
+    "numpy.random._pcg64": {"PCG64"},
+    "numpy.random._generator": {"Generator"},
+    "numpy.random.bit_generator": {"SeedSequence", "__pyx_unpickle_SeedSequence"},
+    "collections": {"OrderedDict", "deque"},
+    "torch": {"device"},
+}
+ALLOWED_NUMPY_TYPES = {"float32", "float64", "int8", "int32", "int64", "uint8", "bool"}
+
+
+class ReplayBufferUnpickler(pickle.Unpickler):
+    """A pickle reader that admits numpy arrays, gymnasium spaces and SB3's buffers, and refuses the rest by name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = ALLOWED_CLASSES.get(module, set()) | (ALLOWED_NUMPY_TYPES if module == "numpy" else set())
+        if name not in allowed:
+            raise DatasetError(
+                f"refused: the pickle names {module}.{name}, which no SB3 replay buffer needs, "
+                "and loading a pickle runs the code it names"
+            )
+        return getattr(importlib.import_module(module), name)
+
+
+def load_replay_buffer(path: str | Path) -> OfflineDataset:
+    """
+    Read a pickled SB3 replay buffer, such as the zoo's ``--save-replay-buffer`` leaves, without running foreign code.
+
+    :param path: A file written by ``model.save_replay_buffer``.
+    :return: The dataset.
+    :raises DatasetError: when the file is missing or truncated, names a class outside :data:`ALLOWED_CLASSES`,
+        or holds something else than a replay buffer.
+    """
+    with reading(path, "a pickled SB3 replay buffer"):
+        with open(path, "rb") as file:
+            buffer = ReplayBufferUnpickler(file).load()
+        if not isinstance(buffer, ReplayBuffer):
+            raise DatasetError(f"holds a {type(buffer).__name__}, not an SB3 ReplayBuffer")
+        return from_replay_buffer(buffer)
+
+
+def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
+    """
+    Copy an SB3 replay buffer, of one or several environments, full or not, in either memory layout.
+
+    SB3 stores Box actions scaled to [-1, 1] (``OffPolicyAlgorithm._store_transition``); they come back in the
+    environment's units. Each environment's stream is put in order of time; where the buffer cuts a stream, an episode
+    ends that is neither terminated nor truncated.
+
+    :param buffer: The buffer.
+    :return: The dataset.
+    :raises DatasetError: when the buffer is empty or its actions are not scaled.
+    """
+    # When full, the oldest transition stands at `pos`.
+    order = (np.arange(buffer.size()) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
+    if buffer.optimize_memory_usage:
+        # The newest next observation is kept where the oldest observation was, so that one is lost.
+        order = order[1:] if buffer.full else order
+        next_observations = _rows(buffer.observations, (order + 1) % buffer.buffer_size)
+    else:
+        next_observations = _rows(buffer.next_observations, order)
+    if len(order) == 0:
+        raise DatasetError("the replay buffer is empty")
+    dones, timeouts = (_rows(flags, order).astype(bool) for flags in (buffer.dones, buffer.timeouts))
+    actions = _rows(buffer.actions, order)
+    return OfflineDataset(
+        observations=_rows(buffer.observations, order),
+        actions=_unscale(actions.reshape(len(actions), *(buffer.action_space.shape or ())), buffer.action_space),
+        rewards=_rows(buffer.rewards, order),
+        next_observations=next_observations,
+        terminations=dones & ~timeouts,
+        truncations=timeouts,
+        observation_space=buffer.observation_space,
+        action_space=buffer.action_space,
+        episode_ends=stream_ends(dones | timeouts, buffer.n_envs),
+    )
+
+
+def _rows(values: Any, order: np.ndarray) -> Any:
+    """(buffer_size, n_envs, ...) -> (len(order) * n_envs, ...), one environment's stream after the other."""
+    if isinstance(values, dict):
+        return {key: _rows(value, order) for key, value in values.items()}
+    return np.concatenate([values[order, env] for env in range(values.shape[1])])
+
+
+def _unscale(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+    if not isinstance(space, spaces.Box):
+        return actions
+    too_large = np.abs(actions).reshape(len(actions), -1).max(axis=1) > 1 + ACTION_TOLERANCE
+    if too_large.any():
+        row = int(np.argmax(too_large))
+        raise DatasetError(
+            f"actions row {row} is {actions[row]}: SB3's replay buffers hold actions scaled to [-1, 1]. "
+            "Pass actions in environment units as a dict of arrays instead"
+        )
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    return np.clip(low + 0.5 * (actions + 1.0) * (high - low), low, high)
