@@ -103,8 +103,6 @@ class OfflineDataset:
             "truncations": _check_flags("truncations", self.truncations),
         }
         n_rows = len(checked["actions"])
-        if n_rows == 0:
-            raise DatasetError("actions is empty: a dataset needs at least one transition")
         for name, value in checked.items():
             for array_name, array in _named_arrays(name, value):
                 if len(array) != n_rows:
@@ -196,6 +194,8 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         raise DatasetError(f"{name} is not a rectangular array: {error}") from error
     if array.dtype.kind not in "biuf":
         raise DatasetError(f"{name} must hold numbers, not {array.dtype}")
+    if array.size == 0:
+        raise DatasetError(f"{name} is empty (shape {array.shape}): a dataset needs at least one transition")
     # A view, so that the caller's own array stays writable.
     return array.view()
 
@@ -227,6 +227,8 @@ def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
     if space.shape is None:
         raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
     array = _as_finite(name, value)
+    if space.shape == () and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]  # SB3's buffers keep an axis for a single number
     if array.shape[1:] != space.shape or array.ndim == 0:
         raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for (N, *{space.shape})")
     if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":

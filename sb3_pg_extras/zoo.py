@@ -1,0 +1,84 @@
+"""
+The RL Zoo with our algorithms: registration, and the ``sb3-pg-extras`` command.
+
+``sb3-pg-extras train --algo bear --env Pendulum-v1`` is ``python -m rl_zoo3.train`` with our ids known and our
+hyper-parameter files found; every flag is the zoo's. The zoo is imported where it is used, not with the package.
+"""
+
+import argparse
+import runpy
+import sys
+from pathlib import Path
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pg_extras.bear import BEAR
+from sb3_pg_extras.datasets import DatasetError
+
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR}
+# Our command -> the zoo's module.
+COMMANDS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "record_video": "rl_zoo3.record_video"}
+
+
+def register() -> None:
+    """
+    Make our algorithms known to the RL Zoo, by their ids.
+
+    For the zoo's own commands, put ``import sb3_pg_extras.zoo; sb3_pg_extras.zoo.register()`` in a file
+    ``custom_envs.py`` next to where they are run: the zoo imports that module by itself.
+    """
+    from rl_zoo3.utils import ALGOS
+
+    # One dict that all of the zoo's modules share.
+    ALGOS.update(ALGORITHMS)
+
+
+def hyperparams_file(algo: str) -> Path:
+    """
+    :param algo: Id of one of our algorithms.
+    :return: Its hyper-parameter file: in the package when installed from a wheel, at the top of a source checkout.
+    """
+    package = Path(__file__).parent
+    candidates = [folder / "hyperparams" / f"{algo}.yml" for folder in (package, package.parent)]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def zoo_arguments(command: str, arguments: list[str]) -> list[str]:
+    """
+    :param command: A key of :data:`COMMANDS`.
+    :param arguments: What follows it on the command line.
+    :return: The same, with our hyper-parameter file where one of our algorithms is trained and none is given: the zoo
+        looks only inside its own package.
+    """
+    if command != "train":
+        return arguments
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--algo")
+    parser.add_argument("-conf", "--conf-file")
+    known, _ = parser.parse_known_args(arguments)
+    if known.algo not in ALGORITHMS or known.conf_file is not None:
+        return arguments
+    return [*arguments, "--conf-file", str(hyperparams_file(known.algo))]
+
+
+def main() -> None:
+    """Run the ``sb3-pg-extras`` command with the arguments of the process."""
+    commands = ", ".join(COMMANDS)
+    parser = argparse.ArgumentParser(
+        prog="sb3-pg-extras",
+        description=f"The RL Zoo's commands, with {', '.join(ALGORITHMS)} among its algorithms.",
+        epilog="Each command takes the zoo's own flags: sb3-pg-extras train --help",
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {commands}")
+    command = parser.parse_args(sys.argv[1:2]).command
+    register()
+    module = COMMANDS[command]
+    sys.argv = [module, *zoo_arguments(command, sys.argv[2:])]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except DatasetError as error:
+        sys.exit(f"sb3-pg-extras {command}: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
