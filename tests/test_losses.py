@@ -99,7 +99,7 @@ def test_biased_estimator_shows_the_noise_floor_and_the_unbiased_one_does_not():
 
 
 def test_unbiased_estimator_converges_to_the_true_mmd():
-    # Gaussian kernel, 2 sigma = s, a ~ N(m, v), b ~ N(m', v'), w = s + 2 (v + v'): E k(a, b) = sqrt(s / w) exp(-(m - m')^2 / w).
+    # Gaussian kernel, 2 sigma = s; a ~ N(m, v), b ~ N(m', v), w = s + 4 v: E k(a, b) = sqrt(s / w) exp(-(m - m')^2 / w).
     s, shift, v = 2.0, 1.5, 0.49
     within = math.sqrt(s / (s + 4 * v))
     expected = 2 * within - 2 * within * math.exp(-(shift**2) / (s + 4 * v))

@@ -1,0 +1,167 @@
+"""The offline loop: one gradient step, one timestep, one callback; with an environment and without."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import TINY, make_arrays
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    LogEveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pg_extras import BEAR, OfflineAlgorithm
+
+BUNDLED = "bundled:pendulum-mixed-v0"
+
+
+def pendulum(env=None, **kwargs) -> BEAR:
+    return BEAR("MlpPolicy", env, BUNDLED, policy_kwargs=TINY, batch_size=8, warmup_steps=0, seed=0, **kwargs)
+
+
+class Count(BaseCallback):
+    def _on_training_start(self) -> None:
+        self.seen, self.ended = [], 0
+
+    def _on_step(self) -> bool:
+        self.seen.append((self.num_timesteps, self.model._n_updates))
+        assert self.training_env.num_envs == len(self.locals["dones"]) == len(self.locals["infos"])
+        assert not self.locals["dones"].any()
+        assert self.locals["new_obs"].shape == (self.training_env.num_envs, 3)
+        return True
+
+    def _on_training_end(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("make_env", [lambda: None, lambda: "Pendulum-v1", lambda: make_vec_env("Pendulum-v1", n_envs=2)])
+def test_one_gradient_step_is_one_timestep_is_one_callback(make_env):
+    count = Count()
+    model = pendulum(make_env())
+    assert isinstance(model, OfflineAlgorithm)
+    model.learn(5, callback=count)
+    assert count.seen == [(i, i) for i in range(1, 6)]
+    assert count.ended == 1
+    model.learn(2, callback=count, reset_num_timesteps=False)
+    assert count.seen == [(6, 6), (7, 7)]
+    model.learn(2, callback=count)
+    assert count.seen == [(1, 8), (2, 9)]
+
+
+def test_the_environment_is_neither_stepped_nor_reset():
+    class Robot(gym.Wrapper):
+        def step(self, action):
+            raise AssertionError("moved")
+
+        def reset(self, **kwargs):
+            raise AssertionError("moved")
+
+    pendulum(Robot(gym.make("Pendulum-v1"))).learn(3)
+
+
+def test_a_callback_stops_the_training():
+    model = pendulum().learn(10, callback=lambda locals_, globals_: locals_["self"].num_timesteps < 4)
+    assert model.num_timesteps == 4
+
+
+@pytest.mark.parametrize("env", [None, "Pendulum-v1"])
+def test_sb3s_callbacks(env, tmp_path):
+    count = Count()
+    stop = StopTrainingOnRewardThreshold(-1e9)
+    evaluation = EvalCallback(
+        make_vec_env("Pendulum-v1"), eval_freq=8, n_eval_episodes=1, verbose=0, callback_on_new_best=stop,
+        best_model_save_path=str(tmp_path), log_path=str(tmp_path), callback_after_eval=StopTrainingOnNoModelImprovement(3),
+    )  # fmt: skip
+    callbacks = [
+        evaluation,
+        CheckpointCallback(3, str(tmp_path), save_replay_buffer=True),
+        EveryNTimesteps(2, count),
+        LogEveryNTimesteps(4),
+        StopTrainingOnMaxEpisodes(5),
+    ]
+    model = pendulum(env).learn(20, callback=callbacks)
+    assert model.num_timesteps == 8  # any reward is above the threshold
+    assert [step for step, _ in count.seen] == [2, 4, 6, 8]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "best_model.zip", "evaluations.npz", "rl_model_3_steps.zip", "rl_model_6_steps.zip",
+        "rl_model_replay_buffer_3_steps.pkl", "rl_model_replay_buffer_6_steps.pkl",
+    }  # fmt: skip
+    best = BEAR.load(tmp_path / "best_model")
+    assert best.num_timesteps == 8
+    assert BEAR.load(tmp_path / "rl_model_6_steps").learn(1, reset_num_timesteps=False).num_timesteps == 7
+
+
+def test_eval_callback_with_vec_normalize(tmp_path):
+    env, eval_env = VecNormalize(make_vec_env("Pendulum-v1")), VecNormalize(make_vec_env("Pendulum-v1"), training=False)
+    evaluation = EvalCallback(eval_env, eval_freq=2, n_eval_episodes=1, verbose=0, log_path=str(tmp_path))
+    pendulum(env).learn(2, callback=evaluation)
+    np.testing.assert_allclose(eval_env.obs_rms.mean, env.obs_rms.mean)
+    assert len(np.load(tmp_path / "evaluations.npz")["results"]) == 1
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_progress_bar_counts_gradient_steps(n_envs):
+    model = pendulum(make_vec_env("Pendulum-v1", n_envs=n_envs))
+    seen = []
+
+    class Look(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+    def init(callback, progress_bar=False):
+        result = OfflineAlgorithm._init_callback(model, callback, progress_bar)
+        seen.append(result)
+        return result
+
+    model._init_callback = init
+    model.learn(4, callback=Look(), progress_bar=True)
+    assert isinstance(seen[0], CallbackList)
+    bar = seen[0].callbacks[-1].pbar
+    assert (bar.n, bar.total) == (4, 4)
+
+
+def test_log_interval(tmp_path):
+    def lines(log_interval) -> int:
+        model = pendulum()
+        model.set_logger(configure(str(tmp_path), ["csv"]))
+        model.learn(6, log_interval=log_interval)
+        model.logger.close()
+        text = (tmp_path / "progress.csv").read_text().splitlines()
+        return max(len(text) - 1, 0)
+
+    assert lines(2) == 3
+    assert lines(4) == 1
+    assert lines(None) == 0
+
+
+def test_stand_in_environment_cannot_be_stepped():
+    model = pendulum()
+    assert model.get_env().reset().shape == (1, 3)
+    with pytest.raises(RuntimeError, match="env=None"):
+        model.get_env().step(np.zeros((1, 1)))
+    model.set_env(make_vec_env("Pendulum-v1"))
+    model.get_env().reset()
+    model.get_env().step(np.zeros((1, 1)))
+    model.learn(1)
+
+
+def test_set_env_with_other_spaces_is_refused():
+    with pytest.raises(ValueError, match="spaces do not match"):
+        pendulum().set_env(make_vec_env("MountainCarContinuous-v0"))
+
+
+def test_learn_twice_with_another_dataset():
+    model = BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY, warmup_steps=0)
+    model.learn(2)
+    model.set_dataset(make_arrays(60))
+    model.learn(2)
+    assert model.replay_buffer.size() == 60

@@ -1,0 +1,198 @@
+"""The RL Zoo: registration, hyper-parameters, and the command as a user types it, from an empty folder."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import make_arrays
+from gymnasium import spaces
+
+from sb3_pg_extras import BEAR, OfflineDataset
+from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, zoo_arguments
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["warmup_steps:5", "policy_kwargs:dict(net_arch=[8],vae_net_arch=[8])"]
+
+
+def command(folder: Path, *arguments: str, module: str = "sb3_pg_extras.zoo", **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder, env={**os.environ, **env}, text=True, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def train(folder: Path, *arguments: str, params: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
+    return command(
+        folder, "train", "--algo", "bear", "--env", "Pendulum-v1", "-n", "20", "--seed", "1", "--num-threads", "1",
+        "--eval-freq", "10", "--eval-episodes", "1", *arguments, "-params", *SMALL, *params, **env,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    result = train(folder, "--progress", "--save-freq", "10")
+    assert result.returncode == 0, result.stderr
+    assert "20/20" in result.stdout + result.stderr
+    return folder
+
+
+def test_register_is_known_to_all_of_the_zoo():
+    import rl_zoo3
+    import rl_zoo3.train
+
+    register()
+    assert rl_zoo3.ALGOS["bear"] is rl_zoo3.train.ALGOS["bear"] is BEAR
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = ("rl_zoo3", "mujoco", "h5py", "matplotlib.pyplot")
+    code = f"import sb3_pg_extras, sys; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_our_hyperparameter_file_is_added_where_the_user_names_none():
+    ours = str(hyperparams_file("bear"))
+    assert zoo_arguments("train", ["--algo", "bear"]) == ["--algo", "bear", "--conf-file", ours]
+    assert zoo_arguments("train", ["--algo=bear", "-conf", "x.yml"]) == ["--algo=bear", "-conf", "x.yml"]
+    assert zoo_arguments("train", ["--algo", "sac"]) == ["--algo", "sac"]
+    assert zoo_arguments("enjoy", ["--algo", "bear"]) == ["--algo", "bear"]
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
+    entries = yaml.safe_load(hyperparams_file(algo).read_text())
+    assert {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"} <= set(entries)
+    for name, entry in entries.items():
+        assert entry.pop("n_timesteps") > entry["warmup_steps"], name
+        entry.setdefault("dataset", make_arrays())
+        if "policy_kwargs" in entry:
+            entry["policy_kwargs"] = eval(entry["policy_kwargs"])
+        BEAR(env=None, **entry)
+    assert entries["HalfCheetah-v5"]["mmd_kernel"] == "gaussian"
+
+
+def test_train_leaves_what_the_zoo_leaves(trained):
+    run = trained / "logs" / "bear" / "Pendulum-v1_1"
+    assert {"Pendulum-v1.zip", "best_model.zip", "evaluations.npz", "rl_model_10_steps.zip"} <= {
+        p.name for p in run.iterdir()
+    }
+    assert np.load(run / "evaluations.npz")["timesteps"].tolist() == [10, 20]
+    assert yaml.unsafe_load((run / "Pendulum-v1" / "config.yml").read_text())["dataset"] == "bundled:pendulum-mixed-v0"
+    assert BEAR.load(run / "Pendulum-v1.zip").num_timesteps == 20
+
+
+@pytest.mark.parametrize("flags", [[], ["--load-best"], ["--load-last-checkpoint"], ["--load-checkpoint", "10"]])
+def test_enjoy(trained, flags):
+    result = command(
+        trained, "enjoy", "--algo", "bear", "--env", "Pendulum-v1", "-f", "logs", "--no-render", "-n", "200", *flags
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Mean reward:" in result.stdout
+
+
+def test_record_video(trained):
+    result = command(
+        trained, "record_video", "--algo", "bear", "--env", "Pendulum-v1", "-f", "logs", "-n", "20", "-o", "videos"
+    )
+    assert result.returncode == 0, result.stderr
+    (video,) = (trained / "videos").glob("*.mp4")
+    assert video.stat().st_size > 1000
+
+
+def test_continue_training(trained):
+    result = train(trained, "-i", "logs/bear/Pendulum-v1_1/Pendulum-v1.zip", "--save-replay-buffer")
+    assert result.returncode == 0, result.stderr
+    run = trained / "logs" / "bear" / "Pendulum-v1_2"
+    assert BEAR.load(run / "Pendulum-v1.zip")._n_updates == 40
+    assert (run / "replay_buffer.pkl").exists()
+    # The zoo loads the buffer beside the model it goes on with.
+    result = train(trained, "-i", str(run / "Pendulum-v1.zip"))
+    assert result.returncode == 0, result.stderr
+    assert "Loading replay buffer" in result.stdout
+
+
+def test_dataset_on_the_command_line_and_normalization(tmp_path):
+    rng = np.random.default_rng(0)
+    angle = rng.normal(size=60)
+    observations = np.stack([np.cos(angle), np.sin(angle), rng.normal(size=60)], axis=1)
+    arrays = make_arrays(60) | {"observations": observations, "next_observations": observations}
+    arrays |= {"actions": rng.uniform(-2, 2, (60, 1)), "action_space": spaces.Box(-2, 2, (1,))}
+    OfflineDataset(**arrays).save(tmp_path / "mine.npz")
+    result = train(tmp_path, params=("dataset:'mine.npz'", "normalize:True"))
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "logs" / "bear" / "Pendulum-v1_1"
+    assert BEAR.load(run / "Pendulum-v1.zip").dataset == "mine.npz"
+    assert (run / "Pendulum-v1" / "vecnormalize.pkl").exists()
+    result = command(tmp_path, "enjoy", "--algo", "bear", "--env", "Pendulum-v1", "-f", "logs", "--no-render", "-n", "200")
+    assert "Loading running average" in result.stdout
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_missing_dataset_ends_in_one_line(tmp_path):
+    result = train(tmp_path, params=("dataset:'nowhere.npz'",))
+    assert result.returncode == 1
+    assert "error: dataset='nowhere.npz': no such file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_literal_zoo_command_with_custom_envs(tmp_path):
+    (tmp_path / "custom_envs.py").write_text("import sb3_pg_extras.zoo\n\nsb3_pg_extras.zoo.register()\n")
+    arguments = [
+        "--algo",
+        "bear",
+        "--env",
+        "Pendulum-v1",
+        "-n",
+        "6",
+        "--eval-freq",
+        "-1",
+        "-conf",
+        str(hyperparams_file("bear")),
+    ]
+    result = command(tmp_path, *arguments, "-params", *SMALL, module="rl_zoo3.train")
+    assert result.returncode == 0, result.stderr
+
+
+def test_usage_names_the_commands(tmp_path):
+    result = command(tmp_path, "fly")
+    assert result.returncode == 2
+    for name in ("train", "enjoy", "record_video"):
+        assert name in result.stderr
+    assert "--algo" in command(tmp_path, "train", "--help").stdout
+
+
+def test_wheel_and_sdist_hold_everything_and_the_wheel_trains(tmp_path):
+    """Build both as a release would, unpack the wheel where the source is out of sight, and train from it."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in (
+        "hyperparams/bear.yml",
+        "py.typed",
+        "datasets/bundled/pendulum-mixed-v0.npz",
+        "datasets/bundled/pendulum-mixed-v0.md",
+    ):
+        assert f"sb3_pg_extras/{name}" in names
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+    with tarfile.open(sdist) as archive:
+        sdist_names = archive.getnames()
+    for name in ("hyperparams/bear.yml", "tests/test_zoo.py", "LICENSE", "Makefile"):
+        assert any(member.endswith(f"/{name}") for member in sdist_names), name
+
+    installed, folder = tmp_path / "installed", tmp_path / "work"
+    zipfile.ZipFile(wheel).extractall(installed)
+    folder.mkdir()
+    result = train(folder, PYTHONPATH=str(installed))
+    assert result.returncode == 0, result.stderr
+    assert f"Loading hyperparameters from: {installed}" in result.stdout
