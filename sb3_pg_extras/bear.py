@@ -271,7 +271,10 @@ class BEAR(OfflineAlgorithm):
         self.critic.optimizer.zero_grad()
         critic_loss.backward()
         self.critic.optimizer.step()
-        self._record(critic_loss=critic_loss, q_value=current_q_values.mean(), target_q_value=target_q_values.mean())
+        # How far the critics disagree.
+        q_value_std = current_q_values.detach().std(dim=0, unbiased=False).mean()
+        self._record(critic_loss=critic_loss, q_value=current_q_values.mean(), q_value_std=q_value_std)
+        self._record(target_q_value=target_q_values.mean())
 
     def _train_actor(self, replay_data: Any) -> th.Tensor:
         """:return: The divergence between policy and behaviour, a scalar, detached."""
@@ -284,8 +287,10 @@ class BEAR(OfflineAlgorithm):
         if self.divergence == "mmd":
             kernel = (self.mmd_kernel, self.mmd_sigma)
             divergence = losses.mmd_divergence(raw_actions, behavior_actions, *kernel, self.mmd_estimator)
-            if self.mmd_estimator == "biased" and self.n_mmd_samples > 1:
-                self._record(mmd_floor=losses.mmd_noise_floor(behavior_actions, *kernel))
+            if self.n_mmd_samples > 1:
+                unbiased = self.mmd_estimator == "unbiased"
+                floor = th.zeros(()) if unbiased else losses.mmd_noise_floor(behavior_actions, *kernel)
+                self._record(mmd_floor=floor)
         else:
             divergence = losses.kl_divergence(behavior_actions, mean, log_std)
 

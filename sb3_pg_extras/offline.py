@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from abc import abstractmethod
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
@@ -56,7 +56,7 @@ class OfflineAlgorithm(BaseAlgorithm):
     :raises DatasetError: when the dataset cannot be used, or its spaces are not the environment's.
     """
 
-    # learn()'s default number of gradient steps, and how many pass between two lines of the log.
+    # learn()'s default number of gradient steps.
     default_total_timesteps: ClassVar[int] = 100_000
     replay_buffer: OfflineReplayBuffer | None
 
@@ -77,9 +77,13 @@ class OfflineAlgorithm(BaseAlgorithm):
         device: th.device | str = "auto",
         supported_action_spaces: tuple[type[spaces.Space], ...] | None = None,
     ) -> None:
+        if env is None and dataset is not None:
+            loaded = load_dataset(dataset)
+            env = _DatasetEnv(loaded)
+            dataset = dataset if isinstance(dataset, (str, pathlib.Path)) else loaded
         super().__init__(
             policy,
-            _DatasetEnv(load_dataset(dataset)) if env is None and dataset is not None else env,
+            env,
             learning_rate,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
@@ -96,8 +100,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.dataset: DatasetSource | None = None
         self.replay_buffer = None
         self._generator_state: tuple[str, th.Tensor] | None = None
-        # Values of each logged quantity since the last line of the log, as tensors: nothing waits for them.
-        self._stats: defaultdict[str, list[th.Tensor]] = defaultdict(list)
+        # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
+        self._stats: dict[str, tuple[th.Tensor, int]] = {}
         if dataset is not None:
             self.set_dataset(dataset)
 
@@ -108,11 +112,20 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         self.policy = self.policy.to(self.device)
+        if self._generator_state is not None and self._generator_state[0] == self.device.type:
+            # A loaded model goes on where it stopped.
+            self.generator.set_state(self._generator_state[1])
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """
+        Seed the pseudo random generators (Python, NumPy, PyTorch, environment, action space, and training's own).
+
+        :param seed: The seed; None leaves the global generators as they are.
+        """
+        super().set_random_seed(seed)
         # Training draws from a generator of its own: what runs in between (evaluations, other models) changes nothing.
         self.generator = th.Generator(device=self.device)
         self.generator.manual_seed(int(th.randint(2**31, (1,))))
-        if self._generator_state is not None and self._generator_state[0] == self.device.type:
-            self.generator.set_state(self._generator_state[1])
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """
@@ -248,7 +261,8 @@ class OfflineAlgorithm(BaseAlgorithm):
     def _record(self, **values: th.Tensor) -> None:
         """Note values for the log; the mean since the last line is written."""
         for name, value in values.items():
-            self._stats[name].append(value.detach())
+            total, count = self._stats.get(name, (0.0, 0))
+            self._stats[name] = (total + value.detach(), count + 1)
 
     def dump_logs(self) -> None:
         """Write the log: ``time/fps`` is gradient steps per second."""
@@ -257,8 +271,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, values in self._stats.items():
-            self.logger.record(f"train/{name}", th.stack(values).mean().item())
+        for name, (total, count) in self._stats.items():
+            self.logger.record(f"train/{name}", total.item() / count)
         self._stats.clear()
         self.logger.dump(step=self.num_timesteps)
 
