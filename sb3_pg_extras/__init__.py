@@ -5,7 +5,8 @@ from importlib.metadata import version
 from sb3_pg_extras.bear import BEAR
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.offline import OfflineAlgorithm
+from sb3_pg_extras.reinforce import REINFORCE
 
 __version__ = version("sb3-pg-extras")
 
-__all__ = ["BEAR", "DatasetError", "OfflineAlgorithm", "OfflineDataset", "__version__", "load_dataset"]
+__all__ = ["BEAR", "REINFORCE", "DatasetError", "OfflineAlgorithm", "OfflineDataset", "__version__", "load_dataset"]

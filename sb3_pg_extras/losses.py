@@ -244,3 +244,46 @@ def alpha_loss(log_alpha: th.Tensor, divergence: th.Tensor, threshold: float) ->
     :return: scalar.
     """
     return -(log_alpha.exp() * (divergence.detach() - threshold)).sum()
+
+
+def policy_gradient_weights(
+    returns: th.Tensor,
+    timesteps: th.Tensor,
+    gamma: float,
+    baseline: th.Tensor | None = None,
+    discount_weighting: bool = False,
+    normalize: bool = False,
+) -> th.Tensor:
+    """
+    The weight psi of each action in REINFORCE (Williams 1992; Sutton & Barto 2018, sections 13.3 and 13.4):
+    ``psi_t = gamma^t (return_t - baseline_t)``, then standardised over the batch if asked for.
+
+    :param returns: Returns-to-go or returns of the whole episode, shape (N,).
+    :param timesteps: Position t of each action in its episode, shape (N,).
+    :param gamma: Discount factor.
+    :param baseline: Subtracted from the returns, shape (N,) or scalar; no gradient flows to it.
+    :param discount_weighting: Whether to multiply by ``gamma^t``, which almost no implementation does.
+    :param normalize: Whether to subtract the batch's mean and divide by its (population) standard deviation; a batch of
+        equal weights, or of one, becomes 0.
+    :return: shape (N,), without gradient.
+    """
+    assert returns.ndim == 1 and timesteps.shape == returns.shape
+    assert baseline is None or baseline.shape in (returns.shape, ())
+    weights = returns if baseline is None else returns - baseline
+    if discount_weighting:
+        weights = weights * gamma**timesteps
+    if normalize:
+        weights = (weights - weights.mean()) / (weights.std(unbiased=False) + 1e-8)
+    return weights.detach()
+
+
+def policy_gradient_loss(log_prob: th.Tensor, weights: th.Tensor) -> th.Tensor:
+    """
+    ``-mean(log pi(a_t|s_t) psi_t)``: descending it ascends the mean of ``psi_t grad log pi(a_t|s_t)``.
+
+    :param log_prob: shape (N,); gradients flow.
+    :param weights: psi, shape (N,); no gradient flows to it.
+    :return: scalar.
+    """
+    assert log_prob.ndim == 1 and log_prob.shape == weights.shape
+    return -(log_prob * weights.detach()).mean()
