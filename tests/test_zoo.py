@@ -7,14 +7,17 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
+import optuna
 import pytest
 import yaml
 from conftest import make_arrays
 from gymnasium import spaces
 
-from sb3_pg_extras import BEAR, OfflineDataset
+from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, zoo_arguments
+from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["warmup_steps:5", "policy_kwargs:dict(net_arch=[8],vae_net_arch=[8])"]
@@ -49,6 +52,7 @@ def test_register_is_known_to_all_of_the_zoo():
 
     register()
     assert rl_zoo3.ALGOS["bear"] is rl_zoo3.train.ALGOS["bear"] is BEAR
+    assert rl_zoo3.ALGOS["reinforce"] is REINFORCE
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -66,17 +70,40 @@ def test_our_hyperparameter_file_is_added_where_the_user_names_none():
     assert zoo_arguments("enjoy", ["--algo", "bear"]) == ["--algo", "bear"]
 
 
+ZOO_ONLY = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "frame_stack")
+CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "MountainCarContinuous-v0"}
+EXPECTED_ENTRIES = {
+    "bear": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
+    "reinforce": {"default", "Hopper-v5", "atari"} | CLASSIC,
+}
+
+
+class StandIn(gym.Env):
+    """An environment of the shape that a policy asks for: hyper-parameters are checked without the real one."""
+
+    def __init__(self, policy: str) -> None:
+        image = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+        self.observation_space = image if policy == "CnnPolicy" else spaces.Box(-1, 1, (3,))
+        self.action_space = spaces.Box(-1, 1, (2,))
+
+
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
     entries = yaml.safe_load(hyperparams_file(algo).read_text())
-    assert {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"} <= set(entries)
+    assert set(entries) >= EXPECTED_ENTRIES[algo]
     for name, entry in entries.items():
-        assert entry.pop("n_timesteps") > entry["warmup_steps"], name
-        entry.setdefault("dataset", make_arrays())
-        if "policy_kwargs" in entry:
-            entry["policy_kwargs"] = eval(entry["policy_kwargs"])
-        BEAR(env=None, **entry)
+        assert entry["n_timesteps"] > entry.get("warmup_steps", 0), name
+        kwargs = {key: value for key, value in entry.items() if key not in ZOO_ONLY}
+        if "policy_kwargs" in kwargs:
+            kwargs["policy_kwargs"] = eval(kwargs["policy_kwargs"])
+        kwargs.pop("dataset", None)
+        ALGORITHMS[algo](env=StandIn(entry["policy"]), **kwargs)
+
+
+def test_bear_takes_the_gaussian_kernel_for_half_cheetah():
+    entries = yaml.safe_load(hyperparams_file("bear").read_text())
     assert entries["HalfCheetah-v5"]["mmd_kernel"] == "gaussian"
+    assert entries["Hopper-v5"]["mmd_kernel"] == "laplacian"
 
 
 def test_train_leaves_what_the_zoo_leaves(trained):
@@ -134,6 +161,42 @@ def test_dataset_on_the_command_line_and_normalization(tmp_path):
     result = command(tmp_path, "enjoy", "--algo", "bear", "--env", "Pendulum-v1", "-f", "logs", "--no-render", "-n", "200")
     assert "Loading running average" in result.stdout
     assert result.returncode == 0, result.stderr
+
+
+def test_online_algorithms_train_enjoy_and_record(tmp_path):
+    env = ["--algo", "reinforce", "--env", "CartPole-v1"]
+    result = command(tmp_path, "train", *env, "-n", "600", "--eval-freq", "300", "--eval-episodes", "1", "--progress")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "logs" / "reinforce" / "CartPole-v1_1" / "best_model.zip").exists()
+    for arguments in (
+        ["enjoy", *env, "-f", "logs", "--no-render"],
+        ["record_video", *env, "-f", "logs", "-n", "20", "-o", "video"],
+    ):
+        result = command(tmp_path, *arguments)
+        assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "video").glob("*.mp4"))
+    trained = "logs/reinforce/CartPole-v1_1/CartPole-v1.zip"
+    result = command(tmp_path, "train", *env, "-n", "300", "--eval-freq", "-1", "-i", trained)
+    assert result.returncode == 0, result.stderr
+
+
+def test_optimize(tmp_path):
+    arguments = ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--n-evaluations", "1", "--no-optim-plots"]
+    env = ["--algo", "reinforce", "--env", "CartPole-v1"]
+    result = command(tmp_path, "train", *env, "-n", "1500", "--eval-episodes", "2", "--seed", "0", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Number of finished trials:  2" in result.stdout
+    assert list((tmp_path / "logs" / "reinforce").glob("report_CartPole-v1_*.csv"))
+
+
+@pytest.mark.parametrize("algo", SAMPLERS)
+def test_search_spaces_make_models_and_read_back_their_trials(algo):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        kwargs = SAMPLERS[algo](trial, 2, 1, {})
+        assert CONVERTERS[algo](trial.params) == kwargs
+        ALGORITHMS[algo]("MlpPolicy", StandIn("MlpPolicy"), **kwargs)
 
 
 def test_a_missing_dataset_ends_in_one_line(tmp_path):

@@ -14,23 +14,29 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pg_extras.bear import BEAR
 from sb3_pg_extras.datasets import DatasetError
+from sb3_pg_extras.reinforce import REINFORCE
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE}
 # Our command -> the zoo's module.
 COMMANDS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "record_video": "rl_zoo3.record_video"}
 
 
 def register() -> None:
     """
-    Make our algorithms known to the RL Zoo, by their ids.
+    Make our algorithms and their search spaces known to the RL Zoo, by their ids.
 
     For the zoo's own commands, put ``import sb3_pg_extras.zoo; sb3_pg_extras.zoo.register()`` in a file
     ``custom_envs.py`` next to where they are run: the zoo imports that module by itself.
     """
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
 
-    # One dict that all of the zoo's modules share.
+    from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
+
+    # Dicts that all of the zoo's modules share.
     ALGOS.update(ALGORITHMS)
+    HYPERPARAMS_SAMPLER.update(SAMPLERS)
+    HYPERPARAMS_CONVERTER.update(CONVERTERS)
 
 
 def hyperparams_file(algo: str) -> Path:
@@ -38,7 +44,7 @@ def hyperparams_file(algo: str) -> Path:
     :param algo: Id of one of our algorithms.
     :return: Its hyper-parameter file: in the package when installed from a wheel, at the top of a source checkout.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     candidates = [folder / "hyperparams" / f"{algo}.yml" for folder in (package, package.parent)]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
@@ -78,7 +84,3 @@ def main() -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except DatasetError as error:
         sys.exit(f"sb3-pg-extras {command}: error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,204 @@
+"""
+REINFORCE against the two reference exercises and out of the box: ``python benchmarks/reinforce.py``, and its speed:
+``python benchmarks/reinforce.py --speed``.
+
+Each run trains in a process of its own with one thread; its row goes to ``benchmarks/results/reinforce.csv`` as it ends, and
+runs that are there already are not repeated. The speed comparison takes turns in one process and writes
+``benchmarks/results/reinforce_speed.csv``.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from reinforce_reference import course, greedy_return, vpg
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+from sb3_pg_extras import REINFORCE
+
+RESULTS = Path(__file__).parent / "results"
+FIELDS = ["experiment", "seed", "steps", "updates", "train_return", "greedy_return", "steps_per_second"]
+
+
+def network(*layers: int) -> dict[str, Any]:
+    """ReLU layers with PyTorch's default initialisation, as the exercises have them."""
+    return {"net_arch": {"pi": list(layers), "vf": []}, "activation_fn": th.nn.ReLU, "ortho_init": False}
+
+
+# The exercises' settings as REINFORCE's arguments. Theirs is a sum over the episode, ours a mean: with Adam that is the same
+# step size for every episode instead of one that grows with its length.
+COURSE = {
+    "learning_rate": 1e-3, "gamma": 0.999, "n_episodes": 1, "discount_weighting": True, "normalize_returns": True,
+    "max_grad_norm": None, "policy_kwargs": network(10, 10),
+}  # fmt: skip
+VPG = {
+    "learning_rate": 1e-2, "gamma": 1.0, "n_episodes": 1, "n_steps": 5000, "credit": "episode", "normalize_returns": False,
+    "max_grad_norm": None, "policy_kwargs": network(32),
+}  # fmt: skip
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours, standardised": {"normalize_returns": True},
+    "ours, reward-to-go": {"credit": "reward_to_go"},
+}
+
+
+class Stop(BaseCallback):
+    """Ends the training after a number of episodes or updates, and notes how many episodes each update had."""
+
+    def __init__(self, n_episodes: float = np.inf, n_updates: float = np.inf) -> None:
+        super().__init__()
+        self.n_episodes, self.n_updates = n_episodes, n_updates
+        self.ends: list[int] = []
+
+    def _on_rollout_end(self) -> None:
+        self.ends.append(self.model._n_finished)  # type: ignore[attr-defined]
+
+    def _on_step(self) -> bool:
+        return self.model._n_finished < self.n_episodes and self.model._n_updates < self.n_updates  # type: ignore[attr-defined]
+
+
+def train_ours(settings: dict[str, Any], seed: int, max_episode_steps: int, stop: Stop) -> tuple[REINFORCE, list[float]]:
+    """:return: The model, and the returns of all episodes it played."""
+    env = Monitor(gym.make("CartPole-v1", max_episode_steps=max_episode_steps))
+    model = REINFORCE("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    model.learn(10**8, callback=stop)
+    return model, env.get_episode_rewards()
+
+
+def greedy(model: REINFORCE, max_episode_steps: int) -> float:
+    """Mean return of 100 greedy episodes."""
+    env_kwargs = {"max_episode_steps": max_episode_steps}
+    env = make_vec_env("CartPole-v1", n_envs=10, seed=1_000, env_kwargs=env_kwargs)
+    return float(evaluate_policy(model, env, n_eval_episodes=100)[0])  # type: ignore[arg-type]
+
+
+def run(experiment: str, seed: int) -> dict[str, Any]:
+    """One training run, evaluated."""
+    th.set_num_threads(1)
+    start = time.perf_counter()
+    exercise, _, variant = experiment.partition(": ")
+    limit = 200 if exercise == "vpg" else 500
+    if variant == "reference":
+        counted = [0]
+
+        def count(steps: int) -> bool:
+            counted[0] = steps
+            return True
+
+        returns, policy = (course if exercise == "course" else vpg)(seed, on_step=count)
+        elapsed, steps, updates = time.perf_counter() - start, counted[0], len(returns)
+        trained = float(np.mean(returns[-100:] if exercise == "course" else returns[-5:]))
+        greedy_mean = greedy_return(policy, limit)
+    elif exercise == "default":
+        model = REINFORCE("MlpPolicy", "CartPole-v1", seed=seed, device="cpu").learn(200_000)
+        elapsed, steps, updates = time.perf_counter() - start, model.num_timesteps, model._n_updates
+        assert model.ep_info_buffer is not None
+        trained, greedy_mean = float(np.mean([info["r"] for info in model.ep_info_buffer])), greedy(model, limit)
+    else:
+        settings = (COURSE if exercise == "course" else VPG) | CHANGES[variant]
+        stop = Stop(n_episodes=3000) if exercise == "course" else Stop(n_updates=40)
+        model, returns = train_ours(settings, seed, limit, stop)
+        elapsed, steps, updates = time.perf_counter() - start, model.num_timesteps, model._n_updates
+        # The episodes of the last 100, or of the last 5 updates.
+        last = returns[-100:] if exercise == "course" else returns[stop.ends[-6] : stop.ends[-1]]
+        trained, greedy_mean = float(np.mean(last)), greedy(model, limit)
+    values = (experiment, seed, steps, updates, f"{trained:.1f}", f"{greedy_mean:.1f}", f"{steps / elapsed:.0f}")
+    return dict(zip(FIELDS, values, strict=True))
+
+
+EXPERIMENTS = [
+    "default",
+    "course: reference", "course: ours",
+    "vpg: reference", "vpg: ours", "vpg: ours, standardised", "vpg: ours, reward-to-go",
+]  # fmt: skip
+
+
+def speed(turns: int = 7, steps: int = 10_000) -> None:
+    """Environment steps per second of several loops on CartPole-v1, taking turns."""
+    th.set_num_threads(1)
+    same = {"device": "cpu", "policy_kwargs": network(10, 10), "seed": 0}
+    models: dict[str, Any] = {
+        "REINFORCE, 1 environment": REINFORCE("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=500, **same),
+        "SB3 A2C, n_steps=500, 1 environment": A2C("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=500, **same),
+        "SB3 A2C, n_steps=5, 1 environment": A2C("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=5, **same),
+        "REINFORCE, 8 environments": REINFORCE("MlpPolicy", make_vec_env("CartPole-v1", n_envs=8), n_steps=4000, **same),
+        "SB3 A2C, n_steps=500, 8 environments": A2C("MlpPolicy", make_vec_env("CartPole-v1", n_envs=8), n_steps=500, **same),
+    }
+
+    def learn(model: Any) -> float:
+        before, start = model.num_timesteps, time.perf_counter()
+        model.learn(steps, reset_num_timesteps=False)
+        return (model.num_timesteps - before) / (time.perf_counter() - start)
+
+    def reference(loop: Callable) -> float:
+        counted, start = [0], time.perf_counter()
+
+        def enough(n: int) -> bool:
+            counted[0] = n
+            return n < steps
+
+        loop(0, on_step=enough)
+        return counted[0] / (time.perf_counter() - start)
+
+    jobs: dict[str, Callable[[], float]] = {name: lambda model=model: learn(model) for name, model in models.items()}
+    jobs["hand-written loop (course)"] = lambda: reference(course)
+    jobs["hand-written loop (vpg)"] = lambda: reference(vpg)
+    figures: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(turns + 1):
+        for name, job in jobs.items():
+            figure = job()
+            if turn > 0:  # the first turn warms up
+                figures[name].append(figure)
+    medians = {name: float(np.median(values)) for name, values in figures.items()}
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / "reinforce_speed.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["loop", "steps_per_second", "lowest", "highest", "ratio_of_reinforce"])
+        for name, median in medians.items():
+            ours = medians[f"REINFORCE, {'8 environments' if '8 env' in name else '1 environment'}"]
+            row = [name, f"{median:.0f}", f"{min(figures[name]):.0f}", f"{max(figures[name]):.0f}", f"{ours / median:.2f}"]
+            writer.writerow(row)
+            print(*row, sep="\t")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speed", action="store_true", help="compare speeds instead")
+    parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=RESULTS / "reinforce.csv")
+    args = parser.parse_args()
+    if args.speed:
+        speed()
+        return
+    args.output.parent.mkdir(exist_ok=True)
+    rows = list(csv.DictReader(args.output.open())) if args.output.exists() else []
+    done = {(row["experiment"], int(row["seed"])) for row in rows}
+    todo = [(e, s) for e in args.experiments for s in args.seeds if (e, s) not in done]
+    with ProcessPoolExecutor(args.workers) as pool, args.output.open("a", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        if not rows:
+            writer.writeheader()
+        for future in as_completed([pool.submit(run, *job) for job in todo]):
+            row = future.result()
+            writer.writerow(row)
+            file.flush()
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
