@@ -57,9 +57,57 @@ def bear_pendulum_variants() -> str:
     return markdown(["variant", "mean return", "seed by seed", "alpha at the end"], lines)
 
 
+def by_seed(rows: list[dict[str, str]], column: str) -> list[str]:
+    """Mean and each seed's value of one column."""
+    values = [float(r[column]) for r in sorted(rows, key=lambda r: int(r["seed"]))]
+    return [f"**{np.mean(values):.1f}**", *(f"{value:.1f}" for value in values)]
+
+
+def reinforce_default() -> str:
+    """CartPole-v1 out of the box."""
+    rows = [r for r in read("reinforce") if r["experiment"] == "default"]
+    seeds = [f"seed {r['seed']}" for r in sorted(rows, key=lambda r: int(r["seed"]))]
+    return markdown(["mean", *seeds], [by_seed(rows, "greedy_return")])
+
+
+def reinforce_exercises() -> str:
+    """The two exercises, ours and the scripts'."""
+    rows = [r for r in read("reinforce") if r["experiment"] != "default"]
+    lines = []
+    for experiment in sorted({r["experiment"] for r in rows}):
+        own = [r for r in rows if r["experiment"] == experiment]
+        greedy = ", ".join(by_seed(own, "greedy_return")[1:])
+        lines.append([experiment, *by_seed(own, "train_return"), greedy])
+    header = ["exercise", "mean", *(f"seed {seed}" for seed in range(5)), "greedy, 100 episodes"]
+    return markdown(header, lines)
+
+
+def reinforce_speed() -> str:
+    """Environment steps per second on CartPole-v1."""
+    lines = [
+        [r["loop"], r["steps_per_second"], f"{r['lowest']}-{r['highest']}", r["ratio_of_reinforce"]]
+        for r in read("reinforce_speed")
+    ]
+    return markdown(["loop", "steps/s", "range", "REINFORCE is faster by"], lines)
+
+
+def zoo_entries(algo: str) -> str:
+    """Entries of the hyper-parameter file as they stand, and earlier versions of them that were run."""
+    lines = [
+        [r["env"], r["seed"], r["steps"], f"{r['mean_return']} +/- {r['std_return']}", f"`{r['entry']}`"]
+        for r in sorted(read("zoo_entries"), key=lambda r: (r["env"], r["seed"]))
+        if r["algo"] == algo
+    ]
+    return markdown(["environment", "seed", "steps", "return", "entry"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
+    "reinforce_default": reinforce_default,
+    "reinforce_exercises": reinforce_exercises,
+    "reinforce_speed": reinforce_speed,
+    "zoo_entries_reinforce": lambda: zoo_entries("reinforce"),
 }
 
 
