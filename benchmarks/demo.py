@@ -66,7 +66,7 @@ def plot_learning_curve(run: Path, levels: dict[str, float]) -> Path:
     for index, (label, level) in enumerate(levels.items(), start=1):
         axes.axhline(level, color=f"C{index}", linestyle="--", label=label)
     axes.set(xlabel="gradient steps", ylabel="return of an episode", title=f"BEAR on the bundled {ENV_ID} dataset")
-    axes.legend(loc="lower right")
+    axes.legend(loc="center right")
     figure.tight_layout()
     figure.savefig(FOLDER / "learning_curve.png", dpi=120)
     return FOLDER / "learning_curve.png"
@@ -75,7 +75,7 @@ def plot_learning_curve(run: Path, levels: dict[str, float]) -> Path:
 def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
-    train = ("train", "--algo", "bear", "--env", ENV_ID, "--seed", str(SEED), "--progress")
+    train = ("train", "--algo", "bear", "--env", ENV_ID, "--seed", str(SEED), "--num-threads", "1", "--progress")
     zoo(*train, "--eval-freq", "2000", "--eval-episodes", "20", "--n-eval-envs", "20")
     run = FOLDER / "logs" / "bear" / f"{ENV_ID}_1"
 

@@ -1,4 +1,4 @@
-"""REINFORCE, one-step actor-critic and BEAR for Stable-Baselines3 and the RL Zoo."""
+"""REINFORCE and BEAR for Stable-Baselines3 and the RL Zoo."""
 
 from importlib.metadata import version
 
