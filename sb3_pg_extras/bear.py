@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, polyak_update, update_learning_rate
+from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update, update_learning_rate
 from stable_baselines3.sac.policies import Actor
 
 from sb3_pg_extras import losses
@@ -219,6 +219,8 @@ class BEAR(OfflineAlgorithm):
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
         self.behavior_vae = self.policy.behavior_vae
+        self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
+        self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
         self.log_alpha = th.log(th.ones(1, device=self.device) * (1.0 if self.alpha == "auto" else float(self.alpha)))
         self.alpha_optimizer: th.optim.Adam | None = None
         if self.alpha == "auto":
@@ -245,6 +247,8 @@ class BEAR(OfflineAlgorithm):
             divergence = self._train_actor(replay_data)
             self._train_alpha(divergence)
             polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
+            # Running statistics of batch normalisation, if there are any, are copied as they are (SB3 issue 996).
+            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
             self._n_updates += 1
 
     def _train_behavior_vae(self, replay_data: Any) -> None:
@@ -396,7 +400,7 @@ class BEAR(OfflineAlgorithm):
         return super().learn(steps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        networks = ["actor", "critic", "critic_target", "behavior_vae"]
+        networks = ["actor", "critic", "critic_target", "behavior_vae", "batch_norm_stats", "batch_norm_stats_target"]
         return [*super()._excluded_save_params(), *networks, "_bootstrap_masks"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

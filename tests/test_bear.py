@@ -13,6 +13,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset, losses
@@ -124,9 +125,24 @@ def test_cnn_and_multi_input_policies(tmp_path):
         BEAR("MlpPolicy", None, {"observations": both, "next_observations": both, **rest})
 
 
-def test_shared_features_learn_from_the_actor_alone():
-    model = tiny_bear(policy_kwargs={"share_features_extractor": True}).learn(2)
-    assert model.critic.features_extractor is model.actor.features_extractor
+class Learned(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, features_dim=4)
+        self.linear = th.nn.Linear(3, 4)
+
+    def forward(self, observations):
+        return self.linear(observations)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_shared_features_learn_from_the_actor_alone(shared):
+    model = tiny_bear(policy_kwargs={"share_features_extractor": shared, "features_extractor_class": Learned})
+    assert (model.critic.features_extractor is model.actor.features_extractor) == shared
+    model._train_critics(model.replay_buffer.sample(16), None)
+    learned = model.critic.features_extractor.linear.weight.grad is not None
+    assert learned != shared
+    model._train_actor(model.replay_buffer.sample(16))
+    assert model.actor.features_extractor.linear.weight.grad.abs().sum() > 0
 
 
 def test_gsde_is_refused():
@@ -191,12 +207,64 @@ def test_gradients_stay_where_they_belong():
     assert {name for name, value in weights(model).items() if not th.equal(value, before[name])} == set()
 
 
+def test_targets_are_the_target_critics_at_the_policys_next_actions(monkeypatch):
+    model, seen = tiny_bear(n_target_samples=3), []
+    with th.no_grad():
+        for network in model.critic_target.q_networks:  # a constant that no other network gives
+            network[-1].weight.zero_()
+            network[-1].bias.fill_(7.0)
+    raw_actions, target = model.policy.raw_actions, losses.mixed_target_q_values
+    monkeypatch.setattr(model.policy, "raw_actions", lambda *args: seen.append(args) or raw_actions(*args))
+    monkeypatch.setattr(losses, "mixed_target_q_values", lambda *args: seen.append(args) or target(*args))
+    batch = model.replay_buffer.sample(16)
+    model._train_critics(batch, None)
+    (obs, noise), (rewards, dones, next_q_values, *_) = seen
+    assert th.equal(obs, batch.next_observations)
+    assert noise.shape == (16, 3, 2)
+    assert th.equal(next_q_values, th.full((2, 16, 3), 7.0))
+    assert th.equal(rewards, batch.rewards)
+    assert th.equal(dones, batch.dones)
+
+
+def test_vae_bounds_its_latents():
+    vae, obs = tiny_bear().behavior_vae, th.zeros(5, 3)
+    extreme, half = (vae.raw_actions(obs, th.full((5, 2, vae.latent_dim), value)) for value in (100.0, 0.5))
+    assert th.equal(extreme, half)
+    for bias, expected in ((100.0, 15.0), (-100.0, -4.0)):
+        with th.no_grad():
+            vae.encoder[-1].bias.fill_(bias)
+        _, _, log_std = vae(obs, th.zeros(5, 2), th.zeros(5, vae.latent_dim))
+        assert th.equal(log_std, th.full_like(log_std, expected))
+
+
+def test_scaled_actions_stay_inside_the_tanh(arrays):
+    arrays["actions"][:2] = [[-2, 0], [3, 1]]  # the corners of the action space
+    stored = tiny_bear(arrays).replay_buffer.actions[:2, 0]
+    np.testing.assert_allclose(stored, [[-1, -1], [1, 1]], atol=1e-5)
+    assert np.isfinite(np.arctanh(stored)).all()
+
+
 def test_target_critics_follow_by_tau():
     model = tiny_bear(tau=0.25)
     before = weights(model)["critic_target"]
     model.learn(1)
     after = weights(model)
     th.testing.assert_close(after["critic_target"], 0.75 * before + 0.25 * after["critic"])
+
+
+def test_target_critics_take_over_batch_statistics():
+    class Normalized(FlattenExtractor):
+        def __init__(self, observation_space):
+            super().__init__(observation_space)
+            self.norm = th.nn.BatchNorm1d(self.features_dim)
+
+        def forward(self, observations):
+            return self.norm(super().forward(observations))
+
+    model = tiny_bear(policy_kwargs={"features_extractor_class": Normalized}).learn(3)
+    stats = model.critic.features_extractor.norm.running_mean
+    assert stats.abs().sum() > 0
+    th.testing.assert_close(model.critic_target.features_extractor.norm.running_mean, stats)
 
 
 def test_critics_solve_a_known_problem():

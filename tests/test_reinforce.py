@@ -433,6 +433,14 @@ def test_episodes_are_held_between_two_calls_of_learn():
         th.testing.assert_close(learn(5, 43), whole, rtol=0, atol=0)
 
 
+def test_starting_afresh_forgets_the_episodes_that_were_held():
+    model = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(2)), n_episodes=2, seed=0, policy_kwargs=SMALL).learn(15)
+    assert model.rollout_buffer.size() == 3
+    with pytest.warns(UserWarning, match="without an update"):
+        model.learn(4)
+    assert model.rollout_buffer.size() == 4
+
+
 def test_a_callback_stops_the_training():
     model = REINFORCE("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=SMALL)
     model.learn(1000, callback=lambda locals_, globals_: locals_["self"].num_timesteps < 7)
