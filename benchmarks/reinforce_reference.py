@@ -1,7 +1,7 @@
 """
 Hand-written loops for two well-known REINFORCE exercises, without Stable-Baselines3: what a student writes.
 
-They are the yardstick of ``benchmarks/reinforce.py``, for the returns reached and for the speed. The course's loop is lean: it acts
+They are the yardstick of ``benchmarks/reinforce.py``, for returns and for speed. The course's loop is lean: it acts
 without a graph and evaluates an episode in one batch. Spinning Up's keeps one graph per step and draws from
 ``torch.distributions.Categorical``, as most such scripts do.
 """

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from sb3_pg_extras import losses
 from sb3_pg_extras.buffers import EpisodeRolloutBuffer
+from sb3_pg_extras.numpy_actor import NumpyActor
 from sb3_pg_extras.policies import sample_actions
 
 SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
@@ -180,6 +181,7 @@ class REINFORCE(OnPolicyAlgorithm):
         assert isinstance(rollout_buffer, EpisodeRolloutBuffer)
         self.policy.set_training_mode(False)
         active = self._begin_or_resume(env, rollout_buffer, n_rollout_steps)
+        act = NumpyActor(self.policy) if NumpyActor.applies_to(self.policy) else self._act
         callback.on_rollout_start()
 
         while active.any():
@@ -187,7 +189,7 @@ class REINFORCE(OnPolicyAlgorithm):
                 return False
             if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
-            actions = sample_actions(self.policy, obs_as_tensor(self._last_obs, self.device)).cpu().numpy()  # type: ignore[arg-type]
+            actions = act(self._last_obs)
             new_obs, rewards, dones, infos = env.step(self._env_actions(actions))
             self.num_timesteps += env.num_envs
 
@@ -239,6 +241,9 @@ class REINFORCE(OnPolicyAlgorithm):
                 self._n_started += 1
             else:
                 active[index] = False
+
+    def _act(self, obs: Any) -> np.ndarray:
+        return sample_actions(self.policy, obs_as_tensor(obs, self.device)).cpu().numpy()
 
     def _env_actions(self, actions: np.ndarray) -> np.ndarray:
         if not isinstance(self.action_space, spaces.Box):

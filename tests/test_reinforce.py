@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras import REINFORCE, losses, reinforce
 from sb3_pg_extras.buffers import discounted_returns
+from sb3_pg_extras.numpy_actor import NumpyActor
 from sb3_pg_extras.policies import sample_actions
 
 SMALL = {"net_arch": [8]}
@@ -242,6 +243,7 @@ def test_gradient_equals_the_softmax_policy_gradient_on_a_two_armed_bandit():
 @pytest.mark.parametrize("truncated", [False, True])
 def test_with_a_value_baseline_it_is_a2c_on_whole_episodes(n_envs, action_space, truncated, monkeypatch):
     """Same seed, same draws, same optimiser: the same parameters after 5 updates."""
+    monkeypatch.setattr(NumpyActor, "applies_to", lambda policy: False)
     monkeypatch.setattr(reinforce, "sample_actions", th.no_grad()(lambda policy, obs: policy(obs)[0]))
     env = [DummyVecEnv([lambda: FixedLength(action_space, truncated)] * n_envs) for _ in range(2)]
     kwargs = {"gamma": 0.9, "ent_coef": 0.01, "vf_coef": 0.4, "max_grad_norm": 0.7, "seed": 3, "device": "cpu"}
@@ -278,35 +280,68 @@ def test_time_limit_bootstraps_with_a_value_baseline_only():
 # --- acting -----------------------------------------------------------------------------------------------------------
 
 
-def test_actions_follow_the_policys_distribution():
+def torch_actor(policy):
+    return lambda obs: sample_actions(policy, th.as_tensor(obs)).numpy()
+
+
+@pytest.mark.parametrize("make_actor", [torch_actor, NumpyActor])
+def test_actions_follow_the_policys_distribution(make_actor):
     th.manual_seed(0)
-    obs = th.ones(20_000, 3)
+    np.random.seed(0)
+    obs = np.ones((20_000, 3), dtype=np.float32)
     discrete = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(4)), seed=0, device="cpu").policy
     with th.no_grad():
         discrete.action_net.bias.copy_(th.tensor([0.0, 1.0, -1.0, 0.5]))
-        expected = discrete.get_distribution(obs[:1]).distribution.probs[0]
-    frequencies = th.bincount(sample_actions(discrete, obs), minlength=4) / len(obs)
-    th.testing.assert_close(frequencies, expected, atol=0.015, rtol=0)
+        expected = discrete.get_distribution(th.as_tensor(obs[:1])).distribution.probs[0]
+    frequencies = np.bincount(make_actor(discrete)(obs), minlength=4) / len(obs)
+    np.testing.assert_allclose(frequencies, expected, atol=0.015)
     box = REINFORCE("MlpPolicy", FixedLength(spaces.Box(-1, 1, (2,))), seed=0, policy_kwargs={"log_std_init": -0.7}).policy
-    actions = sample_actions(box, obs)
+    actions = make_actor(box)(obs)
     with th.no_grad():
-        distribution = box.get_distribution(obs[:1]).distribution
-    th.testing.assert_close(actions.mean(dim=0), distribution.mean[0], atol=0.015, rtol=0)
-    th.testing.assert_close(actions.std(dim=0), distribution.stddev[0], atol=0.015, rtol=0)
+        distribution = box.get_distribution(th.as_tensor(obs[:1])).distribution
+    np.testing.assert_allclose(actions.mean(axis=0), distribution.mean[0], atol=0.015)
+    np.testing.assert_allclose(actions.std(axis=0), distribution.stddev[0], atol=0.015)
 
 
-@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
-def test_log_probs_in_one_batch_equal_those_of_the_acting_distribution(action_space, monkeypatch):
-    acting = []
-
-    def spy(policy, obs):
-        actions = sample_actions(policy, obs)
+@pytest.mark.parametrize("activation_fn", [th.nn.Tanh, th.nn.ReLU])
+@pytest.mark.parametrize("net_arch", [[], [16], {"pi": [8, 8], "vf": [4]}])
+def test_numpy_actor_computes_what_the_policy_computes_and_follows_its_updates(activation_fn, net_arch):
+    model = REINFORCE(
+        "MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"net_arch": net_arch, "activation_fn": activation_fn}
+    )
+    assert NumpyActor.applies_to(model.policy)
+    actor, obs = NumpyActor(model.policy), np.random.default_rng(0).normal(size=(7, 3))
+    for _ in range(2):
         with th.no_grad():
-            acting.append(policy.get_distribution(obs).log_prob(actions))
+            distribution = model.policy.get_distribution(th.as_tensor(obs, dtype=th.float32)).distribution
+        logits = th.as_tensor(actor.action_net(obs))
+        th.testing.assert_close(logits - logits.logsumexp(dim=1, keepdim=True), distribution.logits, atol=1e-6, rtol=0)
+        model.learn(100)
+
+
+def test_numpy_actor_leaves_other_policies_to_torch():
+    elu = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"activation_fn": th.nn.ELU})
+    one_hot = REINFORCE("MlpPolicy", Graph())
+    binary = REINFORCE("MlpPolicy", FixedLength(spaces.MultiBinary(2)))
+    assert not any(NumpyActor.applies_to(model.policy) for model in (elu, one_hot, binary))
+    assert elu.learn(60)._n_updates > 0
+
+
+@pytest.mark.parametrize("numpy_actor", [False, True])
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
+def test_log_probs_in_one_batch_equal_those_of_the_acting_distribution(action_space, numpy_actor, monkeypatch):
+    acting = []
+    model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=3, seed=0, device="cpu")
+    actor = (NumpyActor if numpy_actor else torch_actor)(model.policy)
+
+    def spy(obs):
+        actions = actor(obs)
+        with th.no_grad():
+            acting.append(model.policy.get_distribution(th.as_tensor(obs)).log_prob(th.as_tensor(actions)))
         return actions
 
-    monkeypatch.setattr(reinforce, "sample_actions", spy)
-    model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=3, seed=0, device="cpu")
+    monkeypatch.setattr(NumpyActor, "applies_to", lambda policy: False)
+    monkeypatch.setattr(model, "_act", spy)
     model.collect_rollouts(*prepare(model))
     batch = model.rollout_buffer.get_samples()
     log_prob = model.policy.get_distribution(batch.observations).log_prob(batch.actions)
