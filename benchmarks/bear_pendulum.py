@@ -7,14 +7,14 @@ greedy episodes, next to behaviour cloning from the same run's VAE. One row per 
 """
 
 import argparse
-import csv
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from jobs import run_missing
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
@@ -73,19 +73,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS)
     args = parser.parse_args()
-    args.output.parent.mkdir(exist_ok=True)
-    rows = list(csv.DictReader(args.output.open())) if args.output.exists() else []
-    done = {(row["variant"], int(row["seed"])) for row in rows}
-    todo = [(v, s) for v in args.variants for s in args.seeds if (v, s) not in done]
-    with ProcessPoolExecutor(args.workers) as pool, args.output.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if not rows:
-            writer.writeheader()
-        for future in as_completed([pool.submit(run, *job) for job in todo]):
-            row = future.result()
-            writer.writerow(row)
-            file.flush()
-            print(row, flush=True)
+    jobs = [(variant, seed) for variant in args.variants for seed in args.seeds]
+    run_missing(
+        args.output, FIELDS, jobs, lambda row: (row["variant"], int(row["seed"])), run, ProcessPoolExecutor(args.workers)
+    )
 
 
 if __name__ == "__main__":

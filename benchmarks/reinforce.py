@@ -11,13 +11,14 @@ import argparse
 import csv
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
+from jobs import run_missing
 from reinforce_reference import course, greedy_return, vpg
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
@@ -187,19 +188,9 @@ def main() -> None:
     if args.speed:
         speed()
         return
-    args.output.parent.mkdir(exist_ok=True)
-    rows = list(csv.DictReader(args.output.open())) if args.output.exists() else []
-    done = {(row["experiment"], int(row["seed"])) for row in rows}
-    todo = [(e, s) for e in args.experiments for s in args.seeds if (e, s) not in done]
-    with ProcessPoolExecutor(args.workers) as pool, args.output.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if not rows:
-            writer.writeheader()
-        for future in as_completed([pool.submit(run, *job) for job in todo]):
-            row = future.result()
-            writer.writerow(row)
-            file.flush()
-            print(row, flush=True)
+    jobs = [(experiment, seed) for experiment in args.experiments for seed in args.seeds]
+    pool = ProcessPoolExecutor(args.workers)
+    run_missing(args.output, FIELDS, jobs, lambda row: (row["experiment"], int(row["seed"])), run, pool)
 
 
 if __name__ == "__main__":

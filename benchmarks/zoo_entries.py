@@ -7,16 +7,16 @@ Runs ``sb3-pg-extras train``, then loads the final model and plays 100 episodes.
 """
 
 import argparse
-import csv
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from jobs import run_missing
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file
@@ -28,11 +28,10 @@ FIELDS = ["algo", "env", "seed", "steps", "mean_return", "std_return", "steps_pe
 SKIPPED = {"default", "atari"}
 
 
-def run(algo: str, env_id: str, seed: int) -> dict[str, Any]:
+def run(algo: str, env_id: str, seed: int, entry: str) -> dict[str, Any]:
     """Train one entry with the zoo's command, one thread, and evaluate the model it leaves."""
     from rl_zoo3.utils import create_test_env, get_saved_hyperparams
 
-    entry = yaml.safe_load(hyperparams_file(algo).read_text())[env_id]
     folder = RUNS / str(seed)
     command = ["train", "--algo", algo, "--env", env_id, "--seed", str(seed), "--num-threads", "1", "--eval-freq", "-1"]
     start = time.perf_counter()
@@ -49,7 +48,7 @@ def run(algo: str, env_id: str, seed: int) -> dict[str, Any]:
     model = ALGORITHMS[algo].load(run_folder / f"{env_id}.zip", device="cpu")
     returns, _ = evaluate_policy(model, env, n_eval_episodes=100, return_episode_rewards=True)
     figures = (f"{np.mean(returns):.1f}", f"{np.std(returns):.1f}", f"{model.num_timesteps / elapsed:.0f}")
-    return dict(zip(FIELDS, (algo, env_id, seed, model.num_timesteps, *figures, str(entry)), strict=True))
+    return dict(zip(FIELDS, (algo, env_id, seed, model.num_timesteps, *figures, entry), strict=True))
 
 
 def main() -> None:
@@ -61,19 +60,9 @@ def main() -> None:
     args = parser.parse_args()
     entries = yaml.safe_load(hyperparams_file(args.algo).read_text())
     envs = args.envs or [name for name in entries if name not in SKIPPED]
-    RESULTS.parent.mkdir(exist_ok=True)
-    rows = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
-    done = {(row["algo"], row["env"], int(row["seed"]), row["entry"]) for row in rows}
-    todo = [(args.algo, e, s) for e in envs for s in args.seeds if (args.algo, e, s, str(entries[e])) not in done]
-    with ThreadPoolExecutor(args.workers) as pool, RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if not rows:
-            writer.writeheader()
-        for future in as_completed([pool.submit(run, *job) for job in todo]):
-            row = future.result()
-            writer.writerow(row)
-            file.flush()
-            print(row, flush=True)
+    jobs = [(args.algo, env, seed, str(entries[env])) for env in envs for seed in args.seeds]
+    pool = ThreadPoolExecutor(args.workers)  # each thread waits for a process
+    run_missing(RESULTS, FIELDS, jobs, lambda row: (row["algo"], row["env"], int(row["seed"]), row["entry"]), run, pool)
 
 
 if __name__ == "__main__":
