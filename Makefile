@@ -37,9 +37,13 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The figures of the README, and the bundled dataset; each takes many minutes.
+# The figures of README and docs (an hour; runs whose results are there are not repeated), and the bundled dataset.
 benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/bear_pendulum.py
+	$(BIN)/python benchmarks/reinforce.py
+	$(BIN)/python benchmarks/reinforce.py --speed
+	$(BIN)/python benchmarks/zoo_entries.py --algo reinforce
+	$(BIN)/python benchmarks/report.py
 
 dataset: $(INSTALLED)
 	$(BIN)/python benchmarks/make_pendulum_dataset.py
