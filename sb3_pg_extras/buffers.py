@@ -222,12 +222,13 @@ class EpisodeRolloutBuffer(RolloutBuffer):
 
     def bootstrap(self, values: np.ndarray) -> None:
         """
-        Add ``gamma * V(s_T)`` to the last rewards of truncated episodes.
+        Add ``gamma * V(s_T)`` to the last rewards of truncated episodes, once: ``truncated`` is empty afterwards.
 
         :param values: ``V`` of the observations in ``truncated``, in that order.
         """
         for (row, env, _), value in zip(self.truncated, values, strict=True):
             self._steps[row][2][env] += self.gamma * value
+        self.truncated.clear()
 
     def get_samples(self) -> EpisodeRolloutSamples:
         """:return: All steps that belong to the batch, with their returns."""

@@ -1,11 +1,10 @@
-"""BEAR's networks (SB3's SAC actor and critics, and the behaviour VAE), and acting with SB3's actor-critic policies."""
+"""BEAR's networks: SB3's SAC actor and critics, and the behaviour VAE."""
 
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -220,30 +219,6 @@ class MultiInputPolicy(BEARPolicy):
 
 
 MlpPolicy = BEARPolicy
-
-
-def sample_actions(policy: ActorCriticPolicy, obs: PyTorchObs) -> th.Tensor:
-    """
-    Draw actions as ``policy.forward`` does, without the value and the log-probability, and without building the
-    distribution object where it is Categorical or a diagonal Gaussian: that object is half the time of a step.
-
-    :param policy: The policy.
-    :param obs: Observations of B states.
-    :return: Actions before any clipping, shape (B, ...).
-    """
-    with th.no_grad():
-        features = BasePolicy.extract_features(policy, obs, policy.pi_features_extractor)
-        latent_pi = policy.mlp_extractor.forward_actor(features)
-        if isinstance(policy.action_dist, CategoricalDistribution):
-            logits = policy.action_net(latent_pi)
-            # The largest of logits plus independent Gumbel noise is a draw from their softmax.
-            return (logits - th.empty_like(logits).exponential_().log()).argmax(dim=1)
-        if isinstance(policy.action_dist, DiagGaussianDistribution):
-            mean = policy.action_net(latent_pi)
-            actions = mean + policy.log_std.exp() * th.randn_like(mean)
-        else:
-            actions = policy._get_action_dist_from_latent(latent_pi).get_actions()
-        return actions.reshape(-1, *policy.action_space.shape)  # type: ignore[misc]
 
 
 def _batch_size(obs: PyTorchObs) -> int:

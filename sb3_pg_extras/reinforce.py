@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from sb3_pg_extras import losses
 from sb3_pg_extras.buffers import EpisodeRolloutBuffer
 from sb3_pg_extras.numpy_actor import NumpyActor
-from sb3_pg_extras.policies import sample_actions
 
 SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
 
@@ -243,7 +242,9 @@ class REINFORCE(OnPolicyAlgorithm):
                 active[index] = False
 
     def _act(self, obs: Any) -> np.ndarray:
-        return sample_actions(self.policy, obs_as_tensor(obs, self.device)).cpu().numpy()
+        with th.no_grad():
+            actions = self.policy.get_distribution(obs_as_tensor(obs, self.device)).get_actions()
+        return actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
 
     def _env_actions(self, actions: np.ndarray) -> np.ndarray:
         if not isinstance(self.action_space, spaces.Box):
