@@ -179,11 +179,13 @@ def test_files_that_cannot_be_read_are_named(arrays, tmp_path):
         load_dataset("x.csv")
 
 
-def test_npz_with_pickled_objects_is_refused(arrays, tmp_path):
-    path = tmp_path / "x.npz"
-    np.savez(path, **{name: arrays[name] for name in ARRAY_FIELDS} | {"rewards": np.array([None] * 40)})
+def test_npz_with_pickled_objects_is_refused_and_not_run(arrays, tmp_path):
+    path, mark = tmp_path / "x.npz", tmp_path / "was-run"
+    evil = np.array([Evil(f"touch {mark}")] * 40)
+    np.savez(path, **{name: arrays[name] for name in ARRAY_FIELDS} | {"rewards": evil})
     with pytest.raises(DatasetError, match=r"x\.npz"):
         load_dataset(path, arrays["action_space"])
+    assert not mark.exists()
 
 
 def test_a_failed_write_leaves_the_old_file(arrays, tmp_path, monkeypatch):
