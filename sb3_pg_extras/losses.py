@@ -287,3 +287,21 @@ def policy_gradient_loss(log_prob: th.Tensor, weights: th.Tensor) -> th.Tensor:
     """
     assert log_prob.ndim == 1 and log_prob.shape == weights.shape
     return -(log_prob * weights.detach()).mean()
+
+
+def td_errors(
+    rewards: th.Tensor, terminations: th.Tensor, values: th.Tensor, next_values: th.Tensor, gamma: float
+) -> th.Tensor:
+    """
+    The one-step temporal-difference error ``r + gamma (1 - terminated) V(s') - V(s)``
+    (Sutton & Barto 2018, section 13.5), with ``V(s')`` held fixed.
+
+    :param rewards: shape (B,).
+    :param terminations: 1 where s' is terminal, shape (B,); 0 at a time limit, where V(s') counts.
+    :param values: ``V(s)``, shape (B,); gradients flow.
+    :param next_values: ``V(s')``, shape (B,); no gradient flows to it.
+    :param gamma: Discount factor.
+    :return: shape (B,).
+    """
+    assert values.ndim == 1 and rewards.shape == terminations.shape == values.shape == next_values.shape
+    return rewards + gamma * (1.0 - terminations) * next_values.detach() - values

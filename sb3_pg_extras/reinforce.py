@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from sb3_pg_extras import losses
 from sb3_pg_extras.buffers import EpisodeRolloutBuffer
-from sb3_pg_extras.numpy_actor import NumpyActor
+from sb3_pg_extras.numpy_kernel import NumpyActor, applies_to
 
 SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
 
@@ -180,7 +180,7 @@ class REINFORCE(OnPolicyAlgorithm):
         assert isinstance(rollout_buffer, EpisodeRolloutBuffer)
         self.policy.set_training_mode(False)
         active = self._begin_or_resume(env, rollout_buffer, n_rollout_steps)
-        act = NumpyActor(self.policy) if NumpyActor.applies_to(self.policy) else self._act
+        act = NumpyActor(self.policy) if applies_to(self.policy) else self._act
         callback.on_rollout_start()
 
         while active.any():

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras import REINFORCE, losses
 from sb3_pg_extras.buffers import discounted_returns
-from sb3_pg_extras.numpy_actor import NumpyActor
+from sb3_pg_extras.numpy_kernel import NumpyActor, applies_to
 
 SMALL = {"net_arch": [8]}
 
@@ -242,7 +242,7 @@ def test_gradient_equals_the_softmax_policy_gradient_on_a_two_armed_bandit():
 @pytest.mark.parametrize("truncated", [False, True])
 def test_with_a_value_baseline_it_is_a2c_on_whole_episodes(n_envs, action_space, truncated, monkeypatch):
     """Same seed, same draws, same optimiser: the same parameters after 5 updates."""
-    monkeypatch.setattr(NumpyActor, "applies_to", lambda policy: False)
+    monkeypatch.setattr("sb3_pg_extras.reinforce.applies_to", lambda policy: False)
     env = [DummyVecEnv([lambda: FixedLength(action_space, truncated)] * n_envs) for _ in range(2)]
     kwargs = {"gamma": 0.9, "ent_coef": 0.01, "vf_coef": 0.4, "max_grad_norm": 0.7, "seed": 3, "device": "cpu"}
     a2c = A2C("MlpPolicy", env[0], n_steps=6, gae_lambda=1.0, **kwargs).learn(6 * n_envs * 5)
@@ -288,7 +288,6 @@ def torch_actor(policy):
 @pytest.mark.parametrize("make_actor", [torch_actor, NumpyActor])
 def test_actions_follow_the_policys_distribution(make_actor):
     th.manual_seed(0)
-    np.random.seed(0)
     obs = np.ones((20_000, 3), dtype=np.float32)
     discrete = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(4)), seed=0, device="cpu").policy
     with th.no_grad():
@@ -304,28 +303,31 @@ def test_actions_follow_the_policys_distribution(make_actor):
     np.testing.assert_allclose(actions.std(axis=0), distribution.stddev[0], atol=0.015)
 
 
-@pytest.mark.parametrize("activation_fn", [th.nn.Tanh, th.nn.ReLU])
+@pytest.mark.parametrize("activation_fn", [th.nn.Tanh, th.nn.ReLU, th.nn.ELU])
 @pytest.mark.parametrize("net_arch", [[], [16], {"pi": [8, 8], "vf": [4]}])
 def test_numpy_actor_computes_what_the_policy_computes_and_follows_its_updates(activation_fn, net_arch):
     model = REINFORCE(
         "MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"net_arch": net_arch, "activation_fn": activation_fn}
     )
-    assert NumpyActor.applies_to(model.policy)
+    assert applies_to(model.policy)
     actor, obs = NumpyActor(model.policy), np.random.default_rng(0).normal(size=(7, 3))
     for _ in range(2):
         with th.no_grad():
             distribution = model.policy.get_distribution(th.as_tensor(obs, dtype=th.float32)).distribution
-        logits = th.as_tensor(actor.action_net(obs))
-        th.testing.assert_close(logits - logits.logsumexp(dim=1, keepdim=True), distribution.logits, atol=1e-6, rtol=0)
+        th.manual_seed(0)
+        actions = actor(obs)
+        th.testing.assert_close(th.as_tensor(actor.log_probs), distribution.logits, atol=1e-6, rtol=0)
+        th.manual_seed(0)
+        assert actions.tolist() == distribution.sample().tolist()
         model.learn(100)
 
 
 def test_numpy_actor_leaves_other_policies_to_torch():
-    elu = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"activation_fn": th.nn.ELU})
+    silu = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"activation_fn": th.nn.SiLU})
     one_hot = REINFORCE("MlpPolicy", Graph())
     binary = REINFORCE("MlpPolicy", FixedLength(spaces.MultiBinary(2)))
-    assert not any(NumpyActor.applies_to(model.policy) for model in (elu, one_hot, binary))
-    assert elu.learn(60)._n_updates > 0
+    assert not any(applies_to(model.policy) for model in (silu, one_hot, binary))
+    assert silu.learn(60)._n_updates > 0
 
 
 @pytest.mark.parametrize("numpy_actor", [False, True])
@@ -341,7 +343,7 @@ def test_log_probs_in_one_batch_equal_those_of_the_acting_distribution(action_sp
             acting.append(model.policy.get_distribution(th.as_tensor(obs)).log_prob(th.as_tensor(actions)))
         return actions
 
-    monkeypatch.setattr(NumpyActor, "applies_to", lambda policy: False)
+    monkeypatch.setattr("sb3_pg_extras.reinforce.applies_to", lambda policy: False)
     monkeypatch.setattr(model, "_act", spy)
     model.collect_rollouts(*prepare(model))
     batch = model.rollout_buffer.get_samples()

@@ -1,0 +1,423 @@
+"""
+Small MLP actor-critics in NumPy: at batch size one, PyTorch's overhead per call is most of a step's time.
+
+Everything here works on the memory of the policy's own tensors and of its optimisers' states, so that saving, predicting
+and callbacks see an ordinary SB3 model at all times. It draws from PyTorch's generator, in the order that PyTorch's
+distributions do: with the same seed the torch path takes the same actions and makes the same updates, up to rounding.
+
+Letters in shapes: B states (one per environment), R rows of gradients (1, or one per environment with traces), P parameters.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from torch import nn
+
+from sb3_pg_extras.optimizers import ObGD
+from sb3_pg_extras.policies import STD_MIN, StreamPolicy
+
+
+class Dense:
+    """
+    A linear layer.
+
+    :param linear: The module whose parameters it reads.
+    :param gradients: Where its parameters' gradients go, by parameter, shape (R, *p.shape).
+    """
+
+    def __init__(self, linear: nn.Linear, gradients: dict[th.Tensor, np.ndarray]) -> None:
+        self.weight, self.bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
+        self.weight_gradients, self.bias_gradients = gradients.get(linear.weight), gradients.get(linear.bias)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.x = x
+        y = np.dot(x, self.weight.T)
+        y += self.bias
+        return y
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        assert self.weight_gradients is not None and self.bias_gradients is not None
+        x = self.x[: len(gradient)]
+        if len(self.weight_gradients) == 1:
+            np.dot(gradient.T, x, out=self.weight_gradients[0])
+            np.add.reduce(gradient, axis=0, out=self.bias_gradients[0])
+        else:
+            np.multiply(gradient[:, :, None], x[:, None, :], out=self.weight_gradients)
+            self.bias_gradients[:] = gradient
+        return np.dot(gradient, self.weight)
+
+
+class Tanh:
+    def __init__(self, module: nn.Tanh) -> None:
+        pass
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.y = np.tanh(x)
+        return self.y
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        y = self.y[: len(gradient)]
+        return gradient * (1.0 - y * y)
+
+
+class LeakyReLU:
+    """ReLU is the one with slope 0."""
+
+    def __init__(self, module: nn.ReLU | nn.LeakyReLU) -> None:
+        self.slope = np.float32(getattr(module, "negative_slope", 0.0))
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.factor = np.where(x > 0, np.float32(1), self.slope)
+        return x * self.factor
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        return gradient * self.factor[: len(gradient)]
+
+
+class ELU:
+    def __init__(self, module: nn.ELU) -> None:
+        self.alpha = module.alpha
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        negative = self.alpha * np.expm1(np.minimum(x, 0.0))
+        self.slope = np.where(x > 0, np.float32(1), negative + self.alpha)
+        return np.where(x > 0, x, negative)
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        return gradient * self.slope[: len(gradient)]
+
+
+class LayerNorm:
+    """Layer normalisation over the last axis, without parameters."""
+
+    def __init__(self, module: nn.LayerNorm) -> None:
+        self.eps, self.size = module.eps, module.normalized_shape[-1]
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        x = x - np.add.reduce(x, axis=1, keepdims=True) / self.size
+        self.scale = 1.0 / np.sqrt(np.add.reduce(x * x, axis=1, keepdims=True) / self.size + self.eps)
+        self.y = x * self.scale
+        return self.y
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        y = self.y[: len(gradient)]
+        along = np.add.reduce(gradient * y, axis=1, keepdims=True) / self.size
+        return (gradient - np.add.reduce(gradient, axis=1, keepdims=True) / self.size - y * along) * self.scale[
+            : len(gradient)
+        ]
+
+
+ACTIVATIONS: dict[type[nn.Module], Any] = {
+    nn.Tanh: Tanh, nn.ReLU: LeakyReLU, nn.LeakyReLU: LeakyReLU, nn.ELU: ELU, nn.LayerNorm: LayerNorm
+}  # fmt: skip
+
+
+class Net:
+    """
+    Layers in a row. A forward pass may hold more states than the backward pass, which takes the first ones.
+
+    :param modules: Linear layers, activations and layer norms.
+    :param gradients: See :class:`Dense`.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], gradients: dict[th.Tensor, np.ndarray]) -> None:
+        self.layers: list[Any] = [
+            Dense(module, gradients) if isinstance(module, nn.Linear) else ACTIVATIONS[type(module)](module)
+            for module in modules
+        ]
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, gradient: np.ndarray) -> None:
+        for layer in reversed(self.layers):
+            gradient = layer.backward(gradient)
+
+
+def applies_to(policy: ActorCriticPolicy) -> bool:
+    """
+    :param policy: Any actor-critic policy.
+    :return: Whether this module can stand in for it: SB3's own MLP policy or StreamPolicy, on the CPU, for vectors, with
+        layers that are known here and a Categorical or diagonal Gaussian distribution.
+    """
+    space = policy.observation_space
+    known = (nn.Linear, *ACTIVATIONS)
+    return (
+        type(policy) in (ActorCriticPolicy, StreamPolicy)
+        and policy.device == th.device("cpu")
+        and isinstance(space, spaces.Box)
+        and not is_image_space(space)
+        and all(
+            type(extractor) is FlattenExtractor for extractor in (policy.pi_features_extractor, policy.vf_features_extractor)
+        )
+        and type(policy.mlp_extractor) is MlpExtractor
+        and type(policy.action_dist) in (CategoricalDistribution, DiagGaussianDistribution)
+        and all(type(m) in known for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net) for m in net)
+        and all(p.requires_grad and p.dtype == th.float32 for p in policy.parameters())
+    )
+
+
+def flatten(obs: np.ndarray) -> np.ndarray:
+    """:return: Observations of B states as float32, shape (B, D)."""
+    return obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+
+
+class NumpyActor:
+    """
+    Draws actions as ``policy.forward`` does, and differentiates their log-probabilities.
+
+    :param policy: A policy that :func:`applies_to` accepts.
+    :param gradients: See :class:`Dense`; none for acting only.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, gradients: dict[th.Tensor, np.ndarray] | None = None) -> None:
+        gradients = gradients or {}
+        self.action_shape = policy.action_space.shape or ()
+        self.discrete = isinstance(policy.action_dist, CategoricalDistribution)
+        std_net = getattr(policy, "std_net", None)
+        log_std = None if self.discrete or std_net is not None else policy.log_std
+        self.log_std = None if log_std is None else log_std.detach().numpy()
+        self.log_std_gradients = gradients.get(log_std)  # type: ignore[arg-type]
+        self.trunk = Net(list(policy.mlp_extractor.policy_net), gradients)
+        self.head = Dense(policy.action_net, gradients)  # type: ignore[arg-type]
+        self.std_head = None if std_net is None else Dense(std_net, gradients)
+
+    def __call__(self, obs: Any) -> np.ndarray:
+        """
+        :param obs: Observations of B states, (B, ...).
+        :return: Actions before any clipping, (B, *action_space.shape).
+        """
+        latent = self.trunk.forward(flatten(obs))
+        self.output = self.head.forward(latent)  # logits or means, (B, K)
+        if self.discrete:
+            logits = self.output - self.output.max(axis=1, keepdims=True)
+            self.log_probs = logits - np.log(np.add.reduce(np.exp(logits), axis=1, keepdims=True))
+            self.probs = np.exp(self.log_probs)
+            # A draw as torch.multinomial makes it.
+            self.actions = (self.probs / th.empty(self.probs.shape).exponential_().numpy()).argmax(axis=1)
+            return self.actions
+        if self.std_head is not None:
+            self.raw_std = self.std_head.forward(latent)
+            self.std = np.logaddexp(np.float32(0), self.raw_std) + np.float32(STD_MIN)
+        else:
+            assert self.log_std is not None
+            self.std = np.exp(self.log_std)
+        self.noise = th.empty(self.output.shape).normal_().numpy()
+        return (self.output + self.std * self.noise).reshape(-1, *self.action_shape)
+
+    def backward(self, weights: np.ndarray, entropy_weights: np.ndarray | None) -> None:
+        """
+        The gradient of ``weight log pi(a|s) + entropy_weight H(pi(.|s))`` for the actions just drawn, summed over the states
+        or (R = B) one by one.
+
+        :param weights: shape (B, 1).
+        :param entropy_weights: shape (B, 1) or None.
+        """
+        if self.discrete:
+            gradient = -weights * self.probs
+            gradient[np.arange(len(gradient)), self.actions] += weights[:, 0]
+            if entropy_weights is not None:
+                entropy = -np.add.reduce(self.probs * self.log_probs, axis=1, keepdims=True)
+                gradient -= entropy_weights * self.probs * (self.log_probs + entropy)
+            self.trunk.backward(self.head.backward(gradient))
+            return
+        # With respect to the mean and to the log standard deviation.
+        latent_gradient = self.head.backward(weights * self.noise / self.std)
+        gradient = weights * (self.noise * self.noise - 1.0)
+        if entropy_weights is not None:
+            gradient += entropy_weights
+        if self.std_head is not None:
+            gradient *= 1.0 / (self.std * (1.0 + np.exp(-self.raw_std)))
+            latent_gradient += self.std_head.backward(gradient)
+        else:
+            assert self.log_std_gradients is not None
+            self.log_std_gradients[:] = gradient if len(self.log_std_gradients) > 1 else np.add.reduce(gradient, axis=0)
+        self.trunk.backward(latent_gradient)
+
+
+class Optimizer:
+    """
+    One step of a torch optimiser, on its own state.
+
+    :param optimizer: An optimiser that :meth:`applies_to` accepts.
+    :param theta: Its parameters as one vector, shape (P,).
+    """
+
+    STATES: ClassVar[dict[type[th.optim.Optimizer], tuple[str, ...]]] = {
+        th.optim.SGD: (), th.optim.RMSprop: ("square_avg",), th.optim.Adam: ("exp_avg", "exp_avg_sq"), ObGD: ()
+    }  # fmt: skip
+
+    def __init__(self, optimizer: th.optim.Optimizer, theta: np.ndarray) -> None:
+        (self.group,) = optimizer.param_groups
+        self.theta, self.kind = theta, type(optimizer)
+        params, names = self.group["params"], self.STATES[self.kind]
+        self.states = [np.zeros_like(theta) for _ in names]
+        self.steps = np.zeros(len(params), dtype=np.float32)
+        if not names:
+            return
+        sizes = [p.numel() for p in params]
+        for i, p in enumerate(params):
+            state = optimizer.state[p]
+            if state:
+                self.steps[i] = float(state["step"])
+            state["step"] = th.from_numpy(self.steps)[i]
+        for name, flat in zip(names, self.states, strict=True):
+            for p, part in zip(params, th.from_numpy(flat).split(sizes), strict=True):
+                state = optimizer.state[p]
+                if name in state:
+                    part.copy_(state[name].flatten())
+                state[name] = part.view_as(p)
+
+    @classmethod
+    def applies_to(cls, optimizer: th.optim.Optimizer) -> bool:
+        """
+        :param optimizer: Any optimiser.
+        :return: Whether it is one of SGD, RMSprop, Adam and ObGD, without momentum, weight decay and other variants.
+        """
+        variants = (
+            "momentum",
+            "weight_decay",
+            "nesterov",
+            "centered",
+            "amsgrad",
+            "maximize",
+            "differentiable",
+            "capturable",
+        )
+        return (
+            type(optimizer) in cls.STATES
+            and len(optimizer.param_groups) == 1
+            and not any(optimizer.param_groups[0].get(name) for name in variants)
+        )
+
+    def step(self, gradient: np.ndarray, td_error: float) -> None:
+        """
+        :param gradient: shape (P,); overwritten.
+        :param td_error: Mean size of the TD errors, for ObGD.
+        """
+        group, lr = self.group, self.group["lr"]
+        if self.kind is ObGD:
+            bound = float(np.add.reduce(np.abs(gradient))) / max(min(td_error, 1.0), 1e-12)
+            lr /= max(1.0, lr * group["kappa"] * bound)
+        elif self.kind is th.optim.RMSprop:
+            self.steps += 1.0
+            (square_avg,) = self.states
+            square_avg *= group["alpha"]
+            square_avg += (1.0 - group["alpha"]) * (gradient * gradient)
+            gradient /= np.sqrt(square_avg) + group["eps"]
+        elif self.kind is th.optim.Adam:
+            self.steps += 1.0
+            (beta1, beta2), step = group["betas"], float(self.steps[0])
+            exp_avg, exp_avg_sq = self.states
+            exp_avg *= beta1
+            exp_avg += (1.0 - beta1) * gradient
+            exp_avg_sq *= beta2
+            gradient *= gradient
+            gradient *= 1.0 - beta2
+            exp_avg_sq += gradient
+            np.sqrt(exp_avg_sq, out=gradient)
+            gradient /= math.sqrt(1.0 - beta2**step)
+            gradient += group["eps"]
+            np.divide(exp_avg, gradient, out=gradient)
+            lr /= 1.0 - beta1**step
+        gradient *= lr
+        self.theta -= gradient
+
+
+class NumpyLearner:
+    """
+    SingleStepA2C's step and update.
+
+    :param policy: A policy that :func:`applies_to` accepts. Its parameters become parts of one vector.
+    :param optimizers: The actor's and the critic's, or one for both; :meth:`Optimizer.applies_to` accepts them.
+    :param traces: Eligibility traces, shape (B, P) in the optimisers' order, or None.
+    :param gamma: Discount factor.
+    :param trace_decay: lambda.
+    :param ent_coef: Weight of the entropy.
+    :param vf_coef: Weight of the squared TD error.
+    :param max_grad_norm: Bound of the gradient's norm for each optimiser, or None.
+    """
+
+    def __init__(
+        self,
+        policy: ActorCriticPolicy,
+        optimizers: Sequence[th.optim.Optimizer],
+        traces: th.Tensor | None,
+        gamma: float,
+        trace_decay: float,
+        ent_coef: float,
+        vf_coef: float,
+        max_grad_norm: float | None,
+    ) -> None:
+        self.gamma, self.decay, self.ent_coef, self.vf_coef = gamma, gamma * trace_decay, ent_coef, vf_coef
+        self.max_grad_norm = max_grad_norm
+        params: list[nn.Parameter] = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
+        sizes = [p.numel() for p in params]
+        theta = th.cat([p.detach().flatten() for p in params])
+        self.traces = None if traces is None else traces.numpy()
+        rows = 1 if self.traces is None else len(self.traces)
+        self.gradients = np.zeros((rows, len(theta)), dtype=np.float32)
+        gradients: dict[th.Tensor, np.ndarray] = {}
+        for p, part, end in zip(params, theta.split(sizes), np.cumsum(sizes), strict=True):
+            p.data = part.view_as(p)
+            gradients[p] = self.gradients[:, end - p.numel() : end].reshape(rows, *p.shape)
+            assert np.shares_memory(gradients[p], self.gradients)
+        self.optimizers: list[tuple[Optimizer, slice]] = []
+        start = 0
+        for optimizer in optimizers:
+            end = start + sum(p.numel() for p in optimizer.param_groups[0]["params"])
+            self.optimizers.append((Optimizer(optimizer, theta.numpy()[start:end]), slice(start, end)))
+            start = end
+        self.act = NumpyActor(policy, gradients)
+        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
+
+    def td_errors(self, obs: Any, rewards: np.ndarray, terminations: np.ndarray, next_obs: Any) -> np.ndarray:
+        """See :func:`sb3_pg_extras.losses.td_errors`; one forward pass for both values."""
+        n = len(rewards)
+        values = self.critic.forward(np.concatenate((flatten(obs), flatten(next_obs))))[:, 0]
+        errors = rewards + self.gamma * (1.0 - terminations) * values[n:] - values[:n]
+        return errors.astype(np.float32, copy=False)
+
+    def update(self, td_errors: np.ndarray, dones: np.ndarray) -> None:
+        """
+        One update of actor and critic from the step whose actions were drawn and whose TD errors were computed last.
+
+        :param td_errors: shape (B,), float32.
+        :param dones: shape (B,).
+        """
+        n, delta = len(td_errors), td_errors[:, None]
+        if self.traces is None:
+            # The loss of the literal form, and its sign: a descent.
+            weights, entropy_weights = delta / -n, np.full_like(delta, -self.ent_coef / n)
+            value_gradient = delta * (-2.0 * self.vf_coef / n)
+        else:
+            weights, entropy_weights = np.ones_like(delta), self.ent_coef * np.sign(delta)
+            value_gradient = np.full_like(delta, 2.0 * self.vf_coef)
+        self.act.backward(weights, entropy_weights if self.ent_coef else None)
+        self.critic.backward(value_gradient)
+        gradient = self.gradients[0]
+        if self.traces is not None:
+            self.traces *= self.decay
+            self.traces += self.gradients
+            gradient = np.einsum("n,np->p", td_errors, self.traces)
+            gradient /= -n
+            if dones.any():
+                self.traces[dones] = 0.0
+        size = float(np.abs(td_errors).mean())
+        for optimizer, part in self.optimizers:
+            g = gradient[part]
+            if self.max_grad_norm is not None:
+                clip = self.max_grad_norm / (math.sqrt(np.dot(g, g)) + 1e-6)
+                if clip < 1.0:
+                    g *= clip
+            optimizer.step(g, size)

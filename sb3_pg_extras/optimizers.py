@@ -1,0 +1,119 @@
+"""Eligibility traces, and an optimiser that bounds its steps: the parts of stream-x (Elsayed, Vasan and Mahmood 2024)."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import nn
+from torch.optim.optimizer import ParamsT
+
+
+class ObGD(th.optim.Optimizer):
+    """
+    Overshooting-bounded gradient descent (Elsayed, Vasan and Mahmood 2024, arXiv:2410.14606, Algorithm 3; ``optim.py`` of
+    stream-x), a descent with the step size ``lr / max(1, lr * kappa * M)``, where ``M = max(|td_error|, 1) * |e|_1`` and the
+    gradient is ``td_error * e``.
+
+    It is used as any optimiser of PyTorch: the gradients in ``p.grad`` hold the TD error as a factor, and traces where
+    there are any. Only where the TD error is below 1 does its size make a difference beyond that, so :meth:`step` takes
+    it; without it, M is the gradient's L1 norm. All parameters of a group share one step size. There is no state.
+
+    :param params: Parameters, or groups of them.
+    :param lr: Largest step size.
+    :param kappa: How far below the overshooting step to stay, above 1; the authors take 3 for actors and 2 for critics.
+    :raises ValueError: for values out of range.
+    """
+
+    def __init__(self, params: ParamsT, lr: float = 1.0, kappa: float = 2.0) -> None:
+        if lr < 0:
+            raise ValueError(f"lr={lr!r}: must be 0 or above")
+        if kappa <= 0:
+            raise ValueError(f"kappa={kappa!r}: must be above 0")
+        super().__init__(params, {"lr": lr, "kappa": kappa})
+
+    @th.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, td_error: float | None = None) -> Any:
+        """
+        :param closure: Re-evaluates the loss, as for any optimiser of PyTorch.
+        :param td_error: The TD error in the gradients; of several samples, the mean of the absolute values.
+        :return: What ``closure`` returned.
+        """
+        loss = None
+        if closure is not None:
+            with th.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            grads = [p.grad for p in params]
+            if not params:
+                continue
+            bound = float(sum(th._foreach_norm(grads, 1)))
+            if td_error is not None and abs(td_error) < 1.0:
+                # A zero TD error comes with a zero gradient.
+                bound /= max(abs(td_error), 1e-12)
+            th._foreach_add_(params, grads, alpha=-group["lr"] / max(1.0, group["lr"] * group["kappa"] * bound))
+        return loss
+
+
+class EligibilityTraces(nn.Module):
+    """
+    Eligibility traces of all parameters, one row per environment: ``e <- decay e + gradient``
+    (Sutton & Barto 2018, section 13.5).
+
+    The traces are a module's buffer, so that they are saved and loaded as one. P is the number of parameters.
+
+    :param params: The parameters.
+    :param n_envs: Number of environments.
+    """
+
+    traces: th.Tensor
+
+    def __init__(self, params: Iterable[nn.Parameter], n_envs: int) -> None:
+        super().__init__()
+        self.params = [p for p in params if p.requires_grad]
+        self.sizes = [p.numel() for p in self.params]
+        self.register_buffer("traces", th.zeros(n_envs, sum(self.sizes), device=self.params[0].device))
+
+    def accumulate(self, objectives: th.Tensor, decay: float) -> None:
+        """
+        :param objectives: What is differentiated, one per environment, shape (n_envs,).
+        :param decay: Discount factor times lambda.
+        """
+        self.traces.mul_(decay)
+        for index, objective in enumerate(objectives):
+            more = index + 1 < len(objectives)
+            grads = th.autograd.grad(objective, self.params, retain_graph=more, allow_unused=True, materialize_grads=True)
+            self.traces[index].add_(th.cat([grad.reshape(-1) for grad in grads]))
+
+    def write_gradients(self, td_errors: th.Tensor) -> None:
+        """
+        Set the parameters' gradients to ``-mean(td_error e)`` over the environments, the direction that a descent takes.
+
+        :param td_errors: shape (n_envs,), without gradient.
+        """
+        gradient = -(td_errors @ self.traces) / len(td_errors)
+        for p, part in zip(self.params, gradient.split(self.sizes), strict=True):
+            p.grad = part.view_as(p)
+
+    def reset(self, dones: np.ndarray) -> None:
+        """
+        Forget the episodes that ended.
+
+        :param dones: Which environments, shape (n_envs,).
+        """
+        if dones.any():
+            self.traces[th.as_tensor(dones, device=self.traces.device)] = 0.0
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """
+        :param state_dict: What ``state_dict`` gave. With another number of environments the episodes start anew, and so do
+            the traces.
+        :param strict: As for any module.
+        :param assign: As for any module.
+        :return: As for any module.
+        """
+        saved = state_dict.get("traces")
+        if saved is not None and len(saved) != len(self.traces):
+            state_dict = {"traces": th.zeros_like(self.traces)}
+        return super().load_state_dict(state_dict, strict, assign)
