@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export SDL_VIDEODRIVER ?= dummy
+STREAM_X ?= benchmarks/runs/streaming-drl
 
 .PHONY: demo test test-slow lint type format check-format pytest benchmark dataset wheel clean install
 
@@ -37,12 +38,18 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The figures of README and docs (an hour; runs whose results are there are not repeated), and the bundled dataset.
+# The figures of README and docs (hours; runs whose results are there are not repeated), and the bundled dataset.
 benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/bear_pendulum.py
 	$(BIN)/python benchmarks/reinforce.py
 	$(BIN)/python benchmarks/reinforce.py --speed
 	$(BIN)/python benchmarks/zoo_entries.py --algo reinforce
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
+	test -d $(STREAM_X) || git clone --quiet https://github.com/mohmdelsayed/streaming-drl $(STREAM_X)
+	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X)
+	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --speed
+	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c
+	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/report.py
 
 dataset: $(INSTALLED)

@@ -101,13 +101,49 @@ def zoo_entries(algo: str) -> str:
     return markdown(["environment", "seed", "steps", "return", "entry"], lines)
 
 
+def single_step_rows(experiments: Callable[[str], bool], *more: str) -> list[list[str]]:
+    """Mean over seeds and each seed's return of the last 100 episodes, and further columns seed by seed."""
+    rows = [r for r in read("single_step_a2c") if experiments(r["experiment"])]
+    lines = []
+    for experiment in dict.fromkeys(r["experiment"] for r in rows):
+        own = sorted((r for r in rows if r["experiment"] == experiment), key=lambda r: int(r["seed"]))
+        mean, *seeds = by_seed(own, "last_100_return")
+        lines.append([experiment, mean, ", ".join(seeds), *(", ".join(r[column] for r in own) for column in more)])
+    return lines
+
+
+def single_step_mountain_car() -> str:
+    """The exercise, by script and by ours with the same settings."""
+    lines = single_step_rows(lambda name: name.startswith("MountainCar"), "goals", "greedy_return")
+    return markdown(["", "last 100 episodes", "seed by seed", "goals", "greedy, 100 episodes"], lines)
+
+
+def single_step_stream() -> str:
+    """The stream preset and the authors' script."""
+    lines = single_step_rows(lambda name: not name.startswith("MountainCar"))
+    return markdown(["", "last 100 episodes", "seed by seed"], sorted(lines))
+
+
+def single_step_speed() -> str:
+    """Environment steps per second of the one-step update."""
+    lines = [
+        [r["env"], r["loop"], r["steps_per_second"], f"{r['lowest']}-{r['highest']}", r["ratio_of_ours"]]
+        for r in read("single_step_a2c_speed")
+    ]
+    return markdown(["environment", "loop", "steps/s", "range", "SingleStepA2C is faster by"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
     "reinforce_default": reinforce_default,
     "reinforce_exercises": reinforce_exercises,
     "reinforce_speed": reinforce_speed,
+    "single_step_mountain_car": single_step_mountain_car,
+    "single_step_speed": single_step_speed,
+    "single_step_stream": single_step_stream,
     "zoo_entries_reinforce": lambda: zoo_entries("reinforce"),
+    "zoo_entries_single_step_a2c": lambda: zoo_entries("single_step_a2c"),
 }
 
 

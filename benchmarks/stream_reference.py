@@ -53,12 +53,18 @@ def train(folder: Path, env_id: str, seed: int, total_steps: int, log: Any) -> N
     import stream_ac_continuous
 
     settings = {"lr": 1.0, "gamma": 0.99, "lamda": 0.8, "entropy_coeff": 0.01, "kappa_policy": 3.0, "kappa_value": 2.0}
+    theirs = gym.wrappers.RecordEpisodeStatistics
     gym.wrappers.RecordEpisodeStatistics = episode_statistics(log)  # type: ignore[misc]
+    here = Path.cwd()
     with tempfile.TemporaryDirectory() as scratch:  # where the script leaves its pickle
         os.chdir(scratch)
-        stream_ac_continuous.main(
-            env_id, seed, total_steps=total_steps, debug=False, overshooting_info=False, render=False, **settings
-        )
+        try:
+            stream_ac_continuous.main(
+                env_id, seed, total_steps=total_steps, debug=False, overshooting_info=False, render=False, **settings
+            )
+        finally:
+            os.chdir(here)
+            gym.wrappers.RecordEpisodeStatistics = theirs  # type: ignore[misc]
 
 
 def main() -> None:
@@ -72,6 +78,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     with open(args.output / f"{args.env}_{args.seed}.csv", "w", newline="") as log:
         train(args.folder, args.env, args.seed, args.total_steps, log)
+    (args.output / f"{args.env}_{args.seed}.done").touch()
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
+import rl_zoo3.exp_manager
 import yaml
 from conftest import make_arrays
 from gymnasium import spaces
 
-from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset
+from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, zoo_arguments
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
@@ -53,6 +54,7 @@ def test_register_is_known_to_all_of_the_zoo():
     register()
     assert rl_zoo3.ALGOS["bear"] is rl_zoo3.train.ALGOS["bear"] is BEAR
     assert rl_zoo3.ALGOS["reinforce"] is REINFORCE
+    assert rl_zoo3.ALGOS["single_step_a2c"] is SingleStepA2C
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -75,6 +77,7 @@ CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "Mounta
 EXPECTED_ENTRIES = {
     "bear": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
     "reinforce": {"default", "Hopper-v5", "atari"} | CLASSIC,
+    "single_step_a2c": {"default", "Hopper-v5", "HalfCheetah-v5", "atari"} | CLASSIC,
 }
 
 
@@ -95,7 +98,7 @@ def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
         assert entry["n_timesteps"] > entry.get("warmup_steps", 0), name
         kwargs = {key: value for key, value in entry.items() if key not in ZOO_ONLY}
         if "policy_kwargs" in kwargs:
-            kwargs["policy_kwargs"] = eval(kwargs["policy_kwargs"])
+            kwargs["policy_kwargs"] = eval(kwargs["policy_kwargs"], vars(rl_zoo3.exp_manager))
         kwargs.pop("dataset", None)
         ALGORITHMS[algo](env=StandIn(entry["policy"]), **kwargs)
 
@@ -163,11 +166,12 @@ def test_dataset_on_the_command_line_and_normalization(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_online_algorithms_train_enjoy_and_record(tmp_path):
-    env = ["--algo", "reinforce", "--env", "CartPole-v1"]
+@pytest.mark.parametrize("algo", ["reinforce", "single_step_a2c"])
+def test_online_algorithms_train_enjoy_and_record(algo, tmp_path):
+    env = ["--algo", algo, "--env", "CartPole-v1"]
     result = command(tmp_path, "train", *env, "-n", "600", "--eval-freq", "300", "--eval-episodes", "1", "--progress")
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "logs" / "reinforce" / "CartPole-v1_1" / "best_model.zip").exists()
+    assert (tmp_path / "logs" / algo / "CartPole-v1_1" / "best_model.zip").exists()
     for arguments in (
         ["enjoy", *env, "-f", "logs", "--no-render"],
         ["record_video", *env, "-f", "logs", "-n", "20", "-o", "video"],
@@ -175,18 +179,19 @@ def test_online_algorithms_train_enjoy_and_record(tmp_path):
         result = command(tmp_path, *arguments)
         assert result.returncode == 0, result.stderr
     assert list((tmp_path / "video").glob("*.mp4"))
-    trained = "logs/reinforce/CartPole-v1_1/CartPole-v1.zip"
+    trained = f"logs/{algo}/CartPole-v1_1/CartPole-v1.zip"
     result = command(tmp_path, "train", *env, "-n", "300", "--eval-freq", "-1", "-i", trained)
     assert result.returncode == 0, result.stderr
 
 
-def test_optimize(tmp_path):
+@pytest.mark.parametrize("algo", ["reinforce", "single_step_a2c"])
+def test_optimize(algo, tmp_path):
     arguments = ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--n-evaluations", "1", "--no-optim-plots"]
-    env = ["--algo", "reinforce", "--env", "CartPole-v1"]
+    env = ["--algo", algo, "--env", "CartPole-v1"]
     result = command(tmp_path, "train", *env, "-n", "1500", "--eval-episodes", "2", "--seed", "0", *arguments)
     assert result.returncode == 0, result.stderr
     assert "Number of finished trials:  2" in result.stdout
-    assert list((tmp_path / "logs" / "reinforce").glob("report_CartPole-v1_*.csv"))
+    assert list((tmp_path / "logs" / algo).glob("report_CartPole-v1_*.csv"))
 
 
 @pytest.mark.parametrize("algo", SAMPLERS)

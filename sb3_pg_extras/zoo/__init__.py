@@ -15,8 +15,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from sb3_pg_extras.bear import BEAR
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.reinforce import REINFORCE
+from sb3_pg_extras.single_step_a2c import SingleStepA2C
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE}
+ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE, "single_step_a2c": SingleStepA2C}
 # Our command -> the zoo's module.
 COMMANDS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "record_video": "rl_zoo3.record_video"}
 
