@@ -270,6 +270,8 @@ class NumpyOptimizer:
     def __init__(self, optimizer: th.optim.Optimizer, theta: np.ndarray) -> None:
         (self.group,) = optimizer.param_groups
         self.theta, self.kind = theta, type(optimizer)
+        # Large arrays are costly to allocate at every step.
+        self.scratch = np.empty_like(theta)
         params, names = self.group["params"], self.STATES[self.kind]
         self.states = [np.zeros_like(theta) for _ in names]
         self.steps = np.zeros(len(params), dtype=np.float32)
@@ -315,22 +317,27 @@ class NumpyOptimizer:
         :param gradient: shape (P,); overwritten.
         :param td_error: Mean size of the TD errors, for ObGD.
         """
-        group, lr = self.group, self.group["lr"]
+        group, lr, scratch = self.group, self.group["lr"], self.scratch
         if self.kind is ObGD:
-            bound = float(np.add.reduce(np.abs(gradient))) / max(min(td_error, 1.0), 1e-12)
+            bound = float(np.add.reduce(np.abs(gradient, out=scratch))) / max(min(td_error, 1.0), 1e-12)
             lr /= max(1.0, lr * group["kappa"] * bound)
         elif self.kind is th.optim.RMSprop:
             self.steps += 1.0
             (square_avg,) = self.states
             square_avg *= group["alpha"]
-            square_avg += (1.0 - group["alpha"]) * (gradient * gradient)
-            gradient /= np.sqrt(square_avg) + group["eps"]
+            np.multiply(gradient, gradient, out=scratch)
+            scratch *= 1.0 - group["alpha"]
+            square_avg += scratch
+            np.sqrt(square_avg, out=scratch)
+            scratch += group["eps"]
+            gradient /= scratch
         elif self.kind is th.optim.Adam:
             self.steps += 1.0
             (beta1, beta2), step = group["betas"], float(self.steps[0])
             exp_avg, exp_avg_sq = self.states
             exp_avg *= beta1
-            exp_avg += (1.0 - beta1) * gradient
+            np.multiply(gradient, 1.0 - beta1, out=scratch)
+            exp_avg += scratch
             exp_avg_sq *= beta2
             gradient *= gradient
             gradient *= 1.0 - beta2
@@ -377,6 +384,7 @@ class NumpyLearner:
         self.traces = None if traces is None else traces.numpy()
         rows = 1 if self.traces is None else len(self.traces)
         self.gradients = np.zeros((rows, len(theta)), dtype=np.float32)
+        self.gradient = np.empty(len(theta), dtype=np.float32)
         gradients: dict[th.Tensor, np.ndarray] = {}
         for p, part, end in zip(params, theta.split(sizes), np.cumsum(sizes), strict=True):
             p.data = part.view_as(p)
@@ -420,7 +428,8 @@ class NumpyLearner:
         if self.traces is not None:
             self.traces *= self.decay
             self.traces += self.gradients
-            gradient = np.einsum("n,np->p", td_errors, self.traces)
+            # Not a matrix product: its threads cost more than they do.
+            gradient = np.einsum("n,np->p", td_errors, self.traces, out=self.gradient)
             gradient /= -n
             if dones.any():
                 self.traces[dones] = 0.0
