@@ -20,6 +20,7 @@ PREFIX = "minari:"
 METADATA = "metadata.json"
 # What reads each of Minari's data formats; Minari itself imports them late and names its own extras.
 FORMAT_LIBRARIES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
+EPISODE_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
 # No HDF5 compression shrinks more than this; a file that claims to is damaged, or made to fill the memory.
 MAX_COMPRESSION, UNCHECKED_BYTES = 2000, 2**24
 
@@ -80,7 +81,7 @@ def minari_folder(dataset_id: str) -> Path:
     try:
         require("minari.dataset.minari_dataset", "minari").parse_dataset_id(dataset_id)
     except (ValueError, TypeError) as error:
-        raise DatasetError(f'{PREFIX}{dataset_id}: ids of Minari look like "pendulum/mixed-v0"') from error
+        raise DatasetError(f'{PREFIX}{dataset_id}: ids of Minari look like "pendulum/mixed-v0" ({error})') from error
     return Path(storage.get_dataset_path(dataset_id))
 
 
@@ -108,10 +109,15 @@ def _check_hdf5(path: Path) -> None:
 
     def check(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
+            missing = [field for field in EPISODE_FIELDS if field not in item]
+            if name.startswith("episode_") and "/" not in name and missing:
+                raise DatasetError(f"{path.name}: {name}: field {missing[0]!r} is missing")
             for key in item:
                 if not isinstance(item.get(key, getlink=True), h5py.HardLink):
                     raise DatasetError(f"{path.name}: {name}/{key} is a link, which Minari does not write")
         elif isinstance(item, h5py.Dataset):
+            if not item.shape and "/infos/" not in name:
+                raise DatasetError(f"{path.name}: {name} is a single value: expected one row per step")
             if item.external or item.is_virtual:
                 raise DatasetError(f"{path.name}: {name} keeps its data in another file")
             claimed, stored = item.size * item.dtype.itemsize, item.id.get_storage_size()
