@@ -236,6 +236,45 @@ def test_to_minari_observation_spaces(data_format, space):
     assert_same(load_dataset("minari:plain-v0"), dataset)
 
 
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_minari_images_in_jpeg(data_format):
+    # Flat grey survives JPEG.
+    frames = np.stack([np.full((32, 32, 3), 8 * n, np.uint8) for n in range(3)])
+    buffer = EpisodeBuffer(
+        observations=frames, actions=np.zeros((2, 1), np.float32), rewards=[0, 1], terminations=[0, 1], truncations=[0, 0]
+    )
+    written = minari.create_dataset_from_buffers(
+        "grey-v0",
+        [buffer, buffer],
+        observation_space=spaces.Box(0, 255, (32, 32, 3), np.uint8),
+        action_space=ACTION_SPACE,
+        data_format=data_format,
+    )
+    dataset = load_dataset(written)
+    assert dataset.observations[:, 0, 0, 0].tolist() == [0, 8, 0, 8]
+    assert dataset.next_observations[:, -1, -1, -1].tolist() == [8, 16, 8, 16]
+
+
+def test_minari_arrow_episodes_longer_than_a_batch():
+    n = 2**15
+    states = np.arange(n + 1, dtype=np.float32)[:, np.newaxis]
+    dataset = OfflineDataset(
+        states[:-1], np.zeros((n, 1)), np.zeros(n), states[1:], np.zeros(n), np.zeros(n), OBSERVATION_SPACE, ACTION_SPACE
+    )
+    with pytest.raises(DatasetError, match=r"long-v0.*episode 0 is in 2 batches.*hdf5"):
+        dataset.to_minari("long-v0", "arrow")
+    dataset.to_minari("long-v0")
+    assert_same(load_dataset("minari:long-v0"), dataset)
+    whole = EpisodeBuffer(
+        None, None, None, states, dataset.actions, dataset.rewards, dataset.terminations, dataset.truncations
+    )
+    written = minari.create_dataset_from_buffers(
+        "long-v1", [whole], observation_space=OBSERVATION_SPACE, action_space=ACTION_SPACE, data_format="arrow"
+    )
+    with pytest.raises(DatasetError, match="episode 0 is in 2 batches"):
+        load_dataset(written)
+
+
 def test_to_minari_refuses_what_it_cannot_write(minari_dataset, minari_root, monkeypatch):
     dataset = load_dataset(minari_dataset)
     with pytest.raises(DatasetError, match=r"ten/digits-v0 exists already"):
@@ -311,7 +350,8 @@ def hdf5_with(name, data):
         (hdf5_with("episode_0/terminations", [1, 0, 0]), ["row 0 is terminated"]),
         (hdf5_with("episode_0/actions", np.full((3, 1), 11)), ["actions row 0", "11"]),
         (hdf5_with("episode_0/observations", h5py.ExternalLink("/etc/hostname", "/x")), ["observations", "link"]),
-        (lambda f: f.create_dataset("episode_0/infos", (10**13,), float, chunks=(100,)), ["infos", "claims", "stores 0"]),
+        (lambda f: f.create_dataset("episode_0/infos", (10**13,), float, chunks=(10**9,)), ["infos", "claims", "stores 0"]),
+        (lambda f: f.create_dataset("episode_0/infos", (10**8,), bool, chunks=(1,)), ["infos", "100000000 chunks"]),
         (lambda f: f.create_group("episode_0/infos").__setitem__("again", f["episode_0/infos"]), ["Recursion"]),
     ],
 )  # fmt: skip
@@ -646,13 +686,13 @@ def apply(table: pa.Table, steps) -> pa.Table:
 
 
 def test_tables_of_any_content(tmp_path):
-    @settings(fuzzed, max_examples=150)
+    @settings(fuzzed, max_examples=100)
     @given(changes(frames().column_names))
     def check_parquet(steps):
         pq.write_table(apply(frames(), steps), tmp_path / "x.parquet")
         assert_valid_or_one_error(lambda: load_parquet(tmp_path / "x.parquet", ACTION_SPACE), "x.parquet")
 
-    @settings(fuzzed, max_examples=150)
+    @settings(fuzzed, max_examples=100)
     @given(changes(["obs", "acts", "rews", "terminal", "infos"]))
     def check_imitation(steps):
         folder = change_imitation(tmp_path / "x", lambda table: apply(table, steps))
@@ -670,6 +710,12 @@ def test_folders_of_nothing_known_are_named(tmp_path):
         load_dataset(tmp_path)
     with pytest.raises(DatasetError, match="unknown file format"):
         load_dataset(tmp_path / "nothing-there")
+
+
+def test_a_folder_with_some_metadata_is_not_minaris(tmp_path):
+    pq.write_table(frames(), tmp_path / "a.parquet")
+    (tmp_path / "metadata.json").write_text("{}")
+    assert_is_table(load_dataset(tmp_path, ACTION_SPACE), PARQUET_TABLE)
 
 
 def test_folders_are_cached_until_they_change(tmp_path):

@@ -50,7 +50,8 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
     :param source: An :class:`OfflineDataset` (returned as it is), an SB3 ``ReplayBuffer``, a ``minari.MinariDataset``, a
         dict of arrays, the path of a file or a folder in one of the formats of ``docs/datasets.md``,
         ``"minari:<id>"``, or ``"bundled:<name>"``. A file that has not changed since it was last loaded is not read again.
-    :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``).
+    :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``,
+        trajectories of ``imitation``, parquet files).
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
     """

@@ -21,8 +21,8 @@ METADATA = "metadata.json"
 # What reads each of Minari's data formats; Minari itself imports them late and names its own extras.
 FORMAT_LIBRARIES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
 EPISODE_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
-# No HDF5 compression shrinks more than this; a file that claims to is damaged, or made to fill the memory.
-MAX_COMPRESSION, UNCHECKED_BYTES = 2000, 2**24
+# No HDF5 compression shrinks more than this; a file that claims to is damaged, or made to fill the memory or the time.
+MAX_COMPRESSION, UNCHECKED = 2000, 2**16
 
 
 def load_minari(source: Any) -> OfflineDataset:
@@ -87,7 +87,8 @@ def minari_folder(dataset_id: str) -> Path:
 
 def is_minari_folder(folder: Path) -> bool:
     """:return: Whether it looks like one of Minari's folders, or the folder ``data`` in one."""
-    return (folder / METADATA).is_file() or (folder / "data" / METADATA).is_file()
+    files = [file for file in (folder / METADATA, folder / "data" / METADATA) if file.is_file()]
+    return any(b'"data_format"' in file.read_bytes() for file in files)
 
 
 def _check_metadata(folder: Path) -> dict[str, Any]:
@@ -121,8 +122,9 @@ def _check_hdf5(path: Path) -> None:
             if item.external or item.is_virtual:
                 raise DatasetError(f"{path.name}: {name} keeps its data in another file")
             claimed, stored = item.size * item.dtype.itemsize, item.id.get_storage_size()
-            if claimed > MAX_COMPRESSION * stored + UNCHECKED_BYTES:
-                raise DatasetError(f"{path.name}: {name} claims {claimed} bytes but stores {stored}")
+            chunks = np.prod(np.ceil(np.divide(item.shape, item.chunks))) if item.chunks else 1
+            if claimed > MAX_COMPRESSION * stored + UNCHECKED or chunks > stored + UNCHECKED:
+                raise DatasetError(f"{path.name}: {name} claims {claimed} bytes in {chunks:.0f} chunks but stores {stored}")
 
     with h5py.File(path, "r") as file:
         check("", file)
@@ -140,8 +142,10 @@ def _check_arrow(folder: Path, data_format: str) -> None:
         for batch in batches:
             batch.validate(full=True)
         if len(batches) != 1:
-            # Minari 0.5.4 takes one batch for one episode, whatever file it comes from.
-            raise DatasetError(f"episode {episode.name} is stored in {len(batches)} batches, which Minari cannot read")
+            # Minari 0.5.4 takes each batch for an episode of its own; Arrow cuts long ones, at 32768 rows when it writes.
+            raise DatasetError(
+                f"episode {episode.name} is in {len(batches)} batches, which Minari cannot read: long ones need hdf5"
+            )
 
 
 def save_minari(dataset: OfflineDataset, dataset_id: str, data_format: str = "hdf5") -> Any:
@@ -178,6 +182,8 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, data_format: str = "hd
                 data_format=data_format,
                 jpeg_encoding=False,
             )
+        if data_format == "arrow":
+            _check_arrow(folder / "data", data_format)
         # Given env=, Minari would make the environment, and roll a random policy in it for its scores.
         minari.load_dataset(dataset_id).storage.update_metadata(metadata)
         return minari.load_dataset(dataset_id)
