@@ -48,9 +48,11 @@ def load_minari(source: Any) -> OfflineDataset:
     with reading(folder, "a Minari dataset"):
         metadata = _check_metadata(folder)
         if metadata["data_format"] == "hdf5":
-            _check_hdf5(folder / "main_data.hdf5")
+            n_episodes = _check_hdf5(folder / "main_data.hdf5")
         else:
-            _check_arrow(folder, metadata["data_format"])
+            n_episodes = _check_arrow(folder, metadata["data_format"])
+        if metadata["total_episodes"] > n_episodes:
+            raise DatasetError(f"{METADATA}: total_episodes is {metadata['total_episodes']}, but there are {n_episodes}")
         dataset = source if isinstance(source, minari.MinariDataset) else minari.MinariDataset(folder)
         for space in (dataset.observation_space, dataset.action_space):
             if space.shape is None and not isinstance(space, spaces.Dict):
@@ -98,14 +100,20 @@ def _check_metadata(folder: Path) -> dict[str, Any]:
     # Without the spaces Minari makes the environment that the file names, which runs the code it names.
     for field in ("observation_space", "action_space", "data_format"):
         if not isinstance(metadata.get(field), str):
-            raise DatasetError(f"{METADATA}: field {field!r} is missing")
+            raise DatasetError(f"{METADATA}: field {field!r} is missing, or no text")
+    if not isinstance(metadata.get("total_episodes"), int):
+        raise DatasetError(f"{METADATA}: field 'total_episodes' is missing, or no whole number")
     if metadata["data_format"] not in FORMAT_LIBRARIES:
         raise DatasetError(f"{METADATA}: data_format {metadata['data_format']!r} is not one of {sorted(FORMAT_LIBRARIES)}")
     return metadata
 
 
-def _check_hdf5(path: Path) -> None:
-    """Refuse what points at other files, and arrays that claim to be far larger than what is stored of them."""
+def _check_hdf5(path: Path) -> int:
+    """
+    Refuse what points at other files, and arrays that claim to be far larger than what is stored of them.
+
+    :return: The number of episodes.
+    """
     h5py = require("h5py", "minari")
 
     def check(name: str, item: Any) -> None:
@@ -129,14 +137,18 @@ def _check_hdf5(path: Path) -> None:
     with h5py.File(path, "r") as file:
         check("", file)
         file.visititems(check)
+        return len(file)
 
 
-def _check_arrow(folder: Path, data_format: str) -> None:
-    """Arrow trusts the offsets in its files unless they are validated; Minari does not."""
+def _check_arrow(folder: Path, data_format: str) -> int:
+    """
+    Arrow trusts the offsets in its files unless they are validated, and Minari does not validate them.
+
+    :return: The number of episodes.
+    """
     arrow_dataset = require("pyarrow.dataset", "minari")
-    for episode in sorted(folder.iterdir()):
-        if not episode.is_dir():
-            continue
+    episodes = sorted(episode for episode in folder.iterdir() if episode.is_dir())
+    for episode in episodes:
         files = arrow_dataset.dataset(str(episode), format=data_format, ignore_prefixes=["_", ".", METADATA])
         batches = list(files.to_batches())
         for batch in batches:
@@ -146,6 +158,7 @@ def _check_arrow(folder: Path, data_format: str) -> None:
             raise DatasetError(
                 f"episode {episode.name} is in {len(batches)} batches, which Minari cannot read: long ones need hdf5"
             )
+    return len(episodes)
 
 
 def save_minari(dataset: OfflineDataset, dataset_id: str, data_format: str = "hdf5") -> Any:
