@@ -235,6 +235,29 @@ def test_to_minari_observation_spaces(data_format, space):
     assert_same(load_dataset("minari:plain-v0"), dataset)
 
 
+@settings(fuzzed, max_examples=15)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    endings=st.lists(st.integers(0, 3), min_size=5, max_size=5),
+    data_format=st.sampled_from(["hdf5", "arrow"]),
+    seed=st.integers(0, 1000),
+)
+def test_to_minari_and_back_whatever_the_episodes(minari_root, lengths, endings, data_format, seed):
+    shutil.rmtree(minari_root, ignore_errors=True)
+    n, ends, rng = sum(lengths), np.cumsum(lengths), np.random.default_rng(seed)
+    # Episode k has the states from row ends[k] + k on, one more than it has steps.
+    states = rng.normal(size=(n + len(lengths), 2)).astype(np.float32)
+    rows = np.arange(n) + np.repeat(np.arange(len(lengths)), lengths)
+    terminations, truncations = np.zeros(n, bool), np.zeros(n, bool)
+    terminations[ends - 1], truncations[ends - 1] = np.array([(e % 2, e // 2) for e in endings[: len(lengths)]], bool).T
+    dataset = OfflineDataset(
+        states[rows], rng.uniform(0, 10, (n, 1)), rng.normal(size=n), states[rows + 1], terminations, truncations,
+        spaces.Box(-np.inf, np.inf, (2,), np.float32), ACTION_SPACE, episode_ends=ends,
+    )  # fmt: skip
+    dataset.to_minari("any/episodes-v0", data_format)
+    assert_same(load_dataset("minari:any/episodes-v0"), dataset)
+
+
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
 def test_minari_images_in_jpeg(data_format):
     # Flat grey survives JPEG.

@@ -219,7 +219,7 @@ def _buffers(dataset: OfflineDataset, buffer: Any) -> list[Any]:
     observations, following = dataset.observations, dataset.next_observations
     inner = np.setdiff1d(np.arange(len(dataset)), dataset.episode_ends - 1)
     jumps = _each(
-        lambda s, s_next: (s_next[inner] != s[inner + 1]).reshape(len(inner), -1).any(axis=1), observations, following
+        lambda s, s_next: (s_next[inner] != s[inner + 1]).any(axis=tuple(range(1, s.ndim))), observations, following
     )
     jump = np.any(list(jumps.values()), axis=0) if isinstance(jumps, dict) else jumps
     if jump.any():
