@@ -25,6 +25,7 @@ import stream_reference
 import torch as th
 import yaml
 from jobs import run_missing
+from rl_zoo3.utils import get_wrapper_class
 from single_step_reference import mountain_car, observation_statistics, xavier
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
@@ -69,12 +70,8 @@ def zoo_model(env_id: str, seed: int) -> SingleStepA2C:
     """:return: The model that ``sb3-pg-extras train`` makes of an entry of the hyper-parameter file."""
     entry = yaml.safe_load(hyperparams_file("single_step_a2c").read_text())[env_id]
     entry.pop("n_timesteps")
-    wrapper = entry.pop("env_wrapper", None)
-    wrapper_class = None
-    if wrapper is not None:
-        from rl_zoo3.utils import get_class_by_name
-
-        wrapper_class = get_class_by_name(wrapper)
+    wrapper_class: Any = get_wrapper_class(entry)
+    entry.pop("env_wrapper", None)
     env: VecEnv = make_vec_env(env_id, entry.pop("n_envs", 1), seed=seed, wrapper_class=wrapper_class)
     normalize = entry.pop("normalize", None)
     if normalize:

@@ -16,9 +16,9 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor
 from torch import nn
 
 from sb3_pg_extras.optimizers import ObGD
@@ -147,19 +147,14 @@ class Net:
 def applies_to(policy: ActorCriticPolicy) -> bool:
     """
     :param policy: Any actor-critic policy.
-    :return: Whether this module can stand in for it: SB3's own MLP policy or StreamPolicy, on the CPU, for vectors, with
-        layers that are known here and a Categorical or diagonal Gaussian distribution.
+    :return: Whether this module can stand in for it: SB3's own policy or StreamPolicy on the CPU, for vectors or dicts of
+        vectors, with layers that are known here and a Categorical or diagonal Gaussian distribution.
     """
-    space = policy.observation_space
     known = (nn.Linear, *ACTIVATIONS)
     return (
-        type(policy) in (ActorCriticPolicy, StreamPolicy)
+        type(policy) in (ActorCriticPolicy, MultiInputActorCriticPolicy, StreamPolicy)
         and policy.device == th.device("cpu")
-        and isinstance(space, spaces.Box)
-        and not is_image_space(space)
-        and all(
-            type(extractor) is FlattenExtractor for extractor in (policy.pi_features_extractor, policy.vf_features_extractor)
-        )
+        and _is_flattened(policy.observation_space, (policy.pi_features_extractor, policy.vf_features_extractor))
         and type(policy.mlp_extractor) is MlpExtractor
         and type(policy.action_dist) in (CategoricalDistribution, DiagGaussianDistribution)
         and all(type(m) in known for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net) for m in net)
@@ -167,8 +162,20 @@ def applies_to(policy: ActorCriticPolicy) -> bool:
     )
 
 
-def flatten(obs: np.ndarray) -> np.ndarray:
-    """:return: Observations of B states as float32, shape (B, D)."""
+def _is_flattened(space: spaces.Space, extractors: Sequence[nn.Module]) -> bool:
+    """:return: Whether the feature extractors only put the numbers of an observation in a row."""
+    expected = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
+    parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
+    return all(type(extractor) is expected for extractor in extractors) and all(
+        isinstance(part, spaces.Box) and not is_image_space(part) for part in parts
+    )
+
+
+def flatten(obs: np.ndarray | dict[str, np.ndarray], space: spaces.Space) -> np.ndarray:
+    """:return: Observations of B states as float32, shape (B, D); those of a dict in the order of its space."""
+    if isinstance(obs, dict):
+        assert isinstance(space, spaces.Dict)
+        return np.concatenate([flatten(obs[key], part) for key, part in space.spaces.items()], axis=1)
     return obs.reshape(len(obs), -1).astype(np.float32, copy=False)
 
 
@@ -182,6 +189,7 @@ class NumpyActor:
 
     def __init__(self, policy: ActorCriticPolicy, gradients: dict[th.Tensor, np.ndarray] | None = None) -> None:
         gradients = gradients or {}
+        self.observation_space = policy.observation_space
         self.action_shape = policy.action_space.shape or ()
         self.discrete = isinstance(policy.action_dist, CategoricalDistribution)
         std_net = getattr(policy, "std_net", None)
@@ -197,7 +205,7 @@ class NumpyActor:
         :param obs: Observations of B states, (B, ...).
         :return: Actions before any clipping, (B, *action_space.shape).
         """
-        latent = self.trunk.forward(flatten(obs))
+        latent = self.trunk.forward(flatten(obs, self.observation_space))
         self.output = self.head.forward(latent)  # logits or means, (B, K)
         if self.discrete:
             logits = self.output - self.output.max(axis=1, keepdims=True)
@@ -208,7 +216,8 @@ class NumpyActor:
             return self.actions
         if self.std_head is not None:
             self.raw_std = self.std_head.forward(latent)
-            self.std = np.logaddexp(np.float32(0), self.raw_std) + np.float32(STD_MIN)
+            self.softplus = np.logaddexp(np.float32(0), self.raw_std)
+            self.std = self.softplus + np.float32(STD_MIN)
         else:
             assert self.log_std is not None
             self.std = np.exp(self.log_std)
@@ -237,7 +246,8 @@ class NumpyActor:
         if entropy_weights is not None:
             gradient += entropy_weights
         if self.std_head is not None:
-            gradient *= 1.0 / (self.std * (1.0 + np.exp(-self.raw_std)))
+            # The softplus's slope is exp(x - softplus(x)).
+            gradient *= np.exp(self.raw_std - self.softplus) / self.std
             latent_gradient += self.std_head.backward(gradient)
         else:
             assert self.log_std_gradients is not None
@@ -245,7 +255,7 @@ class NumpyActor:
         self.trunk.backward(latent_gradient)
 
 
-class Optimizer:
+class NumpyOptimizer:
     """
     One step of a torch optimiser, on its own state.
 
@@ -339,7 +349,7 @@ class NumpyLearner:
     SingleStepA2C's step and update.
 
     :param policy: A policy that :func:`applies_to` accepts. Its parameters become parts of one vector.
-    :param optimizers: The actor's and the critic's, or one for both; :meth:`Optimizer.applies_to` accepts them.
+    :param optimizers: The actor's and the critic's, or one for both; :meth:`NumpyOptimizer.applies_to` accepts them.
     :param traces: Eligibility traces, shape (B, P) in the optimisers' order, or None.
     :param gamma: Discount factor.
     :param trace_decay: lambda.
@@ -372,11 +382,11 @@ class NumpyLearner:
             p.data = part.view_as(p)
             gradients[p] = self.gradients[:, end - p.numel() : end].reshape(rows, *p.shape)
             assert np.shares_memory(gradients[p], self.gradients)
-        self.optimizers: list[tuple[Optimizer, slice]] = []
+        self.optimizers: list[tuple[NumpyOptimizer, slice]] = []
         start = 0
         for optimizer in optimizers:
             end = start + sum(p.numel() for p in optimizer.param_groups[0]["params"])
-            self.optimizers.append((Optimizer(optimizer, theta.numpy()[start:end]), slice(start, end)))
+            self.optimizers.append((NumpyOptimizer(optimizer, theta.numpy()[start:end]), slice(start, end)))
             start = end
         self.act = NumpyActor(policy, gradients)
         self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
@@ -384,7 +394,8 @@ class NumpyLearner:
     def td_errors(self, obs: Any, rewards: np.ndarray, terminations: np.ndarray, next_obs: Any) -> np.ndarray:
         """See :func:`sb3_pg_extras.losses.td_errors`; one forward pass for both values."""
         n = len(rewards)
-        values = self.critic.forward(np.concatenate((flatten(obs), flatten(next_obs))))[:, 0]
+        states = np.concatenate([flatten(x, self.act.observation_space) for x in (obs, next_obs)])
+        values = self.critic.forward(states)[:, 0]
         errors = rewards + self.gamma * (1.0 - terminations) * values[n:] - values[:n]
         return errors.astype(np.float32, copy=False)
 

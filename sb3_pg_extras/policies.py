@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
@@ -276,6 +277,8 @@ class StreamPolicy(ActorCriticPolicy):
         self.sparsity = sparsity
         self.layer_norm = layer_norm
         self.state_dependent_std = state_dependent_std
+        if isinstance(observation_space, spaces.Dict):
+            kwargs.setdefault("features_extractor_class", CombinedExtractor)
         if optimizer_kwargs is None and optimizer_class is ObGD:
             optimizer_kwargs = {"kappa": 3.0}
         super().__init__(
@@ -334,3 +337,17 @@ def _with_layer_norm(net: nn.Sequential) -> nn.Sequential:
         if isinstance(module, nn.Linear):
             layers.append(nn.LayerNorm(module.out_features, elementwise_affine=False))
     return nn.Sequential(*layers)
+
+
+def environment_actions(policy: BasePolicy, actions: np.ndarray) -> np.ndarray:
+    """
+    What SB3's on-policy algorithms hand to the environment.
+
+    :param policy: The policy that drew the actions.
+    :param actions: shape (n_envs, *action_space.shape).
+    :return: The same, scaled from [-1, 1] if the policy squashes its output, clipped to the action space if not.
+    """
+    space = policy.action_space
+    if not isinstance(space, spaces.Box):
+        return actions
+    return policy.unscale_action(actions) if policy.squash_output else np.clip(actions, space.low, space.high)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from sb3_pg_extras import losses
 from sb3_pg_extras.buffers import EpisodeRolloutBuffer
 from sb3_pg_extras.numpy_kernel import NumpyActor, applies_to
+from sb3_pg_extras.policies import environment_actions
 
 SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
 
@@ -189,7 +190,7 @@ class REINFORCE(OnPolicyAlgorithm):
             if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             actions = act(self._last_obs)
-            new_obs, rewards, dones, infos = env.step(self._env_actions(actions))
+            new_obs, rewards, dones, infos = env.step(environment_actions(self.policy, actions))
             self.num_timesteps += env.num_envs
 
             rollout_buffer.add(self._last_obs, actions, rewards, dones, active)
@@ -245,13 +246,6 @@ class REINFORCE(OnPolicyAlgorithm):
         with th.no_grad():
             actions = self.policy.get_distribution(obs_as_tensor(obs, self.device)).get_actions()
         return actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
-
-    def _env_actions(self, actions: np.ndarray) -> np.ndarray:
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        if self.policy.squash_output:
-            return self.policy.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
 
     def train(self) -> None:
         """One gradient step on the episodes collected."""

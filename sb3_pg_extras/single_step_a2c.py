@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pg_extras import losses, numpy_kernel
 from sb3_pg_extras.numpy_kernel import NumpyLearner
 from sb3_pg_extras.optimizers import EligibilityTraces, ObGD
-from sb3_pg_extras.policies import StreamPolicy
+from sb3_pg_extras.policies import StreamPolicy, environment_actions
 
 SelfSingleStepA2C = TypeVar("SelfSingleStepA2C", bound="SingleStepA2C")
 
@@ -137,6 +137,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
         self.trace_decay = trace_decay
         self.kernel = kernel
         self._learner: NumpyLearner | None = None
+        self._td_errors: np.ndarray | None = None
 
         if _init_setup_model:
             self._setup_model()
@@ -215,7 +216,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
         if (
             self.kernel != "auto"
             or not numpy_kernel.applies_to(self.policy)
-            or not all(numpy_kernel.Optimizer.applies_to(optimizer) for optimizer in optimizers)
+            or not all(numpy_kernel.NumpyOptimizer.applies_to(optimizer) for optimizer in optimizers)
         ):
             return None
         if self.verbose >= 1:
@@ -242,7 +243,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
             self.policy.reset_noise(env.num_envs)
         obs = self._last_obs
         actions = self._act(obs) if self._learner is None else self._learner.act(obs)
-        new_obs, rewards, dones, infos = env.step(self._env_actions(actions))
+        new_obs, rewards, dones, infos = env.step(environment_actions(self.policy, actions))
         self.num_timesteps += env.num_envs
         self._last_obs = new_obs  # type: ignore[assignment]
         self._last_episode_starts = dones
@@ -275,13 +276,6 @@ class SingleStepA2C(OnPolicyAlgorithm):
         distribution = policy._get_action_dist_from_latent(policy.mlp_extractor.forward_actor(pi_features))  # type: ignore[arg-type]
         return distribution, policy.value_net(policy.mlp_extractor.forward_critic(vf_features)).flatten()  # type: ignore[arg-type]
 
-    def _env_actions(self, actions: np.ndarray) -> np.ndarray:
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        if self.policy.squash_output:
-            return self.policy.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
-
     def train(self) -> None:
         """One update of actor and critic from the step just taken."""
         obs, rewards, new_obs, dones, infos = self._transition
@@ -304,7 +298,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
         with th.no_grad():
             next_values = self.policy.predict_values(obs_as_tensor(next_obs, self.device)).flatten()
         td_error = losses.td_errors(
-            th.as_tensor(rewards, device=self.device),
+            th.as_tensor(rewards, dtype=th.float32, device=self.device),
             th.as_tensor(terminations, device=self.device),
             self._values, next_values, self.gamma,
         )  # fmt: skip
@@ -351,7 +345,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
 
         :param iteration: Number of steps in this call of learn().
         """
-        if self._n_updates > 0:
+        if self._td_errors is not None:
             self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
             self.logger.record("train/td_error", float(self._td_errors.mean()))
             self.logger.record("train/value_loss", float(np.square(self._td_errors).mean()))

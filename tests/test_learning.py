@@ -9,7 +9,7 @@ import yaml
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_pg_extras import BEAR, REINFORCE, load_dataset
+from sb3_pg_extras import BEAR, REINFORCE, SingleStepA2C, load_dataset
 from sb3_pg_extras.zoo import hyperparams_file
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +35,14 @@ def test_bear_comes_more_than_halfway_from_its_data_to_the_agent_that_made_it():
 @pytest.mark.slow
 def test_reinforce_solves_cartpole_out_of_the_box():
     model = REINFORCE("MlpPolicy", "CartPole-v1", seed=10).learn(200_000)
+    assert mean_return(model, "CartPole-v1") >= 475
+
+
+@pytest.mark.slow
+def test_single_step_a2c_solves_cartpole_with_its_zoo_entry():
+    entry = yaml.safe_load(hyperparams_file("single_step_a2c").read_text())["CartPole-v1"]
+    n_timesteps = int(entry.pop("n_timesteps"))
+    model = SingleStepA2C(env="CartPole-v1", seed=10, **entry).learn(n_timesteps)
     assert mean_return(model, "CartPole-v1") >= 475
 
 

@@ -293,6 +293,24 @@ def test_numpy_kernel_makes_the_updates_of_torch(
                     th.testing.assert_close(states[0][index][name], value, atol=1e-6, rtol=1e-3)
 
 
+@pytest.mark.parametrize("policy", ["MultiInputPolicy", "StreamPolicy"])
+def test_numpy_kernel_takes_dicts_of_vectors(policy):
+    space = spaces.Dict({"z": spaces.Box(-9, 9, (1,)), "a": spaces.Box(-9, 9, (3, 1))})
+
+    def train(kernel: str) -> SingleStepA2C:
+        env = make_vec_env(
+            lambda: gym.wrappers.TransformObservation(
+                Noise(spaces.Discrete(2)), lambda obs: {"z": obs[:1], "a": obs[1:, None]}, space
+            ),
+            seed=1,
+        )
+        return SingleStepA2C(policy, env, seed=2, kernel=kernel).learn(100)
+
+    ours, oracle = train("auto"), train("torch")
+    assert ours._learner is not None
+    assert (vector(ours) - vector(oracle)).abs().max() < 1e-6
+
+
 def make(policy="MlpPolicy", env="CartPole-v1", **kwargs) -> SingleStepA2C:
     return SingleStepA2C(policy, env, seed=0, **kwargs)
 
@@ -594,6 +612,13 @@ def test_a_new_start_forgets_the_traces():
     assert model.traces.traces.abs().sum() > 0
     model._setup_learn(10)
     assert (model.traces.traces == 0).all()
+
+
+def test_a_loaded_model_logs_from_its_first_step_on(tmp_path):
+    make().learn(10).save(tmp_path / "model.zip")
+    loaded = SingleStepA2C.load(tmp_path / "model.zip", env=make_vec_env("CartPole-v1"))
+    loaded.learn(5, log_interval=1, reset_num_timesteps=False)
+    assert loaded._n_updates == 15
 
 
 def test_loading_for_another_number_of_environments(tmp_path):
