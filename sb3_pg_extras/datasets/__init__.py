@@ -10,6 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_pg_extras.datasets.arrays import from_arrays
 from sb3_pg_extras.datasets.collect import collect_dataset
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.hdf5 import load_hdf5
 from sb3_pg_extras.datasets.npz import load_npz
 from sb3_pg_extras.datasets.sb3 import from_replay_buffer, load_replay_buffer
 
@@ -18,6 +19,8 @@ DatasetSource = OfflineDataset | ReplayBuffer | Mapping[str, Any] | str | Path
 # A new file format is one more module and one more line here: suffix -> (path, action_space of the environment or None).
 FILE_LOADERS: dict[str, Callable[[Path, spaces.Space | None], OfflineDataset]] = {
     ".npz": load_npz,
+    ".hdf5": load_hdf5,
+    ".h5": load_hdf5,
     ".pkl": lambda path, _: load_replay_buffer(path),
 }
 BUNDLED_PREFIX = "bundled:"
@@ -33,9 +36,9 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
     Load a dataset from whatever holds it.
 
     :param source: An :class:`OfflineDataset` (returned as it is), an SB3 ``ReplayBuffer``, a dict of arrays, the path
-        of an ``.npz`` file or of a zoo ``replay_buffer.pkl``, or ``"bundled:<name>"``. A file that has not changed
-        since it was last loaded is not read again.
-    :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``).
+        of an ``.npz`` file, of a zoo ``replay_buffer.pkl`` or of a D4RL, robomimic or d3rlpy HDF5 file, or
+        ``"bundled:<name>"``. A file that has not changed since it was last loaded is not read again.
+    :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``, HDF5).
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
     """
