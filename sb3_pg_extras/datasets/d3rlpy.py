@@ -9,8 +9,7 @@ from gymnasium import spaces
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import from_episodes
 from sb3_pg_extras.datasets.hdf5_arrays import (
-    common_lengths,
-    get_array,
+    check_lengths,
     has_member,
     listed,
     open_hdf5,
@@ -40,13 +39,12 @@ def load_d3rlpy(path: str | Path, action_space: spaces.Space | None = None) -> O
         n_episodes = read_integer(file, "num_episodes")
         if not 1 <= n_episodes <= len(file) or has_member(file, f"observations_{n_episodes}"):
             raise DatasetError(f"field 'num_episodes' is {n_episodes}, but the file holds {listed(file)}")
-        columns = {name: [get_array(file, f"{name}_{i}") for i in range(n_episodes)] for name in COLUMNS}
-        lengths = common_lengths(columns)
+        columns = {name: read_rows(file, (f"{name}_{i}" for i in range(n_episodes))) for name in COLUMNS}
         terminated = np.array([_terminated(file, i) for i in range(n_episodes)])
-        ends = np.cumsum(lengths)
+        ends = np.cumsum(check_lengths({name: lengths for name, (_, lengths) in columns.items()}))
         terminations, truncations = np.zeros((2, ends[-1]), bool)
         terminations[ends - 1], truncations[ends - 1] = terminated, ~terminated
-        fields = {name: read_rows(arrays) for name, arrays in columns.items()}
+        fields = {name: rows for name, (rows, _) in columns.items()}
         return from_episodes(fields | {"terminations": terminations, "truncations": truncations}, ends, action_space)
 
 

@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import from_episodes
-from sb3_pg_extras.datasets.hdf5_arrays import get_array, has_member, open_hdf5, read_flags, read_rows
+from sb3_pg_extras.datasets.hdf5_arrays import has_member, open_hdf5, read_flags, read_rows
 
 
 def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
@@ -31,15 +31,15 @@ def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> Off
     with open_hdf5(path, "a D4RL dataset") as file:
         if has_member(file, "episode_terminals"):
             raise DatasetError("field 'episode_terminals' is d3rlpy 1's: read the file with d3rlpy 2 and dump it again")
-        terminations = read_flags([get_array(file, "terminals")])
+        terminations = read_flags(file, ["terminals"])
         truncations = np.zeros_like(terminations)
         if has_member(file, "timeouts"):
-            truncations = read_flags([get_array(file, "timeouts")])
+            truncations = read_flags(file, ["timeouts"])
         if len(truncations) != len(terminations):
             raise DatasetError(f"timeouts has {len(truncations)} rows but terminals has {len(terminations)}")
         truncations &= ~terminations
         names = ["observations", "actions", "rewards"] + ["next_observations"] * has_member(file, "next_observations")
-        fields = {name: read_rows([get_array(file, name)]) for name in names}
+        fields = {name: read_rows(file, [name])[0] for name in names}
         fields |= {"terminations": terminations, "truncations": truncations}
         ends = np.union1d(np.flatnonzero(terminations | truncations) + 1, [len(terminations)])
         return from_episodes(fields, ends, action_space)

@@ -1,5 +1,6 @@
 """Episodes of T observations, as most files hold them -> OfflineDataset, whose transitions know the next observation."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -69,23 +70,27 @@ def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[d
 
 def _following(array: np.ndarray, keep: np.ndarray, terminations: np.ndarray) -> np.ndarray:
     rows = np.empty((np.count_nonzero(keep), *array.shape[1:]), array.dtype)
-    stop = 0
-    for start in range(0, len(array), CHUNK):
-        index = start + np.flatnonzero(keep[start : start + CHUNK])
+    for index, target in _moves(keep):
         index += ~terminations[index]
-        np.take(array, index, axis=0, out=rows[stop : stop + len(index)], mode="clip")
-        stop += len(index)
+        # Unlike "raise", "clip" writes to `out` without a buffer; no index is out of range.
+        np.take(array, index, axis=0, out=rows[target], mode="clip")
     return rows
 
 
 def _compacted(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
     """The kept rows, moved to the front of the same memory."""
+    for index, target in _moves(keep):
+        array[target] = np.take(array, index, axis=0)
+    return array[: np.count_nonzero(keep)]
+
+
+def _moves(keep: np.ndarray) -> Iterator[tuple[np.ndarray, slice]]:
+    """The numbers of the kept rows, in parts, and where they go."""
     stop = 0
-    for start in range(0, len(array), CHUNK):
-        rows = array[start : start + CHUNK][keep[start : start + CHUNK]]
-        array[stop : stop + len(rows)] = rows
-        stop += len(rows)
-    return array[:stop]
+    for start in range(0, len(keep), CHUNK):
+        index = start + np.flatnonzero(keep[start : start + CHUNK])
+        yield index, slice(stop, stop + len(index))
+        stop += len(index)
 
 
 def _assumed_action_space(actions: np.ndarray) -> spaces.Space:
@@ -94,9 +99,8 @@ def _assumed_action_space(actions: np.ndarray) -> spaces.Space:
         if flat.shape[1] != 1 or flat.min() < 0:
             raise DatasetError(f"actions are integers of shape {actions.shape}, minimum {flat.min()}: pass action_space")
         return spaces.Discrete(int(flat.max()) + 1)
-    outside = (np.abs(flat) > 1 + ACTION_TOLERANCE).any(axis=1)
-    if outside.any():
-        row = int(np.argmax(outside))
+    if max(flat.max(), -flat.min()) > 1 + ACTION_TOLERANCE:
+        row = int(np.argmax((np.abs(flat) > 1 + ACTION_TOLERANCE).any(axis=1)))
         raise DatasetError(f"actions row {row} is {actions[row]}, outside the [-1, 1] assumed: pass action_space")
     return spaces.Box(-1, 1, actions.shape[1:], np.float32)
 

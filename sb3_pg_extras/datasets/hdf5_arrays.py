@@ -6,7 +6,7 @@ so are sizes that the file cannot hold, before any memory is taken for them.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from sb3_pg_extras.datasets.dataset import DatasetError, reading
 
 # Deflate packs at most 1032 bytes into one; anything above cannot be real data.
 MAX_INFLATION = 1100
+# An array of unknown length grows by this part of itself, so that little memory is taken for nothing.
+GROWTH = 8
 # Names listed in a message.
 MAX_NAMES = 20
 
@@ -67,98 +69,70 @@ def get_group(group: Any, name: str) -> Any:
     import h5py
 
     member = _get(group, name)
-    if not isinstance(member, h5py.Group):
-        raise DatasetError(f"field {field_name(group, name)!r} must be a group, not {type(member).__name__}")
-    return member
+    if not isinstance(member, h5py.h5g.GroupID):
+        raise DatasetError(f"field {field_name(group, name)!r} must be a group, not a {type(member).__name__}")
+    return h5py.Group(member)
 
 
-def get_array(group: Any, name: str) -> Any:
-    """
-    Find an array without reading it.
-
-    :param group: An HDF5 group.
-    :param name: A member that must be an array of numbers, stored in this file, of a size that the file can hold.
-    :return: The member, an ``h5py.Dataset``.
-    :raises DatasetError: when it is anything else.
-    """
-    import h5py
-
-    member = _get(group, name)
-    path = field_name(group, name)
-    if not isinstance(member, h5py.Dataset):
-        raise DatasetError(f"field {path!r} must be an array, not {type(member).__name__}")
-    if member.is_virtual or member.external:
-        raise DatasetError(f"field {path!r} is refused: its values lie in another file")
-    if member.dtype.kind not in "biuf" or member.shape is None:
-        raise DatasetError(f"field {path!r} must hold numbers, not {member.dtype} (shape {member.shape})")
-    _check_size(member, path)
-    return member
-
-
-def common_lengths(columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
-    """
-    :param columns: What :func:`get_array` returned: for each field, one array per episode.
-    :return: The number of rows of each episode.
-    :raises DatasetError: when an episode is empty, or its arrays differ in their number of rows.
-    """
-    lengths = []
-    for arrays in zip(*columns.values(), strict=True):
-        for array in arrays:
-            if array.ndim == 0 or len(array) == 0 or len(array) != len(arrays[0]):
-                raise DatasetError(
-                    f"field {array.name[1:]!r} of shape {array.shape} and {arrays[0].name[1:]!r} of shape {arrays[0].shape} "
-                    "must have the same number of rows, at least one"
-                )
-        lengths.append(len(arrays[0]))
-    return np.array(lengths)
-
-
-def read_rows(arrays: Sequence[Any]) -> np.ndarray:
+def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """
     Read arrays one after the other into a single one, each value written once.
 
-    :param arrays: What :func:`get_array` returned, one or more, of the same shape but for their first axis.
-    :return: The rows of all; floats as float32, integers and bools as they are.
-    :raises DatasetError: when shapes differ, a value is not finite, or the bytes cannot be decoded.
+    :param group: An HDF5 group.
+    :param names: One or more paths below it, of arrays of numbers that differ at most in their first axis.
+    :return: The rows of all, floats as float32, integers and bools as they are; and the number of rows of each.
+    :raises DatasetError: when an array is missing, is not stored in this file, claims a size that the file cannot hold,
+        does not fit the one before, cannot be decoded, or holds a value that is not finite.
     """
-    first = arrays[0]
-    for array in arrays:
-        if array.ndim == 0 or array.shape[1:] != first.shape[1:]:
+    file_size = Path(group.file.filename).stat().st_size
+    rows: np.ndarray | None = None
+    lengths: list[int] = []
+    n_rows = n_stored = 0
+    for name in names:
+        # Opened one at a time: each open dataset has buffers of its own.
+        array, path = _open(group, name)
+        shape, dtype = array.shape, _dtype_in_memory(array, path)
+        n_stored += _checked_storage(array, path, file_size)
+        # Several names of one array would let a small file fill the memory.
+        if n_stored > file_size:
+            raise DatasetError(f"field {path!r} and those like it claim more than the file's {file_size} bytes")
+        if rows is None:
+            rows = np.empty(shape, dtype)
+        if len(shape) == 0 or shape[1:] != rows.shape[1:] or dtype != rows.dtype:
             raise DatasetError(
-                f"field {array.name[1:]!r} has shape {array.shape}, which does not fit (N, *{first.shape[1:]})"
-                + (f" of {first.name[1:]!r}" if array != first else "")
+                f"field {path!r} has {dtype} of shape {shape}: it must be {rows.dtype} of (N, *{rows.shape[1:]})"
             )
-    # Several names of one array would let a small file fill the memory.
-    if sum(array.id.get_storage_size() for array in arrays) > Path(first.file.filename).stat().st_size:
-        raise DatasetError(f"field {first.name[1:]!r} and those like it claim more bytes than the file has")
-    dtype = np.result_type(*{array.dtype.newbyteorder("=") for array in arrays})
-    rows = np.empty(
-        (sum(len(array) for array in arrays), *first.shape[1:]), np.dtype(np.float32) if dtype.kind == "f" else dtype
-    )
-    start = 0
-    for array in arrays:
-        part = rows[start : start + len(array)]
-        start += len(array)
-        if part.size:
-            _read_into(array, part)
-    return rows
+        if n_rows + shape[0] > len(rows):
+            # In place, where numpy's copy would need the memory twice.
+            rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
+        _read_into(array, path, rows[n_rows : n_rows + shape[0]])
+        n_rows += shape[0]
+        lengths.append(shape[0])
+    assert rows is not None
+    rows.resize((n_rows, *rows.shape[1:]), refcheck=False)
+    return rows, np.array(lengths)
 
 
-def read_flags(arrays: Sequence[Any]) -> np.ndarray:
+def read_flags(group: Any, names: Iterable[str]) -> np.ndarray:
     """
-    :param arrays: What :func:`get_array` returned, one or more, of shape ``(N,)`` or ``(N, 1)``.
+    :param group: An HDF5 group.
+    :param names: One or more paths below it, of arrays of shape ``(N,)`` or ``(N, 1)``.
     :return: Their values, one after the other, as bools.
-    :raises DatasetError: when a value is neither 0 nor 1.
+    :raises DatasetError: when a value is neither 0 nor 1, or as :func:`read_rows` says.
     """
-    for array in arrays:
-        if array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)):
-            raise DatasetError(f"field {array.name[1:]!r} has shape {array.shape}: one flag per row is needed, (N,)")
-    values = read_rows(arrays).reshape(-1)
+    names = list(names)
+    values, lengths = read_rows(group, names)
+    if values.shape[1:] not in ((), (1,)):
+        raise DatasetError(f"field {field_name(group, names[0])!r} has shape {values.shape}: flags are of shape (N,)")
+    values = values.reshape(-1)
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         row = int(np.argmax(wrong))
-        array, row_in_array = _locate(arrays, row)
-        raise DatasetError(f"field {array.name[1:]!r} row {row_in_array} is {values[row]}: flags are False or True (0 or 1)")
+        part = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
+        raise DatasetError(
+            f"field {field_name(group, names[part])!r} row {row - lengths[:part].sum()} is {values[row]}: "
+            "flags are False or True (0 or 1)"
+        )
     return values.astype(bool, copy=False)
 
 
@@ -169,12 +143,29 @@ def read_integer(group: Any, name: str) -> int:
     :return: Its value.
     :raises DatasetError: when it is anything else.
     """
-    array = get_array(group, name)
+    array, path = _open(group, name)
     if array.shape != () or array.dtype.kind not in "biu":
-        raise DatasetError(
-            f"field {field_name(group, name)!r} must be one integer, not {array.dtype} of shape {array.shape}"
-        )
-    return int(array[()])
+        raise DatasetError(f"field {path!r} must be one integer, not {array.dtype} of shape {array.shape}")
+    _checked_storage(array, path, file_size=array.dtype.itemsize)
+    value = np.empty((), array.dtype)
+    _read_into(array, path, value)
+    return int(value)
+
+
+def check_lengths(names: Mapping[str, np.ndarray]) -> np.ndarray:
+    """
+    :param names: For each field, the number of rows of each episode.
+    :return: The number of rows of each episode.
+    :raises DatasetError: when an episode is empty, or its fields differ.
+    """
+    (first, lengths), *others = names.items()
+    for name, other in [(first, lengths), *others]:
+        for episode in np.flatnonzero((other != lengths) | (other == 0)):
+            raise DatasetError(
+                f"episode {episode} has {other[episode]} rows of {name!r} and {lengths[episode]} of {first!r}: "
+                "there must be as many of each, at least one"
+            )
+    return lengths
 
 
 def listed(names: Any) -> str:
@@ -187,58 +178,80 @@ def listed(names: Any) -> str:
 
 
 def _get(group: Any, name: str) -> Any:
+    """The low-level object of a member that is no link, however deep its path."""
     import h5py
 
-    path = field_name(group, name)
+    *parents, last = name.split("/")
+    for parent in parents:
+        group = get_group(group, parent)
+    path = field_name(group, last)
+    if not has_member(group, last):
+        raise DatasetError(f"field {path!r} is missing: found {listed(group)}")
     try:
-        link = group.get(name, getlink=True)
-        if link is None:
-            raise DatasetError(f"field {path!r} is missing: found {listed(group)}")
+        encoded = last.encode()
         # A soft link can name an external one in turn.
-        if not isinstance(link, h5py.HardLink):
-            raise DatasetError(f"field {path!r} is refused: it is a link ({type(link).__name__}), not data of this file")
-        return group[name]
+        if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
+            raise DatasetError(f"field {path!r} is refused: it is a link, not data of this file")
+        return h5py.h5o.open(group.id, encoded)
     except DatasetError:
         raise
     except Exception as error:
-        raise DatasetError(
-            f"field {path!r} cannot be opened ({type(error).__name__}: {error}). Is the file complete?"
-        ) from error
+        raise _damaged(path, error) from error
 
 
-def _check_size(array: Any, path: str) -> None:
+def _open(group: Any, name: str) -> tuple[Any, str]:
+    import h5py
+
+    array, path = _get(group, name), field_name(group, name)
+    if not isinstance(array, h5py.h5d.DatasetID):
+        raise DatasetError(f"field {path!r} must be an array, not a {type(array).__name__}")
+    return array, path
+
+
+def _dtype_in_memory(array: Any, path: str) -> np.dtype:
+    dtype = array.dtype
+    if dtype.kind not in "biuf":
+        raise DatasetError(f"field {path!r} must hold numbers, not {dtype}")
+    return np.dtype(np.float32) if dtype.kind == "f" else np.dtype(dtype.str).newbyteorder("=")
+
+
+def _checked_storage(array: Any, path: str, file_size: int) -> int:
+    """Bytes of the file that an array takes, which must be enough for its shape."""
+    import h5py
+
+    layout = array.get_create_plist()
+    if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
+        raise DatasetError(f"field {path!r} is refused: its values lie in another file")
+    chunked = layout.get_layout() == h5py.h5d.CHUNKED
     # Python's integers: a made-up shape overflows numpy's.
     n_bytes = math.prod(map(int, array.shape)) * array.dtype.itemsize
-    stored, file_size = array.id.get_storage_size(), Path(array.file.filename).stat().st_size
-    compressed = array.chunks is not None and array.id.get_create_plist().get_nfilters() > 0
-    too_large = stored > file_size or n_bytes > stored * (MAX_INFLATION if compressed else 1)
-    if array.chunks and not too_large:
+    stored = int(array.get_storage_size())
+    too_large = stored > file_size or n_bytes > stored * (MAX_INFLATION if chunked and layout.get_nfilters() else 1)
+    if chunked and not too_large:
         # Chunks that were never written read as zeros: they would not be data.
-        n_chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
-        too_large = array.id.get_num_chunks() < n_chunks
+        n_chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, layout.get_chunk(), strict=True))
+        too_large = array.get_num_chunks() < n_chunks
     if too_large:
         raise DatasetError(
-            f"field {path!r} of shape {array.shape} needs {n_bytes} bytes, but {stored} of the file's {file_size} "
-            "hold it: it is damaged, or was not written to the end"
+            f"field {path!r} of shape {array.shape} needs {n_bytes} bytes, but {stored} of the file's {file_size} hold it: "
+            "it is damaged, or was not written to the end"
         )
+    return stored
 
 
-def _read_into(array: Any, rows: np.ndarray) -> None:
+def _read_into(array: Any, path: str, values: np.ndarray) -> None:
+    import h5py
+
     try:
-        array.read_direct(rows)
+        if values.size:
+            array.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     except Exception as error:
-        raise DatasetError(
-            f"field {array.name[1:]!r} cannot be read ({type(error).__name__}: {error}). Is the file complete?"
-        ) from error
+        raise _damaged(path, error) from error
     # Said here, where the row of the file is known.
-    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-        row = int(np.argmin(np.isfinite(rows).reshape(len(rows), -1).all(axis=1)))
-        raise DatasetError(f"field {array.name[1:]!r} row {row} is not finite: {rows[row]}. Remove or repair that row")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        row = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
+        raise DatasetError(f"field {path!r} row {row} is not finite: {values[row]}. Remove or repair that row")
 
 
-def _locate(arrays: Sequence[Any], row: int) -> tuple[Any, int]:
-    for array in arrays:
-        if row < len(array):
-            return array, row
-        row -= len(array)
-    raise IndexError(row)
+def _damaged(path: str, error: Exception) -> DatasetError:
+    return DatasetError(f"field {path!r} cannot be read ({type(error).__name__}: {error}). Is the file complete?")

@@ -12,8 +12,7 @@ from gymnasium import spaces
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import from_episodes
 from sb3_pg_extras.datasets.hdf5_arrays import (
-    common_lengths,
-    get_array,
+    check_lengths,
     get_group,
     has_member,
     listed,
@@ -46,27 +45,28 @@ def load_robomimic(
     """
     with open_hdf5(path, "a robomimic dataset") as file:
         data = get_group(file, "data")
-        demos = [get_group(data, name) for name in _demo_names(data)]
-        keys = sorted(get_group(demos[0], "obs")) if obs_keys is None else list(obs_keys)
+        demos = _demo_names(data)
+        first = get_group(data, demos[0])
+        keys = sorted(get_group(first, "obs")) if obs_keys is None else list(obs_keys)
         if not keys:
-            raise DatasetError("field 'obs' is empty: at least one observation is needed")
-        columns = {name: [get_array(demo, name) for demo in demos] for name in ("actions", "rewards", "dones")}
-        groups = ["obs"] + ["next_obs"] * has_member(demos[0], "next_obs")
-        for group in groups:
-            members = [get_group(demo, group) for demo in demos]
-            columns |= {f"{group}/{key}": [get_array(member, key) for member in members] for key in keys}
-        lengths = common_lengths(columns)
-        _check_num_samples(demos, lengths)
+            raise DatasetError(f"field 'data/{demos[0]}/obs' is empty: at least one observation is needed")
+        groups = {"obs": "observations"} | ({"next_obs": "next_observations"} if has_member(first, "next_obs") else {})
+        names = ["actions", "rewards", *(f"{group}/{key}" for group in groups for key in keys)]
+        columns = {name: read_rows(data, (f"{demo}/{name}" for demo in demos)) for name in names}
+        terminations = read_flags(data, (f"{demo}/dones" for demo in demos))
+        lengths = check_lengths({name: lengths for name, (_, lengths) in columns.items()})
+        _check_num_samples(data, demos, lengths)
         demo_ends = np.cumsum(lengths)
-        terminations = read_flags(columns["dones"])
+        if len(terminations) != demo_ends[-1]:
+            raise DatasetError(f"dones has {len(terminations)} rows but actions has {demo_ends[-1]}")
         truncations = np.zeros_like(terminations)
         truncations[demo_ends - 1] = ~terminations[demo_ends - 1]
-        fields: dict[str, Any] = {"terminations": terminations, "truncations": truncations}
-        fields |= {name: read_rows(columns[name]) for name in ("actions", "rewards")}
-        for group, name in zip(groups, ("observations", "next_observations"), strict=False):
-            values = {key: read_rows(columns[f"{group}/{key}"]) for key in keys}
+        fields: dict[str, Any] = {name: columns[name][0] for name in ("actions", "rewards")}
+        for group, name in groups.items():
+            values = {key: columns[f"{group}/{key}"][0] for key in keys}
             fields[name] = values if len(keys) > 1 else values[keys[0]]
         ends = np.union1d(np.flatnonzero(terminations) + 1, demo_ends)
+        fields |= {"terminations": terminations, "truncations": truncations}
         return from_episodes(fields, ends, action_space, _env_name(data))
 
 
@@ -77,12 +77,11 @@ def _demo_names(data: Any) -> list[str]:
     return sorted(numbers, key=lambda name: int(name.removeprefix("demo_")))
 
 
-def _check_num_samples(demos: list[Any], lengths: np.ndarray) -> None:
+def _check_num_samples(data: Any, demos: list[str], lengths: np.ndarray) -> None:
     for demo, length in zip(demos, lengths, strict=True):
-        if "num_samples" in demo.attrs and demo.attrs["num_samples"] != length:
-            raise DatasetError(
-                f"field {demo.name[1:]!r} has {length} steps, but its num_samples is {demo.attrs['num_samples']}"
-            )
+        n_samples = get_group(data, demo).attrs.get("num_samples", length)
+        if n_samples != length:
+            raise DatasetError(f"field 'data/{demo}' has {length} steps, but its num_samples is {n_samples}")
 
 
 def _env_name(data: Any) -> str | None:
