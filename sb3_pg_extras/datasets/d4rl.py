@@ -31,10 +31,10 @@ def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> Off
     with open_hdf5(path, "a D4RL dataset") as file:
         if has_member(file, "episode_terminals"):
             raise DatasetError("field 'episode_terminals' is d3rlpy 1's: read the file with d3rlpy 2 and dump it again")
-        terminations = read_flags(file, ["terminals"])
+        terminations, _ = read_flags(file, ["terminals"])
         truncations = np.zeros_like(terminations)
         if has_member(file, "timeouts"):
-            truncations = read_flags(file, ["timeouts"])
+            truncations, _ = read_flags(file, ["timeouts"])
         if len(truncations) != len(terminations):
             raise DatasetError(f"timeouts has {len(truncations)} rows but terminals has {len(terminations)}")
         truncations &= ~terminations

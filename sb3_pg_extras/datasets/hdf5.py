@@ -21,7 +21,7 @@ def load_hdf5(path: str | Path, action_space: spaces.Space | None = None) -> Off
     :raises DatasetError: when the file is missing, truncated, of no known format, or not a valid dataset.
     """
     with open_hdf5(path, "an HDF5 dataset") as file:
-        names = set(file)
+        names = {name for name in file if isinstance(name, str)}
     if "data" in names:
         return load_robomimic(path, action_space)
     if names & {"num_episodes", "observations_0"}:

@@ -68,10 +68,11 @@ def get_group(group: Any, name: str) -> Any:
     """
     import h5py
 
-    member = _get(group, name)
-    if not isinstance(member, h5py.h5g.GroupID):
-        raise DatasetError(f"field {field_name(group, name)!r} must be a group, not a {type(member).__name__}")
-    return h5py.Group(member)
+    with _naming(field_name(group, name)):
+        member = _get(group, name)
+        if not isinstance(member, h5py.h5g.GroupID):
+            raise DatasetError(f"must be a group, not a {type(member).__name__}")
+        return h5py.Group(member)
 
 
 def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -89,35 +90,34 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
     lengths: list[int] = []
     n_rows = n_stored = 0
     for name in names:
-        # Opened one at a time: each open dataset has buffers of its own.
-        array, path = _open(group, name)
-        shape, dtype = array.shape, _dtype_in_memory(array, path)
-        n_stored += _checked_storage(array, path, file_size)
-        # Several names of one array would let a small file fill the memory.
-        if n_stored > file_size:
-            raise DatasetError(f"field {path!r} and those like it claim more than the file's {file_size} bytes")
-        if rows is None:
-            rows = np.empty(shape, dtype)
-        if len(shape) == 0 or shape[1:] != rows.shape[1:] or dtype != rows.dtype:
-            raise DatasetError(
-                f"field {path!r} has {dtype} of shape {shape}: it must be {rows.dtype} of (N, *{rows.shape[1:]})"
-            )
-        if n_rows + shape[0] > len(rows):
-            # In place, where numpy's copy would need the memory twice.
-            rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
-        _read_into(array, path, rows[n_rows : n_rows + shape[0]])
-        n_rows += shape[0]
-        lengths.append(shape[0])
+        with _naming(field_name(group, name)):
+            # Opened one at a time: each open dataset has buffers of its own.
+            array = _open(group, name)
+            shape, dtype = array.shape, _dtype_in_memory(array)
+            n_stored += _checked_storage(array, file_size)
+            # Several names of one array would let a small file fill the memory.
+            if n_stored > file_size:
+                raise DatasetError(f"with those like it, claims more than the file's {file_size} bytes")
+            if rows is None:
+                rows = np.empty(shape, dtype)
+            if len(shape) == 0 or shape[1:] != rows.shape[1:] or dtype != rows.dtype:
+                raise DatasetError(f"has {dtype} of shape {shape}, but {rows.dtype} of (N, *{rows.shape[1:]}) is needed")
+            if n_rows + shape[0] > len(rows):
+                # In place, where numpy's copy would need the memory twice.
+                rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
+            _read_into(array, rows[n_rows : n_rows + shape[0]])
+            n_rows += shape[0]
+            lengths.append(shape[0])
     assert rows is not None
     rows.resize((n_rows, *rows.shape[1:]), refcheck=False)
     return rows, np.array(lengths)
 
 
-def read_flags(group: Any, names: Iterable[str]) -> np.ndarray:
+def read_flags(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     """
     :param group: An HDF5 group.
     :param names: One or more paths below it, of arrays of shape ``(N,)`` or ``(N, 1)``.
-    :return: Their values, one after the other, as bools.
+    :return: Their values, one after the other, as bools; and the number of rows of each.
     :raises DatasetError: when a value is neither 0 nor 1, or as :func:`read_rows` says.
     """
     names = list(names)
@@ -133,7 +133,7 @@ def read_flags(group: Any, names: Iterable[str]) -> np.ndarray:
             f"field {field_name(group, names[part])!r} row {row - lengths[:part].sum()} is {values[row]}: "
             "flags are False or True (0 or 1)"
         )
-    return values.astype(bool, copy=False)
+    return values.astype(bool, copy=False), lengths
 
 
 def read_integer(group: Any, name: str) -> int:
@@ -143,13 +143,14 @@ def read_integer(group: Any, name: str) -> int:
     :return: Its value.
     :raises DatasetError: when it is anything else.
     """
-    array, path = _open(group, name)
-    if array.shape != () or array.dtype.kind not in "biu":
-        raise DatasetError(f"field {path!r} must be one integer, not {array.dtype} of shape {array.shape}")
-    _checked_storage(array, path, file_size=array.dtype.itemsize)
-    value = np.empty((), array.dtype)
-    _read_into(array, path, value)
-    return int(value)
+    with _naming(field_name(group, name)):
+        array = _open(group, name)
+        if array.shape != () or array.dtype.kind not in "biu":
+            raise DatasetError(f"must be one integer, not {array.dtype} of shape {array.shape}")
+        _checked_storage(array, file_size=array.dtype.itemsize)
+        value = np.empty((), array.dtype)
+        _read_into(array, value)
+        return int(value)
 
 
 def check_lengths(names: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -173,55 +174,61 @@ def listed(names: Any) -> str:
     :param names: Names found in a file.
     :return: The first of them, for a message.
     """
-    names = sorted(names)
+    names = sorted(map(str, names))
     return f"{names[:MAX_NAMES]}" + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
-def _get(group: Any, name: str) -> Any:
-    """The low-level object of a member that is no link, however deep its path."""
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name the field in what goes wrong with it: libhdf5's errors on damaged files are of many types."""
+    try:
+        yield
+    except DatasetError as error:
+        raise error if str(error).startswith("field ") else DatasetError(f"field {path!r} {error}") from error
+    except Exception as error:
+        message = f"field {path!r} cannot be read ({type(error).__name__}: {error}). Is the file complete?"
+        raise DatasetError(message) from error
+
+
+def _get(group: Any, path: str) -> Any:
+    """The low-level object of a member that is no link; nor is any group on the way to it."""
     import h5py
 
-    *parents, last = name.split("/")
+    *parents, name = path.split("/")
     for parent in parents:
         group = get_group(group, parent)
-    path = field_name(group, last)
-    if not has_member(group, last):
-        raise DatasetError(f"field {path!r} is missing: found {listed(group)}")
-    try:
-        encoded = last.encode()
-        # A soft link can name an external one in turn.
-        if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
-            raise DatasetError(f"field {path!r} is refused: it is a link, not data of this file")
-        return h5py.h5o.open(group.id, encoded)
-    except DatasetError:
-        raise
-    except Exception as error:
-        raise _damaged(path, error) from error
+    if not has_member(group, name):
+        raise DatasetError(f"is missing: found {listed(group)}")
+    encoded = name.encode()
+    # A soft link can name an external one in turn.
+    if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
+        raise DatasetError("is refused: it is a link, not data of this file")
+    return h5py.h5o.open(group.id, encoded)
 
 
-def _open(group: Any, name: str) -> tuple[Any, str]:
+def _open(group: Any, path: str) -> Any:
     import h5py
 
-    array, path = _get(group, name), field_name(group, name)
+    array = _get(group, path)
     if not isinstance(array, h5py.h5d.DatasetID):
-        raise DatasetError(f"field {path!r} must be an array, not a {type(array).__name__}")
-    return array, path
+        raise DatasetError(f"must be an array, not a {type(array).__name__}")
+    return array
 
 
-def _dtype_in_memory(array: Any, path: str) -> np.dtype:
+def _dtype_in_memory(array: Any) -> np.dtype:
     dtype = array.dtype
     if dtype.kind not in "biuf":
-        raise DatasetError(f"field {path!r} must hold numbers, not {dtype}")
+        raise DatasetError(f"must hold numbers, not {dtype}")
     return np.dtype(np.float32) if dtype.kind == "f" else np.dtype(dtype.str).newbyteorder("=")
 
 
-def _checked_storage(array: Any, path: str, file_size: int) -> int:
+def _checked_storage(array: Any, file_size: int) -> int:
     """Bytes of the file that an array takes, which must be enough for its shape."""
     import h5py
 
     layout = array.get_create_plist()
     if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
-        raise DatasetError(f"field {path!r} is refused: its values lie in another file")
+        raise DatasetError("is refused: its values lie in another file")
     chunked = layout.get_layout() == h5py.h5d.CHUNKED
     # Python's integers: a made-up shape overflows numpy's.
     n_bytes = math.prod(map(int, array.shape)) * array.dtype.itemsize
@@ -233,25 +240,18 @@ def _checked_storage(array: Any, path: str, file_size: int) -> int:
         too_large = array.get_num_chunks() < n_chunks
     if too_large:
         raise DatasetError(
-            f"field {path!r} of shape {array.shape} needs {n_bytes} bytes, but {stored} of the file's {file_size} hold it: "
+            f"of shape {array.shape} needs {n_bytes} bytes, but {stored} are stored for it in a file of {file_size}: "
             "it is damaged, or was not written to the end"
         )
     return stored
 
 
-def _read_into(array: Any, path: str, values: np.ndarray) -> None:
+def _read_into(array: Any, values: np.ndarray) -> None:
     import h5py
 
-    try:
-        if values.size:
-            array.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-    except Exception as error:
-        raise _damaged(path, error) from error
+    if values.size:
+        array.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     # Said here, where the row of the file is known.
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         row = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-        raise DatasetError(f"field {path!r} row {row} is not finite: {values[row]}. Remove or repair that row")
-
-
-def _damaged(path: str, error: Exception) -> DatasetError:
-    return DatasetError(f"field {path!r} cannot be read ({type(error).__name__}: {error}). Is the file complete?")
+        raise DatasetError(f"row {row} is not finite: {values[row]}. Remove or repair that row")

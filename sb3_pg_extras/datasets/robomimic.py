@@ -46,27 +46,27 @@ def load_robomimic(
     with open_hdf5(path, "a robomimic dataset") as file:
         data = get_group(file, "data")
         demos = _demo_names(data)
-        first = get_group(data, demos[0])
-        keys = sorted(get_group(first, "obs")) if obs_keys is None else list(obs_keys)
+        # A key that only some demonstrations have is then reported as missing from the others.
+        keys = obs_keys or sorted(set().union(*(get_group(data, f"{demo}/obs") for demo in demos)))
         if not keys:
-            raise DatasetError(f"field 'data/{demos[0]}/obs' is empty: at least one observation is needed")
-        groups = {"obs": "observations"} | ({"next_obs": "next_observations"} if has_member(first, "next_obs") else {})
+            raise DatasetError("field 'obs' is empty: at least one observation is needed")
+        groups = {"obs": "observations"}
+        if has_member(get_group(data, demos[0]), "next_obs"):
+            groups["next_obs"] = "next_observations"
         names = ["actions", "rewards", *(f"{group}/{key}" for group in groups for key in keys)]
         columns = {name: read_rows(data, (f"{demo}/{name}" for demo in demos)) for name in names}
-        terminations = read_flags(data, (f"{demo}/dones" for demo in demos))
+        columns["dones"] = read_flags(data, (f"{demo}/dones" for demo in demos))
         lengths = check_lengths({name: lengths for name, (_, lengths) in columns.items()})
         _check_num_samples(data, demos, lengths)
-        demo_ends = np.cumsum(lengths)
-        if len(terminations) != demo_ends[-1]:
-            raise DatasetError(f"dones has {len(terminations)} rows but actions has {demo_ends[-1]}")
-        truncations = np.zeros_like(terminations)
-        truncations[demo_ends - 1] = ~terminations[demo_ends - 1]
         fields: dict[str, Any] = {name: columns[name][0] for name in ("actions", "rewards")}
         for group, name in groups.items():
             values = {key: columns[f"{group}/{key}"][0] for key in keys}
             fields[name] = values if len(keys) > 1 else values[keys[0]]
-        ends = np.union1d(np.flatnonzero(terminations) + 1, demo_ends)
+        terminations, last = columns["dones"][0], np.cumsum(lengths) - 1
+        truncations = np.zeros_like(terminations)
+        truncations[last] = ~terminations[last]
         fields |= {"terminations": terminations, "truncations": truncations}
+        ends = np.flatnonzero(terminations | truncations) + 1
         return from_episodes(fields, ends, action_space, _env_name(data))
 
 
