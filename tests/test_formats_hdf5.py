@@ -233,6 +233,18 @@ def test_robomimic_of_several_keys_is_a_dict(path, next_obs):
     np.testing.assert_array_equal(one.observations, dataset.observations["state"])
 
 
+def test_robomimic_images_stay_bytes(path):
+    with h5py.File(write_robomimic(path), "a") as file:
+        for name in ("demo_0", "demo_1", "demo_2", "demo_3", "demo_10"):
+            steps = file[f"data/{name}/obs/state"][:, 0].astype(np.uint8)
+            file[f"data/{name}/obs/image"] = np.tile(steps[:, None, None, None], (1, 4, 4, 3))
+    dataset = load_dataset(path)
+    assert dataset.observation_space["image"] == spaces.Box(0, 255, (4, 4, 3), np.uint8)
+    assert dataset.observations["image"].dtype == np.uint8
+    assert dataset.observations["image"][:, 3, 3, 2].tolist() == [row[0] for row in TABLE]
+    assert dataset.next_observations["image"][:, 3, 3, 2].tolist() == [row[1] for row in TABLE]
+
+
 def test_robomimic_done_in_the_middle_ends_an_episode(path):
     with h5py.File(write_robomimic(path), "a") as file:
         file["data/demo_0/dones"][0] = 1

@@ -1,6 +1,6 @@
 """Episodes of T observations, as most files hold them -> OfflineDataset, whose transitions know the next observation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ def from_episodes(
     for name, array in _named(fields):
         if len(array) != n_rows:
             raise DatasetError(f"{name} has {len(array)} rows but the flags have {n_rows}")
-    if n_rows == 0:
-        raise DatasetError("actions is empty: a dataset needs at least one transition")
+    if np.size(fields["actions"]) == 0:
+        raise DatasetError(f"actions is empty (shape {fields['actions'].shape}): a dataset needs at least one transition")
     if action_space is None:
         action_space = _assumed_action_space(fields["actions"])
     if "next_observations" not in fields:
@@ -95,7 +95,7 @@ def _moves(keep: np.ndarray) -> Iterator[tuple[np.ndarray, slice]]:
 
 def _assumed_action_space(actions: np.ndarray) -> spaces.Space:
     flat = actions.reshape(len(actions), -1)
-    if actions.dtype.kind in "iu":
+    if actions.dtype.kind in "biu":
         if flat.shape[1] != 1 or flat.min() < 0:
             raise DatasetError(f"actions are integers of shape {actions.shape}, minimum {flat.min()}: pass action_space")
         return spaces.Discrete(int(flat.max()) + 1)
@@ -110,5 +110,5 @@ def _named(fields: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
     return [(f"{name}[{key!r}]" if key else name, array) for name, value in parts.items() for key, array in value.items()]
 
 
-def _map(value: Any, function: Any) -> Any:
+def _map(value: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
     return {key: function(array) for key, array in value.items()} if isinstance(value, dict) else function(value)

@@ -153,17 +153,18 @@ def read_integer(group: Any, name: str) -> int:
         return int(value)
 
 
-def check_lengths(names: Mapping[str, np.ndarray]) -> np.ndarray:
+def check_lengths(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """
-    :param names: For each field, the number of rows of each episode.
+    :param columns: For each field, the number of rows of each episode.
     :return: The number of rows of each episode.
     :raises DatasetError: when an episode is empty, or its fields differ.
     """
-    (first, lengths), *others = names.items()
-    for name, other in [(first, lengths), *others]:
-        for episode in np.flatnonzero((other != lengths) | (other == 0)):
+    first, lengths = next(iter(columns.items()))
+    for name, other in columns.items():
+        wrong = np.flatnonzero((other != lengths) | (other == 0))
+        if len(wrong):
             raise DatasetError(
-                f"episode {episode} has {other[episode]} rows of {name!r} and {lengths[episode]} of {first!r}: "
+                f"episode {wrong[0]} has {other[wrong[0]]} rows of {name!r} and {lengths[wrong[0]]} of {first!r}: "
                 "there must be as many of each, at least one"
             )
     return lengths
@@ -184,7 +185,9 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except DatasetError as error:
-        raise error if str(error).startswith("field ") else DatasetError(f"field {path!r} {error}") from error
+        if str(error).startswith("field "):
+            raise
+        raise DatasetError(f"field {path!r} {error}") from error
     except Exception as error:
         message = f"field {path!r} cannot be read ({type(error).__name__}: {error}). Is the file complete?"
         raise DatasetError(message) from error
