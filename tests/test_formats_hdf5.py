@@ -180,7 +180,10 @@ def test_rows_are_moved_right_across_parts(path, monkeypatch):
     np.testing.assert_array_equal(dataset.next_observations[:, 0], np.where(terminals[kept], kept, kept + 1))
     np.testing.assert_array_equal(dataset.rewards, kept)
     np.testing.assert_array_equal(dataset.terminations, terminals[kept])
-    episode = np.append(0, np.cumsum(terminals | timeouts)[:-1])[kept]
+    # Truncated: what leads to a lost timeout of the same episode.
+    ends, following = terminals | timeouts, np.minimum(kept + 1, n - 1)
+    np.testing.assert_array_equal(dataset.truncations, (timeouts & ~terminals)[following] & ~ends[kept])
+    episode = np.append(0, np.cumsum(ends)[:-1])[kept]
     np.testing.assert_array_equal(dataset.episode_ends, np.append(np.flatnonzero(np.diff(episode)) + 1, len(kept)))
 
 
@@ -448,6 +451,13 @@ def test_sizes_that_the_file_cannot_hold_are_refused(tmp_path, kwargs):
         if "compression" in kwargs:
             rewards[:100] = 1
     with pytest.raises(DatasetError, match=r"x\.h5: field 'rewards' of shape \(1000000000000,\) needs 4000000000000 bytes"):
+        load_hdf5(tmp_path / "x.h5")
+
+
+def test_arrays_that_were_not_written_to_the_end_are_refused(tmp_path):
+    with h5py.File(write(tmp_path / "x.h5", {k: v for k, v in FLAT.items() if k != "rewards"}), "a") as file:
+        file.create_dataset("rewards", (11,), np.float32, chunks=(4,), compression="gzip")[:8] = 1
+    with pytest.raises(DatasetError, match=r"x\.h5: field 'rewards' .*not written to the end"):
         load_hdf5(tmp_path / "x.h5")
 
 
