@@ -11,6 +11,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_pg_extras.datasets.arrays import from_arrays
 from sb3_pg_extras.datasets.collect import collect_dataset
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.hdf5 import load_hdf5
 from sb3_pg_extras.datasets.imitation import is_imitation_folder, load_imitation
 from sb3_pg_extras.datasets.minari import PREFIX as MINARI_PREFIX
 from sb3_pg_extras.datasets.minari import is_minari_folder, load_minari, minari_folder
@@ -26,6 +27,8 @@ DatasetSource = Union[OfflineDataset, ReplayBuffer, Mapping[str, Any], "MinariDa
 # A new file format is one more module and one more line here: suffix -> (path, action_space of the environment or None).
 FILE_LOADERS: dict[str, Callable[[Path, spaces.Space | None], OfflineDataset]] = {
     ".npz": load_npz,
+    ".hdf5": load_hdf5,
+    ".h5": load_hdf5,
     ".pkl": lambda path, _: load_replay_buffer(path),
     ".parquet": load_parquet,
 }
@@ -51,7 +54,7 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
         dict of arrays, the path of a file or a folder in one of the formats of ``docs/datasets.md``,
         ``"minari:<id>"``, or ``"bundled:<name>"``. A file that has not changed since it was last loaded is not read again.
     :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``,
-        trajectories of ``imitation``, parquet files).
+        HDF5, trajectories of ``imitation``, parquet files).
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
     """

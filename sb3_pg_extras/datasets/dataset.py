@@ -270,9 +270,9 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
         low, high = 0, (space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else 1)
     else:
         raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
-    inside = ((actions >= low) & (actions <= high)).reshape(len(actions), -1).all(axis=1)
+    inside = (actions >= low) & (actions <= high)
     if not inside.all():
-        row = int(np.argmin(inside))
+        row = int(np.argmin(inside.reshape(len(actions), -1).all(axis=1)))
         raise DatasetError(
             f"actions row {row} is {actions[row]}, outside the action space {space}. "
             "Actions are stored in the environment's own units"
