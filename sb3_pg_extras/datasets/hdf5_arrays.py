@@ -64,7 +64,7 @@ def has_member(group: Any, name: str) -> bool:
     :return: True if the group has a member of that name, a link that leads nowhere included.
     """
     # `in` would follow a link, into another file too.
-    return group.get(name, getlink=True) is not None
+    return bool(group.id.links.exists(name.encode()))
 
 
 def get_group(group: Any, name: str) -> Any:
