@@ -57,6 +57,15 @@ def stream_ends(dones: np.ndarray, n_streams: int) -> np.ndarray:
     return np.union1d(np.flatnonzero(dones) + 1, stream_length * np.arange(1, n_streams + 1))
 
 
+def all_finite(array: np.ndarray) -> bool:
+    """
+    :param array: Floats, at least one.
+    :return: True if there is neither NaN nor infinity among them.
+    """
+    # NaN survives both; unlike np.isfinite(array), this needs no array of flags.
+    return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class OfflineDataset:
     """
@@ -226,9 +235,8 @@ def _as_finite(name: str, value: Any) -> np.ndarray:
         return array
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
-    finite = np.isfinite(array)
-    if not finite.all():
-        row = int(np.argmin(finite.reshape(len(array), -1).all(axis=1)))
+    if not all_finite(array):
+        row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
         raise DatasetError(f"{name} row {row} is not finite: {array[row]}. Remove or repair that row")
     return array
 
@@ -270,8 +278,9 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
         low, high = 0, (space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else 1)
     else:
         raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
-    inside = (actions >= low) & (actions <= high)
-    if not inside.all():
+    # The extremes first: they need no array of flags.
+    if (actions.min(axis=0) < low).any() or (actions.max(axis=0) > high).any():
+        inside = (actions >= low) & (actions <= high)
         row = int(np.argmin(inside.reshape(len(actions), -1).all(axis=1)))
         raise DatasetError(
             f"actions row {row} is {actions[row]}, outside the action space {space}. "

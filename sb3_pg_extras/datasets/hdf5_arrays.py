@@ -6,6 +6,7 @@ so are sizes that the file cannot hold, before any memory is taken for them.
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from sb3_pg_extras.datasets.dataset import DatasetError, reading
-from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.dataset import DatasetError, all_finite, reading
 
 # Deflate packs at most 1032 bytes into one; anything above cannot be real data.
 MAX_INFLATION = 1100
 # An array of unknown length grows by this part of itself, so that little memory is taken for nothing.
 GROWTH = 8
+# Bytes. By default libhdf5 keeps up to 32 MB about thousands of small arrays, each of which is read once.
+METADATA_CACHE = 1 << 20
 # Names listed in a message.
 MAX_NAMES = 20
 
@@ -32,8 +34,15 @@ def open_hdf5(path: str | Path, what: str) -> Iterator[Any]:
     :param path: The file.
     :param what: What it is expected to be, for the message.
     """
-    with reading(path, what), require("h5py", "hdf5").File(path, "r") as file:
-        yield file
+    with reading(path, what):
+        h5py = require("h5py", "hdf5")
+        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+        cache = access.get_mdc_config()
+        cache.set_initial_size, cache.initial_size, cache.min_size, cache.max_size = True, *[METADATA_CACHE] * 3
+        access.set_mdc_config(cache)
+        with h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, access)) as file:
+            yield file
 
 
 def field_name(group: Any, name: str) -> str:
@@ -52,7 +61,7 @@ def has_member(group: Any, name: str) -> bool:
     :return: True if the group has a member of that name, a link that leads nowhere included.
     """
     # `in` would follow a link, into another file too.
-    return group.get(name, getlink=True) is not None
+    return bool(group.id.links.exists(name.encode()))
 
 
 def get_group(group: Any, name: str) -> Any:
@@ -248,9 +257,10 @@ def _checked_storage(array: Any, file_size: int) -> int:
 def _read_into(array: Any, values: np.ndarray) -> None:
     import h5py
 
-    if values.size:
-        array.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    if values.size == 0:
+        return
+    array.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
     # Said here, where the row of the file is known.
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not all_finite(values):
         row = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
         raise DatasetError(f"row {row} is not finite: {values[row]}. Remove or repair that row")

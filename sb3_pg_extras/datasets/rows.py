@@ -64,7 +64,7 @@ def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[d
     following = _map(fields["observations"], lambda array: _following(array, keep, terminations))
     fields = {name: _map(value, lambda array: _compacted(array, keep)) for name, value in fields.items()}
     # An episode without rows ends where the one before it does.
-    ends = np.unique(np.cumsum(keep)[last])
+    ends = np.unique(ends - np.searchsorted(lost, last, side="right"))
     return fields | {"next_observations": following}, ends[ends > 0]
 
 
