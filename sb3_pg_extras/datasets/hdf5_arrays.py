@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sb3_pg_extras.datasets.dataset import DatasetError, all_finite, reading
+from sb3_pg_extras.datasets.optional import require
 
 # Deflate packs at most 1032 bytes into one; anything above cannot be real data.
 MAX_INFLATION = 1100
