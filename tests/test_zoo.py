@@ -58,7 +58,7 @@ def test_register_is_known_to_all_of_the_zoo():
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    heavy = ("rl_zoo3", "mujoco", "h5py", "matplotlib.pyplot")
+    heavy = ("rl_zoo3", "mujoco", "h5py", "minari", "pyarrow", "matplotlib.pyplot")
     code = f"import sb3_pg_extras, sys; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -1,8 +1,9 @@
 """Datasets: one module per format, each turning a file or an object into an :class:`OfflineDataset`."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -10,16 +11,33 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from sb3_pg_extras.datasets.arrays import from_arrays
 from sb3_pg_extras.datasets.collect import collect_dataset
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.hdf5 import load_hdf5
+from sb3_pg_extras.datasets.imitation import is_imitation_folder, load_imitation
+from sb3_pg_extras.datasets.minari import PREFIX as MINARI_PREFIX
+from sb3_pg_extras.datasets.minari import is_minari_folder, load_minari, minari_folder
 from sb3_pg_extras.datasets.npz import load_npz
+from sb3_pg_extras.datasets.parquet import load_parquet, parquet_shards
 from sb3_pg_extras.datasets.sb3 import from_replay_buffer, load_replay_buffer
 
-DatasetSource = OfflineDataset | ReplayBuffer | Mapping[str, Any] | str | Path
+if TYPE_CHECKING:
+    from minari import MinariDataset
+
+DatasetSource = Union[OfflineDataset, ReplayBuffer, Mapping[str, Any], "MinariDataset", str, Path]
 
 # A new file format is one more module and one more line here: suffix -> (path, action_space of the environment or None).
 FILE_LOADERS: dict[str, Callable[[Path, spaces.Space | None], OfflineDataset]] = {
     ".npz": load_npz,
+    ".hdf5": load_hdf5,
+    ".h5": load_hdf5,
     ".pkl": lambda path, _: load_replay_buffer(path),
+    ".parquet": load_parquet,
 }
+# A folder is what the first of these says it is. Minari's may hold parquet files, so it is asked before.
+FOLDER_LOADERS: list[tuple[Callable[[Path], Any], Callable[[Path, spaces.Space | None], OfflineDataset]]] = [
+    (is_minari_folder, lambda path, _: load_minari(path)),
+    (is_imitation_folder, load_imitation),
+    (parquet_shards, load_parquet),
+]
 BUNDLED_PREFIX = "bundled:"
 # Environment id -> name of the dataset in bundled/ that BEAR takes when it is given none.
 BUNDLED_DATASETS = {"Pendulum-v1": "pendulum-mixed-v0"}
@@ -32,10 +50,11 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
     """
     Load a dataset from whatever holds it.
 
-    :param source: An :class:`OfflineDataset` (returned as it is), an SB3 ``ReplayBuffer``, a dict of arrays, the path
-        of an ``.npz`` file or of a zoo ``replay_buffer.pkl``, or ``"bundled:<name>"``. A file that has not changed
-        since it was last loaded is not read again.
-    :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``).
+    :param source: An :class:`OfflineDataset` (returned as it is), an SB3 ``ReplayBuffer``, a ``minari.MinariDataset``, a
+        dict of arrays, the path of a file or a folder in one of the formats of ``docs/datasets.md``,
+        ``"minari:<id>"``, or ``"bundled:<name>"``. A file that has not changed since it was last loaded is not read again.
+    :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``,
+        HDF5, trajectories of ``imitation``, parquet files).
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
     """
@@ -45,10 +64,12 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
         return from_replay_buffer(source)
     if isinstance(source, Mapping):
         return from_arrays(source, action_space)
+    if _is_minari_dataset(source):
+        return load_minari(source)
     if not isinstance(source, (str, Path)):
         raise DatasetError(
-            f"dataset={source!r}: expected an OfflineDataset, an SB3 ReplayBuffer, a dict of arrays, a path or "
-            f'"{BUNDLED_PREFIX}<name>", not {type(source).__name__}'
+            f"dataset={source!r}: expected an OfflineDataset, an SB3 ReplayBuffer, a MinariDataset, a dict of arrays, "
+            f'a path, "{MINARI_PREFIX}<id>" or "{BUNDLED_PREFIX}<name>", not {type(source).__name__}'
         )
     path = Path(source)
     if isinstance(source, str) and source.startswith(BUNDLED_PREFIX):
@@ -56,18 +77,45 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
         if name not in BUNDLED_DATASETS.values():
             raise DatasetError(f"dataset={source!r}: the bundled datasets are {sorted(BUNDLED_DATASETS.values())}")
         path = Path(__file__).parent / "bundled" / f"{name}.npz"
+    if isinstance(source, str) and source.startswith(MINARI_PREFIX):
+        if not minari_folder(source).is_dir():
+            return load_minari(source)  # says what to do
+        path = minari_folder(source)
+    loader = _loader_for(source, path)
+    key = (path.resolve(), _stamp(path), str(action_space))
+    dataset = _last_loaded.get(key)
+    if dataset is None:
+        dataset = loader(path, action_space)
+        _last_loaded.clear()
+        _last_loaded[key] = dataset
+    return dataset
+
+
+def _is_minari_dataset(source: Any) -> bool:
+    """Whoever has made one has imported Minari."""
+    minari = sys.modules.get("minari")
+    return minari is not None and isinstance(source, minari.MinariDataset)
+
+
+def _loader_for(source: Any, path: Path) -> Callable[[Path, spaces.Space | None], OfflineDataset]:
+    if path.is_dir():
+        for is_format, loader in FOLDER_LOADERS:
+            if is_format(path):
+                return loader
+        raise DatasetError(
+            f"dataset={str(source)!r}: unknown kind of folder: none of Minari, of imitation, or of .parquet files"
+        )
     if path.suffix not in FILE_LOADERS:
         raise DatasetError(f"dataset={str(source)!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}")
     if not path.is_file():
         raise DatasetError(f"dataset={str(source)!r}: no such file")
-    stat = path.stat()
-    key = (path.resolve(), stat.st_mtime_ns, stat.st_size, str(action_space))
-    dataset = _last_loaded.get(key)
-    if dataset is None:
-        dataset = FILE_LOADERS[path.suffix](path, action_space)
-        _last_loaded.clear()
-        _last_loaded[key] = dataset
-    return dataset
+    return FILE_LOADERS[path.suffix]
+
+
+def _stamp(path: Path) -> tuple[Any, ...]:
+    """Changes whenever a file does, or one in the folder."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists())
 
 
 def bundled_dataset_for(env_id: str | None) -> str | None:

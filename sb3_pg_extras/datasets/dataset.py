@@ -57,6 +57,15 @@ def stream_ends(dones: np.ndarray, n_streams: int) -> np.ndarray:
     return np.union1d(np.flatnonzero(dones) + 1, stream_length * np.arange(1, n_streams + 1))
 
 
+def all_finite(array: np.ndarray) -> bool:
+    """
+    :param array: Floats, at least one.
+    :return: True if there is neither NaN nor infinity among them.
+    """
+    # NaN survives both; unlike np.isfinite(array), this needs no array of flags.
+    return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class OfflineDataset:
     """
@@ -120,7 +129,7 @@ class OfflineDataset:
         if np.size(self.episode_ends) == 0:
             ends = np.flatnonzero(dones) + 1
             return ends if len(ends) and ends[-1] == n_rows else np.append(ends, n_rows)
-        ends = _as_array("episode_ends", self.episode_ends)
+        ends = as_array("episode_ends", self.episode_ends)
         if ends.ndim != 1 or ends.dtype.kind not in "iu":
             raise DatasetError(f"episode_ends must be a list of row numbers, not {ends.dtype} of shape {ends.shape}")
         ends = ends.astype(np.int64)
@@ -175,6 +184,19 @@ class OfflineDataset:
 
         save_npz(self, path)
 
+    def to_minari(self, dataset_id: str, data_format: str = "hdf5") -> Any:
+        """
+        Write the dataset where Minari keeps its own, from where ``load_dataset("minari:<id>")`` reads it back exactly.
+
+        :param dataset_id: Minari's name for it, such as ``"pendulum/mixed-v0"``.
+        :param data_format: ``"hdf5"`` or ``"arrow"``.
+        :return: The ``minari.MinariDataset``.
+        :raises DatasetError: when the id is malformed or exists, or when Minari's format cannot hold the data.
+        """
+        from sb3_pg_extras.datasets.minari import save_minari
+
+        return save_minari(self, dataset_id, data_format)
+
 
 # The names of the array fields that every dataset has.
 ARRAY_FIELDS = tuple(f.name for f in fields(OfflineDataset))[:6]
@@ -187,7 +209,13 @@ def _named_arrays(name: str, value: Any) -> list[tuple[str, np.ndarray]]:
     return [(name, value)] if isinstance(value, np.ndarray) else []
 
 
-def _as_array(name: str, value: Any) -> np.ndarray:
+def as_array(name: str, value: Any) -> np.ndarray:
+    """
+    :param name: What messages call it.
+    :param value: Anything that holds numbers.
+    :return: The same as an array, a view where it is one.
+    :raises DatasetError: when it is ragged, empty or holds something else than numbers.
+    """
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -202,14 +230,13 @@ def _as_array(name: str, value: Any) -> np.ndarray:
 
 def _as_finite(name: str, value: Any) -> np.ndarray:
     """Floats become float32 and must be finite; integers (images, discrete actions) stay what they are."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     if array.dtype.kind != "f":
         return array
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
-    finite = np.isfinite(array)
-    if not finite.all():
-        row = int(np.argmin(finite.reshape(len(array), -1).all(axis=1)))
+    if not all_finite(array):
+        row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
         raise DatasetError(f"{name} row {row} is not finite: {array[row]}. Remove or repair that row")
     return array
 
@@ -251,9 +278,10 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
         low, high = 0, (space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else 1)
     else:
         raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
-    inside = ((actions >= low) & (actions <= high)).reshape(len(actions), -1).all(axis=1)
-    if not inside.all():
-        row = int(np.argmin(inside))
+    # The extremes first: they need no array of flags.
+    if (actions.min(axis=0) < low).any() or (actions.max(axis=0) > high).any():
+        inside = (actions >= low) & (actions <= high)
+        row = int(np.argmin(inside.reshape(len(actions), -1).all(axis=1)))
         raise DatasetError(
             f"actions row {row} is {actions[row]}, outside the action space {space}. "
             "Actions are stored in the environment's own units"

@@ -1,0 +1,58 @@
+"""Arrow columns -> arrays of numbers, for the formats that are read with pyarrow."""
+
+from typing import Any
+
+import numpy as np
+
+from sb3_pg_extras.datasets.dataset import DatasetError
+from sb3_pg_extras.datasets.optional import require
+
+
+def to_numpy(name: str, column: Any) -> np.ndarray:
+    """
+    :param name: What messages call the column.
+    :param column: A ``pyarrow`` array of N numbers, or of N lists (of lists) of numbers.
+    :return: shape ``(N, ...)``, all of it finite.
+    :raises DatasetError: when a row is missing, longer or shorter than the first one, not finite, or no number.
+    """
+    pa, compute = require("pyarrow", "parquet"), require("pyarrow.compute", "parquet")
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    shape = [len(array)]
+    while True:
+        array = array.storage if isinstance(array, pa.ExtensionArray) else array
+        items_per_row = int(np.prod(shape[1:]))
+        if array.null_count:
+            row = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False))) // items_per_row
+            raise DatasetError(f"{name} row {row} is missing (null)")
+        if not is_list(array.type):
+            break
+        lengths = compute.list_value_length(array).to_numpy(zero_copy_only=False)
+        width = int(lengths[0]) if len(lengths) else 0
+        if (lengths != width).any():
+            odd = int(np.argmax(lengths != width))
+            raise DatasetError(
+                f"{name} row {odd // items_per_row} has {lengths[odd]} numbers where the first row has {width}"
+            )
+        shape.append(width)
+        array = compute.list_flatten(array)
+        if width == 0:
+            break
+    if not is_number(array.type):
+        raise DatasetError(f"{name} must hold numbers, not {array.type}")
+    numbers = array.to_numpy(zero_copy_only=False).reshape(shape)
+    if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+        row = int(np.argmin(np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)))
+        raise DatasetError(f"{name} row {row} is not finite: {numbers[row]}. Remove or repair that row")
+    return numbers
+
+
+def is_list(arrow_type: Any) -> bool:
+    """:return: Whether it is one of Arrow's types of lists."""
+    types = require("pyarrow.types", "parquet")
+    return types.is_list(arrow_type) or types.is_large_list(arrow_type) or types.is_fixed_size_list(arrow_type)
+
+
+def is_number(arrow_type: Any) -> bool:
+    """:return: Whether it is a type of numbers or of flags."""
+    types = require("pyarrow.types", "parquet")
+    return types.is_floating(arrow_type) or types.is_integer(arrow_type) or types.is_boolean(arrow_type)

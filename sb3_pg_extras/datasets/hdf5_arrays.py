@@ -1,0 +1,267 @@
+"""
+Reading arrays from HDF5 files of unknown origin.
+
+Only numbers that lie in the file itself are read: links, external storage, virtual datasets and objects are refused, and
+so are sizes that the file cannot hold, before any memory is taken for them.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_pg_extras.datasets.dataset import DatasetError, all_finite, reading
+from sb3_pg_extras.datasets.optional import require
+
+# Deflate packs at most 1032 bytes into one; anything above cannot be real data.
+MAX_INFLATION = 1100
+# An array of unknown length grows by this part of itself, so that little memory is taken for nothing.
+GROWTH = 8
+# Bytes. By default libhdf5 keeps up to 32 MB about thousands of small arrays, each of which is read once.
+METADATA_CACHE = 1 << 20
+# Names listed in a message.
+MAX_NAMES = 20
+
+
+@contextmanager
+def open_hdf5(path: str | Path, what: str) -> Iterator[Any]:
+    """
+    Open an HDF5 file for reading; whatever fails meanwhile becomes one :class:`DatasetError` that names the file.
+
+    :param path: The file.
+    :param what: What it is expected to be, for the message.
+    """
+    with reading(path, what):
+        h5py = require("h5py", "hdf5")
+        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+        cache = access.get_mdc_config()
+        cache.set_initial_size, cache.initial_size, cache.min_size, cache.max_size = True, *[METADATA_CACHE] * 3
+        access.set_mdc_config(cache)
+        with h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, access)) as file:
+            yield file
+
+
+def field_name(group: Any, name: str) -> str:
+    """
+    :param group: An HDF5 group.
+    :param name: The name of a member.
+    :return: The member's path in the file, as messages give it.
+    """
+    return f"{group.name}/{name}".lstrip("/")
+
+
+def has_member(group: Any, name: str) -> bool:
+    """
+    :param group: An HDF5 group.
+    :param name: A name.
+    :return: True if the group has a member of that name, a link that leads nowhere included.
+    """
+    # `in` would follow a link, into another file too.
+    return bool(group.id.links.exists(name.encode()))
+
+
+def get_group(group: Any, name: str) -> Any:
+    """
+    :param group: An HDF5 group.
+    :param name: A member that must be a group of this file.
+    :return: The member.
+    :raises DatasetError: when it is missing, a link, or no group.
+    """
+    import h5py
+
+    with _naming(field_name(group, name)):
+        member = _get(group, name)
+        if not isinstance(member, h5py.h5g.GroupID):
+            raise DatasetError(f"must be a group, not a {type(member).__name__}")
+        return h5py.Group(member)
+
+
+def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Read arrays one after the other into a single one, each value written once.
+
+    :param group: An HDF5 group.
+    :param names: One or more paths below it, of arrays of numbers that differ at most in their first axis.
+    :return: The rows of all, floats as float32, integers and bools as they are; and the number of rows of each.
+    :raises DatasetError: when an array is missing, is not stored in this file, claims a size that the file cannot hold,
+        does not fit the one before, cannot be decoded, or holds a value that is not finite.
+    """
+    file_size = Path(group.file.filename).stat().st_size
+    rows: np.ndarray | None = None
+    lengths: list[int] = []
+    n_rows = n_stored = 0
+    for name in names:
+        with _naming(field_name(group, name)):
+            # Opened one at a time: each open dataset has buffers of its own.
+            array = _open(group, name)
+            shape, dtype = array.shape, _dtype_in_memory(array)
+            n_stored += _checked_storage(array, file_size)
+            # Several names of one array would let a small file fill the memory.
+            if n_stored > file_size:
+                raise DatasetError(f"with those like it, claims more than the file's {file_size} bytes")
+            if rows is None:
+                rows = np.empty(shape, dtype)
+            if len(shape) == 0 or shape[1:] != rows.shape[1:] or dtype != rows.dtype:
+                raise DatasetError(f"has {dtype} of shape {shape}, but {rows.dtype} of (N, *{rows.shape[1:]}) is needed")
+            if n_rows + shape[0] > len(rows):
+                # In place, where numpy's copy would need the memory twice.
+                rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
+            _read_into(array, rows[n_rows : n_rows + shape[0]])
+            n_rows += shape[0]
+            lengths.append(shape[0])
+    assert rows is not None
+    rows.resize((n_rows, *rows.shape[1:]), refcheck=False)
+    return rows, np.array(lengths)
+
+
+def read_flags(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """
+    :param group: An HDF5 group.
+    :param names: One or more paths below it, of arrays of shape ``(N,)`` or ``(N, 1)``.
+    :return: Their values, one after the other, as bools; and the number of rows of each.
+    :raises DatasetError: when a value is neither 0 nor 1, or as :func:`read_rows` says.
+    """
+    names = list(names)
+    values, lengths = read_rows(group, names)
+    if values.shape[1:] not in ((), (1,)):
+        raise DatasetError(f"field {field_name(group, names[0])!r} has shape {values.shape}: flags are of shape (N,)")
+    values = values.reshape(-1)
+    wrong = (values != 0) & (values != 1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        part = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
+        raise DatasetError(
+            f"field {field_name(group, names[part])!r} row {row - lengths[:part].sum()} is {values[row]}: "
+            "flags are False or True (0 or 1)"
+        )
+    return values.astype(bool, copy=False), lengths
+
+
+def read_integer(group: Any, name: str) -> int:
+    """
+    :param group: An HDF5 group.
+    :param name: A member that holds one integer or bool.
+    :return: Its value.
+    :raises DatasetError: when it is anything else.
+    """
+    with _naming(field_name(group, name)):
+        array = _open(group, name)
+        if array.shape != () or array.dtype.kind not in "biu":
+            raise DatasetError(f"must be one integer, not {array.dtype} of shape {array.shape}")
+        _checked_storage(array, file_size=array.dtype.itemsize)
+        value = np.empty((), array.dtype)
+        _read_into(array, value)
+        return int(value)
+
+
+def check_lengths(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """
+    :param columns: For each field, the number of rows of each episode.
+    :return: The number of rows of each episode.
+    :raises DatasetError: when an episode is empty, or its fields differ.
+    """
+    first, lengths = next(iter(columns.items()))
+    for name, other in columns.items():
+        wrong = np.flatnonzero((other != lengths) | (other == 0))
+        if len(wrong):
+            raise DatasetError(
+                f"episode {wrong[0]} has {other[wrong[0]]} rows of {name!r} and {lengths[wrong[0]]} of {first!r}: "
+                "there must be as many of each, at least one"
+            )
+    return lengths
+
+
+def listed(names: Any) -> str:
+    """
+    :param names: Names found in a file.
+    :return: The first of them, for a message.
+    """
+    names = sorted(map(str, names))
+    return f"{names[:MAX_NAMES]}" + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name the field in what goes wrong with it: libhdf5's errors on damaged files are of many types."""
+    try:
+        yield
+    except DatasetError as error:
+        if str(error).startswith("field "):
+            raise
+        raise DatasetError(f"field {path!r} {error}") from error
+    except Exception as error:
+        message = f"field {path!r} cannot be read ({type(error).__name__}: {error}). Is the file complete?"
+        raise DatasetError(message) from error
+
+
+def _get(group: Any, path: str) -> Any:
+    """The low-level object of a member that is no link; nor is any group on the way to it."""
+    import h5py
+
+    *parents, name = path.split("/")
+    for parent in parents:
+        group = get_group(group, parent)
+    if not has_member(group, name):
+        raise DatasetError(f"is missing: found {listed(group)}")
+    encoded = name.encode()
+    # A soft link can name an external one in turn.
+    if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
+        raise DatasetError("is refused: it is a link, not data of this file")
+    return h5py.h5o.open(group.id, encoded)
+
+
+def _open(group: Any, path: str) -> Any:
+    import h5py
+
+    array = _get(group, path)
+    if not isinstance(array, h5py.h5d.DatasetID):
+        raise DatasetError(f"must be an array, not a {type(array).__name__}")
+    return array
+
+
+def _dtype_in_memory(array: Any) -> np.dtype:
+    dtype = array.dtype
+    if dtype.kind not in "biuf":
+        raise DatasetError(f"must hold numbers, not {dtype}")
+    return np.dtype(np.float32) if dtype.kind == "f" else np.dtype(dtype.str).newbyteorder("=")
+
+
+def _checked_storage(array: Any, file_size: int) -> int:
+    """Bytes of the file that an array takes, which must be enough for its shape."""
+    import h5py
+
+    layout = array.get_create_plist()
+    if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
+        raise DatasetError("is refused: its values lie in another file")
+    chunked = layout.get_layout() == h5py.h5d.CHUNKED
+    # Python's integers: a made-up shape overflows numpy's.
+    n_bytes = math.prod(map(int, array.shape)) * array.dtype.itemsize
+    stored = int(array.get_storage_size())
+    too_large = stored > file_size or n_bytes > stored * (MAX_INFLATION if chunked and layout.get_nfilters() else 1)
+    if chunked and not too_large:
+        # Chunks that were never written read as zeros: they would not be data.
+        n_chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, layout.get_chunk(), strict=True))
+        too_large = array.get_num_chunks() < n_chunks
+    if too_large:
+        raise DatasetError(
+            f"of shape {array.shape} needs {n_bytes} bytes, but {stored} are stored for it in a file of {file_size}: "
+            "it is damaged, or was not written to the end"
+        )
+    return stored
+
+
+def _read_into(array: Any, values: np.ndarray) -> None:
+    import h5py
+
+    if values.size == 0:
+        return
+    array.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    # Said here, where the row of the file is known.
+    if values.dtype.kind == "f" and not all_finite(values):
+        row = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
+        raise DatasetError(f"row {row} is not finite: {values[row]}. Remove or repair that row")

@@ -1,0 +1,147 @@
+"""Parquet files with one frame per row, as LeRobot writes them -> OfflineDataset."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pg_extras.datasets.arrow import is_list, is_number, to_numpy
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
+from sb3_pg_extras.datasets.episodes import Episode, from_episodes
+from sb3_pg_extras.datasets.optional import require
+
+EPISODE, ACTION, REWARD, DONE, TRUNCATED = "episode_index", "action", "next.reward", "next.done", "next.truncated"
+FRAMES = ("frame_index", "index")
+OBSERVATION = "observation"
+
+
+def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
+    """
+    Read frames ``(s_t, a_t, next.reward, next.done)``. The next observation is that of the episode's next frame.
+
+    The last frame of an episode has none: where ``next.done`` is set nothing follows it, and its own observation stands
+    in; elsewhere that frame is left out, and the episode ends neither terminated nor truncated.
+
+    :param path: A file, a folder of files, or a LeRobot dataset with its files in ``data/``. Columns:
+        ``observation.state`` (several numeric ``observation.*`` make a Dict observation), ``action``, ``next.reward``,
+        ``next.done``, ``episode_index``, ``frame_index`` or ``index``, and optionally ``next.truncated``.
+    :param action_space: The environment's: the files hold none.
+    :return: The dataset.
+    :raises DatasetError: when a file is missing, damaged or invalid, a column is missing, or an episode has gaps.
+    """
+    path = Path(path)
+    with reading(path, "a parquet dataset"):
+        shards = [path] if path.is_file() else parquet_shards(path)
+        if not shards:
+            raise DatasetError("no .parquet file in it")
+        tables = {shard: _read(shard, "" if shard == path else f"{shard.relative_to(path)}: ") for shard in shards}
+        return from_episodes(_episodes(_joined(path, tables)), action_space)
+
+
+def parquet_shards(folder: Path) -> list[Path]:
+    """
+    :param folder: A folder.
+    :return: The ``.parquet`` files below it; in a LeRobot dataset those of ``data/``, not of ``meta/``.
+    """
+    root = folder / "data" if (folder / "data").is_dir() else folder
+    return sorted(file for file in root.rglob("*.parquet") if file.is_file())
+
+
+def _read(shard: Path, prefix: str) -> dict[str, np.ndarray]:
+    parquet = require("pyarrow.parquet", "parquet")
+    try:
+        file = parquet.ParquetFile(shard)
+        schema = file.schema_arrow
+        needed = [ACTION, REWARD, DONE, EPISODE, next((name for name in FRAMES if name in schema.names), FRAMES[0])]
+        observations = [name for name in schema.names if _is_observation(schema.field(name))]
+        for name in needed if observations else [f"{OBSERVATION}.state"]:
+            if name not in schema.names or not observations:
+                raise DatasetError(f"{prefix}column {name!r} is missing or holds no numbers: the columns are {schema.names}")
+        if len(set(schema.names)) != len(schema.names):
+            raise DatasetError(f"{prefix}a column stands there twice: {schema.names}")
+        optional = [TRUNCATED] if TRUNCATED in schema.names else []
+        table = file.read(columns=[*needed, *observations, *optional])
+        table.validate(full=True)
+        columns = {name: to_numpy(f"{prefix}{name}", table[name]) for name in [*needed, *observations, *optional]}
+    except DatasetError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"{prefix}cannot be read as parquet ({type(error).__name__}: {error})") from error
+    for name in [*needed[1:], *optional]:
+        columns[name] = _one_per_row(f"{prefix}{name}", columns[name])
+    frame = columns.pop(needed[-1])
+    for name, array in ((EPISODE, columns[EPISODE]), (needed[-1], frame)):
+        if array.dtype.kind not in "iu":
+            raise DatasetError(f"{prefix}{name} must hold whole numbers, not {array.dtype}")
+    return columns | {FRAMES[0]: frame}
+
+
+def _joined(path: Path, tables: dict[Path, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    # A shard may be empty: its lists have no width then.
+    tables = {shard: table for shard, table in tables.items() if len(table[EPISODE])}
+    if not tables:
+        raise DatasetError("holds no frames")
+    first = next(iter(tables.values()))
+    for shard, table in tables.items():
+        if table.keys() != first.keys():
+            raise DatasetError(f"{shard.relative_to(path)} has the columns {sorted(table)}, the first file {sorted(first)}")
+        for name, array in table.items():
+            if array.shape[1:] != first[name].shape[1:]:
+                raise DatasetError(
+                    f"{shard.relative_to(path)}: {name} has rows of shape {array.shape[1:]}, "
+                    f"but {first[name].shape[1:]} in the first file"
+                )
+    return {name: np.concatenate([table[name] for table in tables.values()]) for name in first}
+
+
+def _is_observation(field: Any) -> bool:
+    """Images and texts, in structs and strings, are no numbers: they are left out."""
+    if field.name != OBSERVATION and not field.name.startswith(f"{OBSERVATION}."):
+        return False
+    arrow_type = field.type
+    while is_list(arrow_type):
+        arrow_type = arrow_type.value_type
+    return is_number(arrow_type)
+
+
+def _one_per_row(name: str, array: np.ndarray) -> np.ndarray:
+    if array.ndim > 2 or array.shape[1:] not in ((), (1,)):
+        raise DatasetError(f"{name} has rows of shape {array.shape[1:]}: one value per row is needed")
+    return array.reshape(len(array))
+
+
+def _episodes(columns: dict[str, np.ndarray]) -> Iterator[Episode]:
+    order = np.lexsort((columns[FRAMES[0]], columns[EPISODE]))
+    columns = {name: array[order] for name, array in columns.items()}
+    episode, frame = columns[EPISODE].astype(np.int64), columns[FRAMES[0]].astype(np.int64)
+    same = episode[1:] == episode[:-1]
+    jump = same & (np.diff(frame) != 1)
+    if jump.any():
+        row = int(np.argmax(jump))
+        raise DatasetError(
+            f"{FRAMES[0]} goes from {frame[row]} to {frame[row + 1]} in episode {episode[row]}: "
+            "a frame is missing, or there twice"
+        )
+    truncated = columns.get(TRUNCATED, np.zeros(len(episode), dtype=bool))
+    names = sorted(name for name in columns if name.startswith(OBSERVATION))
+    for start, end in zip(*_bounds(same), strict=True):
+        terminal = bool(columns[DONE][end - 1])
+        stop = end if terminal else end - 1
+        rows = np.append(np.arange(start, end), [end - 1] if terminal else []).astype(np.int64)
+        observations = {name.removeprefix(f"{OBSERVATION}."): columns[name][rows] for name in names}
+        yield Episode(
+            f"episode {episode[start]}",
+            observations if len(names) > 1 else observations.popitem()[1],
+            columns[ACTION][start:stop],
+            columns[REWARD][start:stop],
+            columns[DONE][start:stop],
+            truncated[start:stop],
+        )
+
+
+def _bounds(same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each row continues the episode of the row before -> the first row of each episode, and the row after it."""
+    ends = np.append(np.flatnonzero(~same), len(same)) + 1
+    return np.append(0, ends[:-1]), ends

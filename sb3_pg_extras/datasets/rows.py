@@ -1,0 +1,114 @@
+"""Rows of episodes with one observation per step, as many files hold them -> OfflineDataset, with the next ones too."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pg_extras.datasets.arrays import from_arrays
+from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset
+
+# Rows moved at a time: what is copied on the way stays small next to the data.
+CHUNK = 1 << 16
+
+
+def from_rows(
+    fields: dict[str, Any], episode_ends: np.ndarray, action_space: spaces.Space | None, env_id: str | None = None
+) -> OfflineDataset:
+    """
+    Make a dataset from the rows of episodes that follow each other.
+
+    Without ``next_observations`` the next observation is that of the next row of the same episode, so the last row of an
+    episode has none:
+
+    - After a terminal state nothing counts: the row stays, with its own observation as the next.
+    - Otherwise the row is dropped. The row before it is then the episode's last: ``episode_ends`` says so, its next
+      observation is the dropped row's own, a true one, and its value is bootstrapped like any other. Where the dropped
+      row was truncated, the row before it is marked truncated in its stead, so that the episode still counts as one that
+      reached its time limit; its return lacks the dropped reward. An episode of that single row vanishes.
+
+    :param fields: ``observations`` (an array or a dict of arrays), ``actions``, ``rewards``, ``terminations``,
+        ``truncations`` (bool), and ``next_observations`` where the file has them. The arrays are moved in place: they are
+        the dataset's from now on.
+    :param episode_ends: For each episode the row after its last one, increasing; each termination and truncation is one.
+    :param action_space: The action space; None assumes ``[-1, 1]`` for floats and ``0 ... max`` for integers.
+    :param env_id: Name of the environment, if known.
+    :return: The dataset.
+    :raises DatasetError: when the fields differ in length, or no transition is left.
+    """
+    n_rows = len(fields["terminations"])
+    for name, array in _named(fields):
+        if len(array) != n_rows:
+            raise DatasetError(f"{name} has {len(array)} rows but the flags have {n_rows}")
+    if np.size(fields["actions"]) == 0:
+        raise DatasetError(f"actions is empty (shape {fields['actions'].shape}): a dataset needs at least one transition")
+    if action_space is None:
+        action_space = _assumed_action_space(fields["actions"])
+    if "next_observations" not in fields:
+        fields, episode_ends = _with_next_observations(fields, episode_ends)
+    return from_arrays(fields | {"episode_ends": episode_ends, "env_id": env_id}, action_space)
+
+
+def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    terminations, truncations = fields["terminations"], fields["truncations"]
+    last = ends - 1
+    lost = last[~terminations[last]]
+    keep = np.ones(len(terminations), bool)
+    keep[lost] = False
+    if not keep.any():
+        raise DatasetError("no row has a next observation: every episode is a single row that is not terminal")
+    starts = np.append(0, ends[:-1])
+    moved = last[(last > starts) & truncations[last] & ~terminations[last]]
+    truncations[moved - 1] = True
+    following = _map(fields["observations"], lambda array: _following(array, keep, terminations))
+    fields = {name: _map(value, lambda array: _compacted(array, keep)) for name, value in fields.items()}
+    # An episode without rows ends where the one before it does.
+    ends = np.unique(ends - np.searchsorted(lost, last, side="right"))
+    return fields | {"next_observations": following}, ends[ends > 0]
+
+
+def _following(array: np.ndarray, keep: np.ndarray, terminations: np.ndarray) -> np.ndarray:
+    rows = np.empty((np.count_nonzero(keep), *array.shape[1:]), array.dtype)
+    for index, target in _moves(keep):
+        index += ~terminations[index]
+        # Unlike "raise", "clip" writes to `out` without a buffer; no index is out of range.
+        np.take(array, index, axis=0, out=rows[target], mode="clip")
+    return rows
+
+
+def _compacted(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """The kept rows, moved to the front of the same memory."""
+    for index, target in _moves(keep):
+        array[target] = np.take(array, index, axis=0)
+    return array[: np.count_nonzero(keep)]
+
+
+def _moves(keep: np.ndarray) -> Iterator[tuple[np.ndarray, slice]]:
+    """The numbers of the kept rows, in parts, and where they go."""
+    stop = 0
+    for start in range(0, len(keep), CHUNK):
+        index = start + np.flatnonzero(keep[start : start + CHUNK])
+        yield index, slice(stop, stop + len(index))
+        stop += len(index)
+
+
+def _assumed_action_space(actions: np.ndarray) -> spaces.Space:
+    flat = actions.reshape(len(actions), -1)
+    if actions.dtype.kind in "biu":
+        if flat.shape[1] != 1 or flat.min() < 0:
+            raise DatasetError(f"actions are integers of shape {actions.shape}, minimum {flat.min()}: pass action_space")
+        return spaces.Discrete(int(flat.max()) + 1)
+    if max(flat.max(), -flat.min()) > 1 + ACTION_TOLERANCE:
+        row = int(np.argmax((np.abs(flat) > 1 + ACTION_TOLERANCE).any(axis=1)))
+        raise DatasetError(f"actions row {row} is {actions[row]}, outside the [-1, 1] assumed: pass action_space")
+    return spaces.Box(-1, 1, actions.shape[1:], np.float32)
+
+
+def _named(fields: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
+    parts = {name: value if isinstance(value, dict) else {"": value} for name, value in fields.items()}
+    return [(f"{name}[{key!r}]" if key else name, array) for name, value in parts.items() for key, array in value.items()]
+
+
+def _map(value: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
+    return {key: function(array) for key, array in value.items()} if isinstance(value, dict) else function(value)
