@@ -50,6 +50,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --speed
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
+	$(BIN)/python benchmarks/load_speed.py
 	$(BIN)/python benchmarks/report.py
 
 dataset: $(INSTALLED)

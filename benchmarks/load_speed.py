@@ -3,11 +3,12 @@ Time and memory of loading 1 M transitions of Hopper's size, against h5py readin
 
     python benchmarks/load_speed.py [--rows 1000000] [--repeats 5]
 
-Each measurement is a process of its own; memory is its high water above what it had after its imports, as a share of the
-file's arrays in float32.
+writes ``benchmarks/results/load_speed.csv``. Each measurement is a process of its own; memory is its high water above what
+it had after its imports, as a share of the file's arrays in float32.
 """
 
 import argparse
+import csv
 import json
 import os
 import statistics
@@ -21,6 +22,7 @@ import h5py
 import numpy as np
 
 EPISODE = 1000
+RESULTS = Path(__file__).parent / "results" / "load_speed.csv"
 LAYOUTS = ("d4rl", "d4rl-gzip", "d4rl-gzip-next", "d3rlpy", "robomimic", "robomimic-next")
 
 
@@ -33,9 +35,10 @@ def main() -> None:
     if args.measure:
         print(json.dumps(measure(*args.measure)))
         return
-    print("| file | MB of arrays | s, h5py | s, load_dataset | ratio | memory / arrays, h5py | the same, load_dataset |")
-    print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
+    RESULTS.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, open(RESULTS, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "megabytes", "h5py_seconds", "seconds", "ratio", "h5py_memory", "memory"])
         for layout in LAYOUTS:
             path = Path(folder) / f"{layout}.h5"
             n_bytes = write(path, layout, args.rows)
@@ -44,11 +47,10 @@ def main() -> None:
             seconds = {how: statistics.median(r[how]["seconds"] for r in runs) for how in runs[0]}
             memory = {how: max(r[how]["bytes"] for r in runs) / n_bytes for how in runs[0]}
             ratio = statistics.median(r["load_dataset"]["seconds"] / r["h5py"]["seconds"] for r in runs)
-            print(
-                f"| {layout} | {n_bytes / 1e6:.0f} | {seconds['h5py']:.3f} | {seconds['load_dataset']:.3f} | {ratio:.2f} | "
-                f"{memory['h5py']:.2f} | {memory['load_dataset']:.2f} |",
-                flush=True,
-            )
+            figures = (seconds["h5py"], seconds["load_dataset"], ratio, memory["h5py"], memory["load_dataset"])
+            row = [layout, f"{n_bytes / 1e6:.0f}", *(f"{figure:.3f}" for figure in figures)]
+            writer.writerow(row)
+            print(*row, sep="\t", flush=True)
             path.unlink()
 
 

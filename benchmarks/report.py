@@ -118,9 +118,15 @@ def single_step_mountain_car() -> str:
     return markdown(["", "last 100 episodes", "seed by seed", "goals", "greedy, 100 episodes"], lines)
 
 
+def single_step_literal() -> str:
+    """CartPole-v1 with the defaults."""
+    lines = single_step_rows(lambda name: name.startswith("CartPole"), "greedy_return")
+    return markdown(["", "last 100 episodes", "seed by seed", "greedy, 100 episodes"], lines)
+
+
 def single_step_stream() -> str:
     """The stream preset and the authors' script."""
-    lines = single_step_rows(lambda name: not name.startswith("MountainCar"))
+    lines = single_step_rows(lambda name: name.startswith(("Hopper", "HalfCheetah")))
     return markdown(["", "last 100 episodes", "seed by seed"], sorted(lines))
 
 
@@ -133,12 +139,21 @@ def single_step_speed() -> str:
     return markdown(["environment", "loop", "steps/s", "range", "SingleStepA2C is faster by"], lines)
 
 
+def load_speed() -> str:
+    """Loading one million transitions from HDF5."""
+    columns = ["file", "megabytes", "h5py_seconds", "seconds", "ratio", "memory"]
+    lines = [[r[column] for column in columns] for r in read("load_speed")]
+    return markdown(["file", "MB", "h5py, s", "load_dataset, s", "ratio", "memory / arrays"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
+    "load_speed": load_speed,
     "reinforce_default": reinforce_default,
     "reinforce_exercises": reinforce_exercises,
     "reinforce_speed": reinforce_speed,
+    "single_step_literal": single_step_literal,
     "single_step_mountain_car": single_step_mountain_car,
     "single_step_speed": single_step_speed,
     "single_step_stream": single_step_stream,

@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from sb3_pg_extras.bear import BEAR
-from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score
 from sb3_pg_extras.offline import OfflineAlgorithm
 from sb3_pg_extras.optimizers import ObGD
 from sb3_pg_extras.reinforce import REINFORCE
@@ -22,4 +22,5 @@ __all__ = [
     "SingleStepA2C",
     "__version__",
     "load_dataset",
+    "normalized_score",
 ]

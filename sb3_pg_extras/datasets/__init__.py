@@ -18,6 +18,7 @@ from sb3_pg_extras.datasets.minari import is_minari_folder, load_minari, minari_
 from sb3_pg_extras.datasets.npz import load_npz
 from sb3_pg_extras.datasets.parquet import load_parquet, parquet_shards
 from sb3_pg_extras.datasets.sb3 import from_replay_buffer, load_replay_buffer
+from sb3_pg_extras.datasets.scores import normalized_score
 
 if TYPE_CHECKING:
     from minari import MinariDataset
@@ -134,4 +135,5 @@ __all__ = [
     "bundled_dataset_for",
     "collect_dataset",
     "load_dataset",
+    "normalized_score",
 ]
