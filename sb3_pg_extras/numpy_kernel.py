@@ -35,11 +35,12 @@ class Dense:
 
     def __init__(self, linear: nn.Linear, gradients: dict[th.Tensor, np.ndarray]) -> None:
         self.weight, self.bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
+        self.weight_t = self.weight.T
         self.weight_gradients, self.bias_gradients = gradients.get(linear.weight), gradients.get(linear.bias)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.x = x
-        y = np.dot(x, self.weight.T)
+        y = np.dot(x, self.weight_t)
         y += self.bias
         return y
 
@@ -68,31 +69,41 @@ class Tanh:
         return gradient * (1.0 - y * y)
 
 
-class LeakyReLU:
-    """ReLU is the one with slope 0."""
-
-    def __init__(self, module: nn.ReLU | nn.LeakyReLU) -> None:
-        self.slope = np.float32(getattr(module, "negative_slope", 0.0))
+class ReLU:
+    def __init__(self, module: nn.ReLU) -> None:
+        pass
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self.factor = np.where(x > 0, np.float32(1), self.slope)
-        return x * self.factor
+        self.y = np.maximum(x, 0.0)
+        return self.y
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
-        return gradient * self.factor[: len(gradient)]
+        return gradient * (self.y[: len(gradient)] > 0)
+
+
+class LeakyReLU:
+    def __init__(self, module: nn.LeakyReLU) -> None:
+        self.slope = np.float32(module.negative_slope)
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.x = x
+        return np.where(x > 0, x, self.slope * x)
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        return gradient * np.where(self.x[: len(gradient)] > 0, np.float32(1), self.slope)
 
 
 class ELU:
     def __init__(self, module: nn.ELU) -> None:
-        self.alpha = module.alpha
+        self.alpha = np.float32(module.alpha)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        negative = self.alpha * np.expm1(np.minimum(x, 0.0))
-        self.slope = np.where(x > 0, np.float32(1), negative + self.alpha)
-        return np.where(x > 0, x, negative)
+        self.x, self.negative = x, self.alpha * np.expm1(np.minimum(x, 0.0))
+        return np.where(x > 0, x, self.negative)
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
-        return gradient * self.slope[: len(gradient)]
+        n = len(gradient)
+        return gradient * np.where(self.x[:n] > 0, np.float32(1), self.negative[:n] + self.alpha)
 
 
 class LayerNorm:
@@ -116,7 +127,7 @@ class LayerNorm:
 
 
 ACTIVATIONS: dict[type[nn.Module], Any] = {
-    nn.Tanh: Tanh, nn.ReLU: LeakyReLU, nn.LeakyReLU: LeakyReLU, nn.ELU: ELU, nn.LayerNorm: LayerNorm
+    nn.Tanh: Tanh, nn.ReLU: ReLU, nn.LeakyReLU: LeakyReLU, nn.ELU: ELU, nn.LayerNorm: LayerNorm
 }  # fmt: skip
 
 
@@ -191,6 +202,8 @@ class NumpyActor:
         gradients = gradients or {}
         self.observation_space = policy.observation_space
         self.action_shape = policy.action_space.shape or ()
+        self.noise_tensor = th.empty(0)
+        self.noise = self.noise_tensor.numpy()
         self.discrete = isinstance(policy.action_dist, CategoricalDistribution)
         std_net = getattr(policy, "std_net", None)
         log_std = None if self.discrete or std_net is not None else policy.log_std
@@ -206,13 +219,16 @@ class NumpyActor:
         :return: Actions before any clipping, (B, *action_space.shape).
         """
         latent = self.trunk.forward(flatten(obs, self.observation_space))
-        self.output = self.head.forward(latent)  # logits or means, (B, K)
+        output = self.head.forward(latent)  # logits or means, (B, K)
+        if len(self.noise) != len(output):
+            self.noise_tensor = th.empty(output.shape)
+            self.noise = self.noise_tensor.numpy()
         if self.discrete:
-            logits = self.output - self.output.max(axis=1, keepdims=True)
-            self.log_probs = logits - np.log(np.add.reduce(np.exp(logits), axis=1, keepdims=True))
-            self.probs = np.exp(self.log_probs)
+            output -= np.maximum.reduce(output, axis=1, keepdims=True)
+            self.logits, self.odds = output, np.exp(output)
             # A draw as torch.multinomial makes it.
-            self.actions = (self.probs / th.empty(self.probs.shape).exponential_().numpy()).argmax(axis=1)
+            self.noise_tensor.exponential_()
+            self.actions = (self.odds / self.noise).argmax(axis=1)
             return self.actions
         if self.std_head is not None:
             self.raw_std = self.std_head.forward(latent)
@@ -221,8 +237,8 @@ class NumpyActor:
         else:
             assert self.log_std is not None
             self.std = np.exp(self.log_std)
-        self.noise = th.empty(self.output.shape).normal_().numpy()
-        return (self.output + self.std * self.noise).reshape(-1, *self.action_shape)
+        self.noise_tensor.normal_()
+        return (output + self.std * self.noise).reshape(-1, *self.action_shape)
 
     def backward(self, weights: np.ndarray, entropy_weights: np.ndarray | None) -> None:
         """
@@ -233,11 +249,14 @@ class NumpyActor:
         :param entropy_weights: shape (B, 1) or None.
         """
         if self.discrete:
-            gradient = -weights * self.probs
+            total = np.add.reduce(self.odds, axis=1, keepdims=True)
+            probs = self.odds / total
+            gradient = -weights * probs
             gradient[np.arange(len(gradient)), self.actions] += weights[:, 0]
             if entropy_weights is not None:
-                entropy = -np.add.reduce(self.probs * self.log_probs, axis=1, keepdims=True)
-                gradient -= entropy_weights * self.probs * (self.log_probs + entropy)
+                log_probs = self.logits - np.log(total)
+                entropy = -np.add.reduce(probs * log_probs, axis=1, keepdims=True)
+                gradient -= entropy_weights * probs * (log_probs + entropy)
             self.trunk.backward(self.head.backward(gradient))
             return
         # With respect to the mean and to the log standard deviation.
