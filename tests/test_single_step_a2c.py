@@ -21,6 +21,7 @@ from sb3_pg_extras import STREAM_PRESET, SingleStepA2C, losses
 from sb3_pg_extras.optimizers import EligibilityTraces, ObGD
 from sb3_pg_extras.policies import StreamPolicy
 from sb3_pg_extras.single_step_a2c import successors
+from sb3_pg_extras.wrappers import TimeLimitTerminal
 
 KERNELS = pytest.mark.parametrize("kernel", ["auto", "torch"])
 RMSPROP = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5}}
@@ -61,6 +62,16 @@ def test_successors_are_the_last_states_of_episodes_that_were_cut_off():
         {"a": new_obs}, dones, [{}, {**infos[1], "terminal_observation": {"a": np.array([5, 6])}}, {}, {}]
     )
     assert next_obs["a"][1].tolist() == [5, 6]
+
+
+def test_a_time_limit_can_be_made_terminal():
+    env = make_vec_env(lambda: TimeLimitTerminal(TimeLimit(gym.make("Pendulum-v1"), 3)))
+    env.reset()
+    for step in range(3):
+        _, _, dones, infos = env.step(np.zeros((1, 1)))
+        assert dones[0] == (step == 2)
+    assert not infos[0]["TimeLimit.truncated"]
+    assert successors(np.zeros((1, 3)), dones, infos)[1].tolist() == [1.0]
 
 
 class Chain(gym.Env):
