@@ -68,6 +68,9 @@ class BEAR(OfflineAlgorithm):
     :param variance_penalty: Weight of the critics' disagreement in the actor's loss.
     :param bootstrap_probability: Probability that a critic learns from a transition, drawn once for each (1: all).
     :param n_collect_steps: Random steps to take when there is no dataset.
+    :param n_steps: Steps of the return in the critics' target, as in SB3's SAC. The steps are the data's, uncorrected.
+    :param replay_buffer_kwargs: ``normalize_observations=True`` and ``normalize_rewards=True`` normalise with the dataset's
+        statistics (see :class:`~sb3_pg_extras.buffers.OfflineReplayBuffer`); ``predict`` takes observations as they are.
     :param policy_kwargs: Additional arguments of the policy: ``net_arch``, ``vae_net_arch``, ``n_critics``, ...
     :param stats_window_size: Accepted as in all of SB3; there are no episodes to average over.
     :param tensorboard_log: Folder of the TensorBoard log, or None.
@@ -119,6 +122,8 @@ class BEAR(OfflineAlgorithm):
         variance_penalty: float = 0.0,
         bootstrap_probability: float = 1.0,
         n_collect_steps: int = 10_000,
+        n_steps: int = 1,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -135,6 +140,8 @@ class BEAR(OfflineAlgorithm):
             batch_size,
             gamma,
             n_collect_steps,
+            n_steps=n_steps,
+            replay_buffer_kwargs=replay_buffer_kwargs,
             policy_kwargs=policy_kwargs,
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
@@ -266,8 +273,9 @@ class BEAR(OfflineAlgorithm):
             noise = self._action_noise(replay_data, self.n_target_samples)
             next_actions = th.tanh(self.policy.raw_actions(replay_data.next_observations, noise)[0])
             next_q_values = self.policy.q_values(self.critic_target, replay_data.next_observations, next_actions)
+            discounts = self.gamma if replay_data.discounts is None else replay_data.discounts
             target_q_values = losses.mixed_target_q_values(
-                replay_data.rewards, replay_data.dones, next_q_values, self.gamma, self.target_q_mixture
+                replay_data.rewards, replay_data.dones, next_q_values, discounts, self.target_q_mixture
             )
         actions = replay_data.actions.unsqueeze(1)
         current_q_values = self.policy.q_values(self.critic, replay_data.observations, actions).squeeze(2)
@@ -364,12 +372,13 @@ class BEAR(OfflineAlgorithm):
         if self.bootstrap_probability == 1.0:
             return None
         assert self.replay_buffer is not None
+        self.replay_buffer.whole_dataset()  # a stream's rows have no numbers of their own
         assert self._bootstrap_seed is not None
         shape = (len(self.critic.q_networks), self.replay_buffer.size())
         if self._bootstrap_masks is None or self._bootstrap_masks.shape != shape:
             generator = th.Generator().manual_seed(self._bootstrap_seed)
-            self._bootstrap_masks = th.rand(shape, generator=generator) < self.bootstrap_probability
-        return self._bootstrap_masks[:, indices].to(self.device, th.float32)
+            self._bootstrap_masks = (th.rand(shape, generator=generator) < self.bootstrap_probability).to(self.device)
+        return self._bootstrap_masks[:, indices].float()
 
     def _update_learning_rates(self) -> None:
         self._update_learning_rate(self.actor.optimizer)

@@ -1,5 +1,6 @@
 """Datasets -> torch batches."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,29 +8,42 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
+from sb3_pg_extras.datasets.parquet_stream import ParquetStream
+from sb3_pg_extras.records import RecordFormat, is_vector_space, scale_actions, set_moments
 
-# Scaled actions stay this far inside [-1, 1], where the inverse of tanh is finite.
-ACTION_MARGIN = 1e-6
+# While records are made, this many rows of the dataset are copied at a time.
+ROWS_PACKED_AT_ONCE = 1 << 14
 
 
 class OfflineReplayBuffer(ReplayBuffer):
     """
     A dataset as a full SB3 replay buffer of one environment: Box actions scaled to [-1, 1] and clipped to
-    +-(1 - 1e-6), images in the policy's layout, ``dones`` and ``timeouts`` told apart so that truncation bootstraps.
+    +-(1 - 1e-6), images in the policy's layout, ``dones`` only where the next state is terminal, so that truncation
+    bootstraps.
+
+    Each transition is one record of bytes, on the device: a batch is one gather there. A memory-mapped dataset stays in its
+    file instead, and only a batch's own records are made.
 
     :param dataset: The dataset.
     :param observation_space: The model's observation space (images channel first).
     :param action_space: The model's action space.
-    :param device: PyTorch device of the batches.
+    :param device: PyTorch device of the records and the batches.
+    :param n_steps: Steps of the return: ``rewards`` are ``sum_{j<n} gamma^j r_{t+j}``, the next observation is that of the
+        last step, ``discounts`` what its value counts, as in SB3's ``NStepReplayBuffer``. An episode's end cuts it short.
+    :param gamma: Discount factor of the n-step return.
+    :param normalize_observations: Whether to subtract the dataset's mean and divide by its standard deviation, as
+        ``VecNormalize`` does; ``observation_rms`` holds them.
+    :param normalize_rewards: Whether to divide by the standard deviation of the discounted return, as ``VecNormalize`` does;
+        ``return_rms`` holds it.
     :raises DatasetError: when the dataset's spaces differ from these.
+    :raises ValueError: for ``n_steps`` below 1, and for observations that are no vectors and cannot be normalised.
     """
-
-    observations: Any
-    next_observations: Any
 
     def __init__(
         self,
@@ -37,19 +51,42 @@ class OfflineReplayBuffer(ReplayBuffer):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         device: th.device | str = "auto",
+        n_steps: int = 1,
+        gamma: float = 0.99,
+        normalize_observations: bool = False,
+        normalize_rewards: bool = False,
     ) -> None:
+        if n_steps < 1:
+            raise ValueError(f"n_steps={n_steps}: must be at least 1")
+        if normalize_observations and not is_vector_space(observation_space):
+            raise ValueError(
+                f"normalize_observations=True needs vectors, not {observation_space}: wrap the environment in VecNormalize"
+            )
         # Past ReplayBuffer.__init__: it would allocate arrays that the dataset already has.
         BaseBuffer.__init__(self, len(dataset), observation_space, action_space, device, n_envs=1)
         check_spaces(dataset, observation_space, action_space)
         self.full = True
         self.optimize_memory_usage = False
         self.handle_timeout_termination = True
-        self.observations = _one_env(_policy_layout(dataset.observations, observation_space))
-        self.next_observations = _one_env(_policy_layout(dataset.next_observations, observation_space))
-        self.actions = _one_env(_scale(dataset.actions, action_space).reshape(len(dataset), self.action_dim))
-        self.rewards = _one_env(dataset.rewards)
-        self.dones = _one_env((dataset.terminations | dataset.truncations).astype(np.float32))
-        self.timeouts = _one_env((dataset.truncations & ~dataset.terminations).astype(np.float32))
+        self.dataset = dataset
+        self.n_steps = n_steps
+        self.observation_rms = RunningMeanStd(shape=observation_space.shape or ()) if normalize_observations else None
+        self.return_rms = RunningMeanStd(shape=()) if normalize_rewards else None
+        if self.observation_rms is not None:
+            set_moments(self.observation_rms, dataset.observations)  # type: ignore[arg-type]
+        if self.return_rms is not None:
+            set_moments(self.return_rms, running_returns(dataset, gamma))
+        self.format = RecordFormat(
+            dataset, observation_space, action_space, n_steps, gamma, self.observation_rms, self.return_rms
+        )
+        self._records = None if is_mapped(dataset) else self._pack_all(len(dataset))
+
+    def _pack_all(self, n_rows: int) -> th.Tensor:
+        records = th.empty((n_rows, self.format.dtype.itemsize), dtype=th.uint8, device=self.device)
+        for start in range(0, n_rows, ROWS_PACKED_AT_ONCE):
+            rows = np.arange(start, min(start + ROWS_PACKED_AT_ONCE, n_rows))
+            records[start : start + len(rows)] = self.format.pack(self.dataset, rows).to(self.device)
+        return records
 
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None, generator: th.Generator | None = None
@@ -65,40 +102,187 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         return self.get(self.sample_indices(batch_size, generator), env)
 
-    def sample_indices(self, batch_size: int, generator: th.Generator | None = None) -> np.ndarray:
+    def sample_indices(self, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
         """
         :param batch_size: Number of rows to draw.
         :param generator: Source of the draw; PyTorch's global one by default.
-        :return: Row numbers, shape (B,).
+        :return: Row numbers, shape (B,), on the buffer's device.
         """
-        device = generator.device if generator is not None else None
-        return th.randint(self.size(), (batch_size,), generator=generator, device=device).cpu().numpy()
+        device = th.device("cpu") if generator is None else generator.device
+        return th.randint(self.size(), (batch_size,), generator=generator, device=device).to(self.device)
 
-    def get(self, indices: np.ndarray, env: VecNormalize | None = None) -> ReplayBufferSamples | DictReplayBufferSamples:
+    def get(
+        self, indices: th.Tensor | np.ndarray, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples | DictReplayBufferSamples:
         """
         :param indices: Row numbers, shape (B,).
         :param env: Normalises observations and rewards, if given.
         :return: Those transitions, as :meth:`sample` returns them.
         """
-        terminations = self.dones[indices] * (1.0 - self.timeouts[indices])
-        batch_type: Any = DictReplayBufferSamples if isinstance(self.observations, dict) else ReplayBufferSamples
-        return batch_type(
-            observations=self._get_observations(self.observations, indices, env),
-            actions=self.to_torch(self.actions[indices, 0]),
-            next_observations=self._get_observations(self.next_observations, indices, env),
-            dones=self.to_torch(terminations),
-            rewards=self.to_torch(self._normalize_reward(self.rewards[indices], env)),
-        )
+        indices = th.as_tensor(indices, device=self.device)
+        if self._records is None:
+            records = self.format.pack(self.dataset, indices.cpu().numpy()).to(self.device)
+        else:
+            records = self._records.index_select(0, indices)
+        columns = self.format.unpack(records)
+        if env is not None:
+            for name in ("observations", "next_observations"):
+                columns[name] = self._to_device(self._normalize_obs(_to_numpy(columns[name]), env))
+            columns["rewards"] = self._to_device(self._normalize_reward(_to_numpy(columns["rewards"]), env))
+        return self.format.samples(columns)
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         return self.get(batch_inds, env)
 
-    def _get_observations(self, source: Any, indices: np.ndarray, env: VecNormalize | None) -> Any:
-        if isinstance(source, dict):
-            rows = self._normalize_obs({key: array[indices, 0] for key, array in source.items()}, env)
-            assert isinstance(rows, dict)
-            return {key: self.to_torch(array) for key, array in rows.items()}
-        return self.to_torch(self._normalize_obs(source[indices, 0], env))  # type: ignore[arg-type]
+    def _to_device(self, values: Any) -> Any:
+        return {k: self.to_torch(v) for k, v in values.items()} if isinstance(values, dict) else self.to_torch(values)
+
+    def whole_dataset(self) -> OfflineDataset:
+        """
+        :return: The dataset, to be written or to be trained on elsewhere.
+        """
+        return self.dataset
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """:raises RuntimeError: always: a dataset does not grow."""
+        raise RuntimeError("A dataset does not grow. For a replay buffer that does, see BEAR.to_sac(env, keep_dataset=True)")
+
+    # SB3's names for what the dataset holds, with SB3's axis of environments.
+
+    @property
+    def observations(self) -> Any:  # type: ignore[override]
+        """:return: ``s`` in the policy's layout, shape (N, 1, ...)."""
+        return _one_env(_policy_layout(self.dataset.observations, self.observation_space))
+
+    @property
+    def next_observations(self) -> Any:  # type: ignore[override]
+        """:return: ``s'`` likewise."""
+        return _one_env(_policy_layout(self.dataset.next_observations, self.observation_space))
+
+    @property
+    def actions(self) -> np.ndarray:  # type: ignore[override]
+        """:return: Scaled actions, shape (N, 1, action_dim)."""
+        return _one_env(scale_actions(self.dataset.actions, self.action_space).reshape(len(self.dataset), self.action_dim))
+
+    @property
+    def rewards(self) -> np.ndarray:  # type: ignore[override]
+        """:return: shape (N, 1)."""
+        return _one_env(self.dataset.rewards)
+
+    @property
+    def dones(self) -> np.ndarray:  # type: ignore[override]
+        """:return: 1 where an episode terminated or was truncated, shape (N, 1)."""
+        return _one_env((self.dataset.terminations | self.dataset.truncations).astype(np.float32))
+
+    @property
+    def timeouts(self) -> np.ndarray:  # type: ignore[override]
+        """:return: 1 where it was truncated only, shape (N, 1)."""
+        return _one_env((self.dataset.truncations & ~self.dataset.terminations).astype(np.float32))
+
+
+class StreamReplayBuffer(OfflineReplayBuffer):
+    """
+    A replay buffer that holds some parts of a stream at a time. Batches are drawn uniformly from these; as many new
+    transitions come in as are drawn, and take the place of the oldest, so that each is drawn once per pass on average.
+
+    :param stream: The stream.
+    :param observation_space: The model's observation space.
+    :param action_space: The model's action space.
+    :param device: PyTorch device of the records and the batches.
+    :param seed: Seed of the order of the parts.
+    :param max_bytes: Bytes of records to hold.
+    :param kwargs: ``n_steps``, ``gamma`` and the normalisation of :class:`OfflineReplayBuffer`; its statistics are those of
+        the first part.
+    """
+
+    def __init__(
+        self,
+        stream: ParquetStream,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        seed: int | None = None,
+        max_bytes: int = 1 << 29,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(stream.first, observation_space, action_space, device, **kwargs)
+        self.stream = stream
+        self._indices = stream.indices(seed)
+        n_rows = max(len(stream.first), min(len(stream), max_bytes // self.format.dtype.itemsize))
+        self._records = th.empty((n_rows, self.format.dtype.itemsize), dtype=th.uint8, device=self.device)
+        # What is read ahead meanwhile, by one thread.
+        self._reader = ThreadPoolExecutor(1)
+        self._next_part = self._reader.submit(self._read)
+        self.pos, self.buffer_size, self.full = 0, n_rows, False
+        # Transitions in the part that came last, and those drawn since.
+        self._n_newest = self._n_drawn = 0
+        for _ in range(stream.n_parts):
+            if not self.full:
+                self._take_in()
+
+    def whole_dataset(self) -> OfflineDataset:
+        """:raises DatasetError: always: a stream does not fit into the memory."""
+        raise DatasetError(f"{self.stream.path}: a stream is never in memory as a whole, as this would need")
+
+    def size(self) -> int:
+        """:return: The number of transitions that are held now."""
+        return self.buffer_size if self.full else self.pos
+
+    def get(
+        self, indices: th.Tensor | np.ndarray, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+        """As :meth:`OfflineReplayBuffer.get`; rows are numbered as they are held now."""
+        batch = super().get(indices, env)
+        self._n_drawn += len(indices)
+        # Where all of the stream is held, it is never full, and nothing new comes.
+        while self.full and self._n_drawn >= self._n_newest:
+            self._n_drawn -= self._n_newest
+            self._take_in()
+        return batch
+
+    def _read(self) -> th.Tensor:
+        part = self.stream.part(next(self._indices))
+        check_spaces(part, self.observation_space, self.action_space)
+        return self.format.pack(part, np.arange(len(part)))
+
+    def _take_in(self) -> None:
+        assert self._records is not None
+        records = self._next_part.result()[: self.buffer_size]
+        self._next_part = self._reader.submit(self._read)
+        places = (self.pos + th.arange(len(records))) % self.buffer_size
+        self._records[places.to(self.device)] = records.to(self.device)
+        self.full = self.full or self.pos + len(records) >= self.buffer_size
+        self.pos = (self.pos + len(records)) % self.buffer_size
+        self._n_newest = len(records)
+
+
+def is_mapped(dataset: OfflineDataset) -> bool:
+    """
+    :param dataset: A dataset.
+    :return: Whether any of its arrays is memory-mapped.
+    """
+    return any(isinstance(array, np.memmap) for name in ARRAY_FIELDS for array in _arrays(getattr(dataset, name)))
+
+
+def _arrays(value: Any) -> list[np.ndarray]:
+    return list(value.values()) if isinstance(value, dict) else [value]
+
+
+def _to_numpy(values: Any) -> Any:
+    return {key: value.cpu().numpy() for key, value in values.items()} if isinstance(values, dict) else values.cpu().numpy()
+
+
+def running_returns(dataset: OfflineDataset, gamma: float) -> np.ndarray:
+    """
+    :param dataset: A dataset.
+    :param gamma: Discount factor.
+    :return: For each step the discounted sum of its episode's rewards so far, as ``VecNormalize.step_wait`` keeps it to
+        normalise rewards; shape (N,), float64.
+    """
+    # The same sum as a return-to-go, backwards.
+    n_rows = len(dataset)
+    starts = np.concatenate([[0], dataset.episode_ends[:-1]])
+    return discounted_returns(dataset.rewards[::-1], (n_rows - starts)[::-1], gamma)[::-1]
 
 
 def check_spaces(dataset: OfflineDataset, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -136,14 +320,6 @@ def _policy_layout(observations: Any, space: spaces.Space) -> Any:
     if isinstance(space, spaces.Dict):
         return {key: _policy_layout(observations[key], space[key]) for key in space.spaces}
     return maybe_transpose(observations, space)
-
-
-def _scale(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """Environment units -> [-1, 1], as ``BasePolicy.scale_action``; discrete actions stay what they are."""
-    if not isinstance(space, spaces.Box):
-        return actions
-    scaled = 2.0 * ((actions - space.low) / (space.high - space.low)) - 1.0
-    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN).astype(np.float32)
 
 
 def _one_env(values: Any) -> Any:

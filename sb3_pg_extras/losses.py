@@ -159,7 +159,7 @@ def vae_loss(
 
 
 def mixed_target_q_values(
-    rewards: th.Tensor, terminations: th.Tensor, next_q_values: th.Tensor, gamma: float, mixture: float
+    rewards: th.Tensor, terminations: th.Tensor, next_q_values: th.Tensor, gamma: float | th.Tensor, mixture: float
 ) -> th.Tensor:
     """
     BEAR's Bellman target (Kumar et al. 2019, Algorithm 1; the soft clipping is BCQ's):
@@ -168,11 +168,12 @@ def mixed_target_q_values(
     :param rewards: shape (B, 1).
     :param terminations: 1 where s' is terminal, shape (B, 1).
     :param next_q_values: Target critics at s' for n sampled actions, shape (C, B, n).
-    :param gamma: Discount factor.
+    :param gamma: Discount factor, or one for each transition, shape (B, 1), where rewards are those of several steps.
     :param mixture: Weight of the minimum over critics.
     :return: shape (B, 1).
     """
     assert next_q_values.ndim == 3 and rewards.shape == terminations.shape == (next_q_values.shape[1], 1)
+    assert not isinstance(gamma, th.Tensor) or gamma.shape == rewards.shape
     lowest, highest = next_q_values.amin(dim=0), next_q_values.amax(dim=0)
     best = (mixture * lowest + (1.0 - mixture) * highest).amax(dim=1, keepdim=True)
     return rewards + gamma * (1.0 - terminations) * best

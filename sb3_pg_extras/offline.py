@@ -17,15 +17,18 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pg_extras.buffers import OfflineReplayBuffer
+from sb3_pg_extras.buffers import OfflineReplayBuffer, StreamReplayBuffer, running_returns
 from sb3_pg_extras.datasets import DatasetSource, OfflineDataset, bundled_dataset_for, collect_dataset, load_dataset
+from sb3_pg_extras.datasets.parquet_stream import PREFIX as STREAM_PREFIX
+from sb3_pg_extras.datasets.parquet_stream import ParquetStream
 from sb3_pg_extras.files import atomic_write
+from sb3_pg_extras.policies import NormalizingPolicy
+from sb3_pg_extras.records import set_moments
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
@@ -45,6 +48,9 @@ class OfflineAlgorithm(BaseAlgorithm):
     :param batch_size: Transitions per gradient step.
     :param gamma: Discount factor.
     :param n_collect_steps: Random steps to take when there is no dataset.
+    :param n_steps: Steps of the return that the critics learn from, as in SB3's SAC.
+    :param replay_buffer_kwargs: ``normalize_observations`` and ``normalize_rewards`` of
+        :class:`~sb3_pg_extras.buffers.OfflineReplayBuffer`. The policy then normalises what it is given, too.
     :param policy_kwargs: Additional arguments of the policy.
     :param stats_window_size: Accepted as in all of SB3; there are no episodes to average over.
     :param tensorboard_log: Folder of the TensorBoard log, or None.
@@ -58,6 +64,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     # learn()'s default number of gradient steps.
     default_total_timesteps: ClassVar[int] = 100_000
+    policy: NormalizingPolicy
     replay_buffer: OfflineReplayBuffer | None
 
     def __init__(
@@ -69,6 +76,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         batch_size: int,
         gamma: float,
         n_collect_steps: int,
+        n_steps: int = 1,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -78,9 +87,9 @@ class OfflineAlgorithm(BaseAlgorithm):
         supported_action_spaces: tuple[type[spaces.Space], ...] | None = None,
     ) -> None:
         if env is None and dataset is not None:
-            loaded = load_dataset(dataset)
-            env = _DatasetEnv(loaded)
-            dataset = dataset if isinstance(dataset, (str, pathlib.Path)) else loaded
+            loaded = _open(dataset)
+            env = _DatasetEnv(_example(loaded))
+            dataset = dataset if isinstance(loaded, ParquetStream) or isinstance(dataset, (str, pathlib.Path)) else loaded
         super().__init__(
             policy,
             env,
@@ -97,6 +106,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.batch_size = batch_size
         self.gamma = gamma
         self.n_collect_steps = n_collect_steps
+        self.n_steps = n_steps
+        self.replay_buffer_kwargs = replay_buffer_kwargs or {}
         self.dataset: DatasetSource | None = None
         self.replay_buffer = None
         self._generator_state: tuple[str, th.Tensor] | None = None
@@ -110,8 +121,9 @@ class OfflineAlgorithm(BaseAlgorithm):
             raise ValueError(f"{type(self).__name__} needs env= or dataset=, both are None. {HOW_TO_PASS_A_DATASET}")
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        self.policy = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
-        self.policy = self.policy.to(self.device)
+        policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        self.policy = policy.to(self.device)
+        self._tell_policy_the_statistics()
         if self._generator_state is not None and self._generator_state[0] == self.device.type:
             # A loaded model goes on where it stopped.
             self.generator.set_state(self._generator_state[1])
@@ -131,16 +143,32 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         Learn from this dataset from now on.
 
-        :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes.
+        :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, or ``"stream:<path>"`` for parquet files that do
+            not fit into the memory.
         :raises DatasetError: when it cannot be used, or its spaces are not the model's.
         """
-        loaded = load_dataset(dataset, self.action_space)
-        self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, self.device)
+        loaded = _open(dataset, self.action_space)
+        how: dict[str, Any] = {
+            "device": self.device,
+            "n_steps": self.n_steps,
+            "gamma": self.gamma,
+        } | self.replay_buffer_kwargs
+        if isinstance(loaded, ParquetStream):
+            self.replay_buffer = StreamReplayBuffer(loaded, self.observation_space, self.action_space, seed=self.seed, **how)
+        else:
+            self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, **how)
         # A path is saved with the model; arrays are not.
         self.dataset = str(dataset) if isinstance(dataset, (str, pathlib.Path)) else loaded
         if self.env is None:
-            self.env = self._wrap_env(_DatasetEnv(loaded), self.verbose)
+            self.env = self._wrap_env(_DatasetEnv(_example(loaded)), self.verbose)
             self.n_envs = 1
+        self._tell_policy_the_statistics()
+
+    def _tell_policy_the_statistics(self) -> None:
+        """What the buffer normalises in training, the policy normalises when it acts."""
+        rms = None if self.replay_buffer is None else self.replay_buffer.observation_rms
+        if rms is not None and hasattr(self, "policy"):
+            self.policy.set_observation_statistics(rms)
 
     def _find_dataset(self) -> DatasetSource:
         """The dataset to learn from when the user gave none."""
@@ -177,6 +205,7 @@ class OfflineAlgorithm(BaseAlgorithm):
             self.set_dataset(self._find_dataset())
         if self._vec_normalize_env is not None:
             assert self.replay_buffer is not None
+            self._check_normalized_once(self._vec_normalize_env, self.replay_buffer)
             freeze_statistics(self._vec_normalize_env, self.replay_buffer)
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
@@ -191,6 +220,21 @@ class OfflineAlgorithm(BaseAlgorithm):
         if not self._custom_logger:
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         return total_timesteps, self._init_callback(callback, progress_bar)
+
+    def _check_normalized_once(self, env: VecNormalize, buffer: OfflineReplayBuffer) -> None:
+        for name, ours, theirs in (
+            ("observations", buffer.observation_rms, env.norm_obs),
+            ("rewards", buffer.return_rms, env.norm_reward),
+        ):
+            if ours is not None and theirs:
+                raise ValueError(
+                    f"normalize_{name}=True and a VecNormalize environment, which normalises them too: choose one"
+                )
+        if self.n_steps > 1 and env.norm_reward:
+            raise ValueError(
+                f"n_steps={self.n_steps} and VecNormalize(norm_reward=True), which normalises single rewards: "
+                'use replay_buffer_kwargs={"normalize_rewards": True} and norm_reward=False'
+            )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         initialized = super()._init_callback(callback)
@@ -313,7 +357,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object.
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
-        save_to_pkl(path, self.replay_buffer, self.verbose)
+        dataset = self.replay_buffer.whole_dataset()
+        save_to_pkl(path, dataset, self.verbose)
 
     def load_replay_buffer(self, path: str | pathlib.Path, truncate_last_traj: bool = True) -> None:
         """
@@ -328,6 +373,16 @@ class OfflineAlgorithm(BaseAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         memory_only = [] if isinstance(self.dataset, str) else ["dataset"]
         return [*super()._excluded_save_params(), *memory_only, "generator", "_stats"]
+
+
+def _open(dataset: DatasetSource, action_space: spaces.Space | None = None) -> OfflineDataset | ParquetStream:
+    if isinstance(dataset, str) and dataset.startswith(STREAM_PREFIX):
+        return ParquetStream(dataset, action_space)
+    return load_dataset(dataset, action_space)
+
+
+def _example(dataset: OfflineDataset | ParquetStream) -> OfflineDataset:
+    return dataset.first if isinstance(dataset, ParquetStream) else dataset
 
 
 class _DatasetEnv(gym.Env[Any, Any]):
@@ -367,21 +422,8 @@ def freeze_statistics(env: VecNormalize, buffer: OfflineReplayBuffer) -> None:
     if env.norm_obs:
         if isinstance(env.obs_rms, dict):
             for key, rms in env.obs_rms.items():
-                _set_moments(rms, buffer.observations[key][:, 0])
+                set_moments(rms, buffer.observations[key][:, 0])
         else:
-            _set_moments(env.obs_rms, buffer.observations[:, 0])
+            set_moments(env.obs_rms, buffer.observations[:, 0])
     if env.norm_reward:
-        # As VecNormalize.step_wait: the variance of the discounted sum of rewards so far in the episode.
-        rewards, dones = buffer.rewards[:, 0].astype(np.float64), buffer.dones[:, 0]
-        returns = np.empty_like(rewards)
-        running = 0.0
-        for row, (reward, done) in enumerate(zip(rewards, dones, strict=True)):
-            returns[row] = running = running * env.gamma + reward
-            running *= 1.0 - done
-        _set_moments(env.ret_rms, returns)
-
-
-def _set_moments(rms: RunningMeanStd, values: np.ndarray) -> None:
-    rms.mean = values.mean(axis=0, dtype=np.float64)
-    rms.var = values.var(axis=0, dtype=np.float64)
-    rms.count = len(values)
+        set_moments(env.ret_rms, running_returns(buffer.dataset, env.gamma))

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_pg_extras.optimizers import ObGD
+from sb3_pg_extras.records import CLIP, EPSILON, is_vector_space
 
 # Bounds of the latent's log standard deviation, and of the latents that samples are decoded from (VAE in BEAR's algos.py).
 LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX = -4.0, 15.0
@@ -24,7 +26,45 @@ LATENT_CLIP = 0.5
 STD_MIN = 1e-5
 
 
-class BehaviorVAE(BasePolicy):
+class NormalizingPolicy(BasePolicy):
+    """
+    A policy that normalises the vectors that ``predict`` is given as the dataset was normalised it learned from. What
+    training hands to its networks is normalised already.
+    """
+
+    observation_mean: th.Tensor
+    observation_std: th.Tensor
+    observation_clip: th.Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if is_vector_space(self.observation_space):
+            shape = self.observation_space.shape or ()
+            # Saved with the networks; until they are set they change nothing.
+            self.register_buffer("observation_mean", th.zeros(shape, device=self.device))
+            self.register_buffer("observation_std", th.ones(shape, device=self.device))
+            self.register_buffer("observation_clip", th.tensor(float("inf"), device=self.device))
+
+    def set_observation_statistics(self, rms: RunningMeanStd) -> None:
+        """
+        Normalise observations from now on.
+
+        :param rms: Mean and variance, shape (observation dimensions,).
+        """
+        self.observation_mean.copy_(th.as_tensor(rms.mean))
+        self.observation_std.copy_(th.as_tensor(np.sqrt(rms.var + EPSILON)))
+        self.observation_clip.fill_(CLIP)
+
+    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
+        """As in SB3's ``BaseModel``, normalised."""
+        tensor, is_vectorized = super().obs_to_tensor(observation)
+        if isinstance(tensor, th.Tensor) and is_vector_space(self.observation_space):
+            tensor = (tensor.float() - self.observation_mean) / self.observation_std
+            tensor = tensor.clamp(-self.observation_clip, self.observation_clip)
+        return tensor, is_vectorized
+
+
+class BehaviorVAE(NormalizingPolicy):
     """
     Conditional VAE of the dataset's actions given the observation (BCQ, Fujimoto et al. 2019; ``VAE`` in BEAR's
     ``algos.py``). It is an SB3 policy too: acting with it is behaviour cloning.
@@ -98,7 +138,7 @@ class BehaviorVAE(BasePolicy):
         return th.tanh(self.raw_actions(observation, noise)).squeeze(1)
 
 
-class BEARPolicy(SACPolicy):
+class BEARPolicy(NormalizingPolicy, SACPolicy):
     """
     SB3's SAC actor and critics (so that weights move freely between BEAR and SAC), and a behaviour VAE.
 
@@ -199,6 +239,15 @@ class BEARPolicy(SACPolicy):
         actions = th.tanh(self.raw_actions(observation, noise)[0])
         values = self.critic.q_networks[0](self._critic_inputs(self.critic, observation, actions))
         return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
+
+    def set_observation_statistics(self, rms: RunningMeanStd) -> None:
+        """
+        Normalise observations from now on.
+
+        :param rms: Mean and variance, shape (observation dimensions,).
+        """
+        super().set_observation_statistics(rms)
+        self.behavior_vae.set_observation_statistics(rms)
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -17,6 +17,7 @@ from sb3_pg_extras.datasets.minari import PREFIX as MINARI_PREFIX
 from sb3_pg_extras.datasets.minari import is_minari_folder, load_minari, minari_folder
 from sb3_pg_extras.datasets.npz import load_npz
 from sb3_pg_extras.datasets.parquet import load_parquet, parquet_shards
+from sb3_pg_extras.datasets.parquet_stream import PREFIX as STREAM_PREFIX
 from sb3_pg_extras.datasets.sb3 import from_replay_buffer, load_replay_buffer
 from sb3_pg_extras.datasets.scores import normalized_score
 
@@ -73,6 +74,8 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
             f'a path, "{MINARI_PREFIX}<id>" or "{BUNDLED_PREFIX}<name>", not {type(source).__name__}'
         )
     path = Path(source)
+    if isinstance(source, str) and source.startswith(STREAM_PREFIX):
+        raise DatasetError(f"dataset={source!r}: a stream is never in memory as a whole. An algorithm's dataset= takes it")
     if isinstance(source, str) and source.startswith(BUNDLED_PREFIX):
         name = source.removeprefix(BUNDLED_PREFIX)
         if name not in BUNDLED_DATASETS.values():

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pg_extras.datasets.mapped import parts
+
 Observations = np.ndarray | dict[str, np.ndarray]
 
 # How far outside the action space an action may lie, as a share of the space's width: room for float32 rounding only.
@@ -63,7 +65,7 @@ def all_finite(array: np.ndarray) -> bool:
     :return: True if there is neither NaN nor infinity among them.
     """
     # NaN survives both; unlike np.isfinite(array), this needs no array of flags.
-    return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+    return all(bool(np.isfinite(part.min()) and np.isfinite(part.max())) for part in parts(array))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,7 +73,8 @@ class OfflineDataset:
     """
     Transitions ``(s, a, r, s', terminated, truncated)`` of one or more episodes, one after the other.
 
-    Everything is checked on construction and read-only afterwards; floats are kept as float32, flags as bool.
+    Everything is checked on construction and read-only afterwards; floats are kept as float32, flags as bool. Memory-mapped
+    arrays (``numpy.load(..., mmap_mode="r")``) are gone through once and stay in their files, floats of whatever precision.
 
     :param observations: ``s``, shape ``(N, *observation_space.shape)``, or a dict of such arrays for a Dict space;
         as the environment gives them, before any normalisation.
@@ -170,19 +173,20 @@ class OfflineDataset:
             left out, unless there are no others.
         """
         starts = np.concatenate([[0], self.episode_ends[:-1]])
-        returns = np.add.reduceat(self.rewards.astype(np.float64), starts)
-        complete = (self.terminations | self.truncations)[self.episode_ends - 1]
+        returns = np.add.reduceat(self.rewards, starts, dtype=np.float64)
+        complete = self.terminations[self.episode_ends - 1] | self.truncations[self.episode_ends - 1]
         return returns[complete] if complete.any() else returns
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, compress: bool = True) -> None:
         """
         Write the dataset to an ``.npz`` file, which :func:`sb3_pg_extras.load_dataset` reads back.
 
         :param path: The file to write; it is written whole or not at all.
+        :param compress: False for a file that is larger, and from 1 GiB on is memory-mapped instead of read.
         """
         from sb3_pg_extras.datasets.npz import save_npz
 
-        save_npz(self, path)
+        save_npz(self, path, compress)
 
     def to_minari(self, dataset_id: str, data_format: str = "hdf5") -> Any:
         """
@@ -217,7 +221,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
     :raises DatasetError: when it is ragged, empty or holds something else than numbers.
     """
     try:
-        array = np.asarray(value)
+        array = value if isinstance(value, np.memmap) else np.asarray(value)
     except ValueError as error:
         raise DatasetError(f"{name} is not a rectangular array: {error}") from error
     if array.dtype.kind not in "biuf":
@@ -233,12 +237,19 @@ def _as_finite(name: str, value: Any) -> np.ndarray:
     array = as_array(name, value)
     if array.dtype.kind != "f":
         return array
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32, copy=False)
+    array = _as_float32(array)
     if not all_finite(array):
         row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
         raise DatasetError(f"{name} row {row} is not finite: {array[row]}. Remove or repair that row")
     return array
+
+
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    """A mapped array would be copied into memory: it stays as it is, and batches of it are converted."""
+    if isinstance(array, np.memmap) and array.dtype.kind == "f":
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
 
 
 def _check_observations(name: str, value: Any, space: spaces.Space) -> Observations:
@@ -258,9 +269,7 @@ def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
         array = array[:, 0]  # SB3's buffers keep an axis for a single number
     if array.shape[1:] != space.shape or array.ndim == 0:
         raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for (N, *{space.shape})")
-    if isinstance(space, spaces.Box) and space.dtype is not None and space.dtype.kind == "f":
-        array = array.astype(np.float32, copy=False)
-    return array
+    return _as_float32(array) if isinstance(space, spaces.Box) and space.dtype.kind == "f" else array
 
 
 def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
@@ -279,7 +288,7 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
     else:
         raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
     # The extremes first: they need no array of flags.
-    if (actions.min(axis=0) < low).any() or (actions.max(axis=0) > high).any():
+    if any((part.min(axis=0) < low).any() or (part.max(axis=0) > high).any() for part in parts(actions)):
         inside = (actions >= low) & (actions <= high)
         row = int(np.argmin(inside.reshape(len(actions), -1).all(axis=1)))
         raise DatasetError(
@@ -299,11 +308,13 @@ def _check_column(name: str, value: Any) -> np.ndarray:
 
 
 def _check_rewards(value: Any) -> np.ndarray:
-    return _check_column("rewards", value).astype(np.float32, copy=False)
+    return _as_float32(_check_column("rewards", value))
 
 
 def _check_flags(name: str, value: Any) -> np.ndarray:
     flags = _check_column(name, value)
+    if flags.dtype == bool:
+        return flags
     valid = (flags == 0) | (flags == 1)
     if not valid.all():
         row = int(np.argmin(valid))

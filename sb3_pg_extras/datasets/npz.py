@@ -3,24 +3,29 @@
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.datasets.arrays import from_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset, reading
+from sb3_pg_extras.datasets.mapped import map_npz_member
 from sb3_pg_extras.files import atomic_write
 
 # A Dict observation's key "image" is stored as the array "observations/image".
 SEPARATOR = "/"
+# Bytes of uncompressed arrays from which on they are not read but mapped.
+MAP_FROM = 1 << 30
 
 
-def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
+def save_npz(dataset: OfflineDataset, path: str | Path, compress: bool = True) -> None:
     """
-    Write a dataset as compressed ``.npz``: one array per field, and a JSON text ``metadata`` with the rest.
+    Write a dataset as ``.npz``: one array per field, and a JSON text ``metadata`` with the rest.
 
     :param dataset: The dataset.
     :param path: The file to write, ending in ``.npz``; it is written whole or not at all.
+    :param compress: False for a file whose arrays can be memory-mapped.
     :raises DatasetError: when the path has another suffix, or a space cannot be written.
     """
     if Path(path).suffix != ".npz":
@@ -39,12 +44,14 @@ def save_npz(dataset: OfflineDataset, path: str | Path) -> None:
         else:
             arrays[name] = value
     with atomic_write(path) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        (np.savez_compressed if compress else np.savez)(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
     """
     Read a dataset from an ``.npz`` file. Nothing in it can run code: pickled objects are refused.
+
+    The arrays of a large file without compression (``numpy.savez``) stay in it: they are memory-mapped.
 
     :param path: A file that :meth:`OfflineDataset.save` wrote, or any ``.npz`` with the same field names.
     :param action_space: Taken where the file names no action space.
@@ -57,12 +64,16 @@ def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> Offl
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise DatasetError("holds a single array, not the fields of a dataset")
         with loaded:
+            members = {member.filename.removesuffix(".npy"): member for member in loaded.zip.infolist()}  # type: ignore[union-attr]
+            stored = sum(member.file_size for member in members.values() if member.compress_type == ZIP_STORED)
             for name in loaded.files:
+                large = members[name].compress_type == ZIP_STORED and stored >= MAP_FROM
+                array = map_npz_member(path, members[name]) if large and name != "metadata" else loaded[name]
                 field, _, key = name.partition(SEPARATOR)
                 if key:
-                    content.setdefault(field, {})[key] = loaded[name]
+                    content.setdefault(field, {})[key] = array
                 else:
-                    content[field] = loaded[name]
+                    content[field] = array
         metadata = json.loads(str(content.pop("metadata", "{}")))
         for name in ("observation_space", "action_space"):
             if metadata.get(name) is not None:

@@ -36,8 +36,9 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
         shards = [path] if path.is_file() else parquet_shards(path)
         if not shards:
             raise DatasetError("no .parquet file in it")
+        _check_size(shards)
         tables = {shard: _read(shard, "" if shard == path else f"{shard.relative_to(path)}: ") for shard in shards}
-        return from_episodes(_episodes(_joined(path, tables)), action_space)
+        return from_episodes(episodes_of(_joined(path, tables)), action_space)
 
 
 def parquet_shards(folder: Path) -> list[Path]:
@@ -49,33 +50,81 @@ def parquet_shards(folder: Path) -> list[Path]:
     return sorted(file for file in root.rglob("*.parquet") if file.is_file())
 
 
+def _check_size(shards: list[Path]) -> None:
+    """The numbers of a parquet file take at least as much memory as its pages do, unpacked."""
+    parquet = require("pyarrow.parquet", "parquet")
+    needed = 0
+    for shard in shards:
+        try:
+            metadata = parquet.read_metadata(shard)
+        except Exception:  # damaged: reading it says how
+            return
+        needed += sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if needed > available_memory():
+        raise DatasetError(
+            f"needs more than {needed / 1e9:.1f} GB of memory, {available_memory() / 1e9:.1f} are free: "
+            'BEAR trains on it with dataset="stream:<path>", which reads it part by part'
+        )
+
+
+def available_memory() -> float:
+    """:return: Bytes of memory that can be had now; infinity where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return float("inf")
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+
+
 def _read(shard: Path, prefix: str) -> dict[str, np.ndarray]:
     parquet = require("pyarrow.parquet", "parquet")
     try:
         file = parquet.ParquetFile(shard)
-        schema = file.schema_arrow
-        needed = [ACTION, REWARD, DONE, EPISODE, next((name for name in FRAMES if name in schema.names), FRAMES[0])]
-        observations = [name for name in schema.names if _is_observation(schema.field(name))]
-        for name in needed if observations else [f"{OBSERVATION}.state"]:
-            if name not in schema.names or not observations:
-                raise DatasetError(f"{prefix}column {name!r} is missing or holds no numbers: the columns are {schema.names}")
-        if len(set(schema.names)) != len(schema.names):
-            raise DatasetError(f"{prefix}a column stands there twice: {schema.names}")
-        optional = [TRUNCATED] if TRUNCATED in schema.names else []
-        table = file.read(columns=[*needed, *observations, *optional])
-        table.validate(full=True)
-        columns = {name: to_numpy(f"{prefix}{name}", table[name]) for name in [*needed, *observations, *optional]}
+        names = needed_columns(file.schema_arrow, prefix)
+        return to_columns(file.read(columns=names), prefix)
     except DatasetError:
         raise
     except Exception as error:
         raise DatasetError(f"{prefix}cannot be read as parquet ({type(error).__name__}: {error})") from error
-    for name in [*needed[1:], *optional]:
+
+
+def needed_columns(schema: Any, prefix: str = "") -> list[str]:
+    """
+    :param schema: The ``pyarrow`` schema of a file.
+    :param prefix: Stands at the beginning of messages.
+    :return: The names of the columns that make transitions.
+    :raises DatasetError: when one is missing, or there twice.
+    """
+    needed = [ACTION, REWARD, DONE, EPISODE, _frame_column(schema.names)]
+    observations = [name for name in schema.names if _is_observation(schema.field(name))]
+    for name in needed if observations else [f"{OBSERVATION}.state"]:
+        if name not in schema.names or not observations:
+            raise DatasetError(f"{prefix}column {name!r} is missing or holds no numbers: the columns are {schema.names}")
+    if len(set(schema.names)) != len(schema.names):
+        raise DatasetError(f"{prefix}a column stands there twice: {schema.names}")
+    return [*needed, *observations, *([TRUNCATED] if TRUNCATED in schema.names else [])]
+
+
+def to_columns(table: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """
+    :param table: A ``pyarrow`` table of frames.
+    :param prefix: Stands at the beginning of messages.
+    :return: Its columns; the one that numbers the frames is called ``frame_index``.
+    :raises DatasetError: when a value is missing, not finite, or of the wrong type or shape.
+    """
+    table.validate(full=True)
+    columns = {name: to_numpy(f"{prefix}{name}", table[name]) for name in table.column_names}
+    frame_column = _frame_column(columns)
+    for name in columns.keys() & {REWARD, DONE, EPISODE, TRUNCATED, frame_column}:
         columns[name] = _one_per_row(f"{prefix}{name}", columns[name])
-    frame = columns.pop(needed[-1])
-    for name, array in ((EPISODE, columns[EPISODE]), (needed[-1], frame)):
-        if array.dtype.kind not in "iu":
-            raise DatasetError(f"{prefix}{name} must hold whole numbers, not {array.dtype}")
-    return columns | {FRAMES[0]: frame}
+    for name in (EPISODE, frame_column):
+        if columns[name].dtype.kind not in "iu":
+            raise DatasetError(f"{prefix}{name} must hold whole numbers, not {columns[name].dtype}")
+    return columns | {FRAMES[0]: columns.pop(frame_column)}
+
+
+def _frame_column(names: Any) -> str:
+    return next((name for name in FRAMES if name in names), FRAMES[0])
 
 
 def _joined(path: Path, tables: dict[Path, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -112,7 +161,12 @@ def _one_per_row(name: str, array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array))
 
 
-def _episodes(columns: dict[str, np.ndarray]) -> Iterator[Episode]:
+def episodes_of(columns: dict[str, np.ndarray]) -> Iterator[Episode]:
+    """
+    :param columns: What :func:`to_columns` gave.
+    :return: The episodes among its frames.
+    :raises DatasetError: when an episode has a gap.
+    """
     order = np.lexsort((columns[FRAMES[0]], columns[EPISODE]))
     columns = {name: array[order] for name, array in columns.items()}
     episode, frame = columns[EPISODE].astype(np.int64), columns[FRAMES[0]].astype(np.int64)
