@@ -11,7 +11,9 @@ from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name
 from stable_baselines3.sac.policies import Actor
 
 from sb3_pg_extras import losses
+from sb3_pg_extras.buffers import StreamReplayBuffer
 from sb3_pg_extras.datasets import DatasetSource
+from sb3_pg_extras.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline import OfflineAlgorithm
 from sb3_pg_extras.policies import BEARPolicy, BehaviorVAE, CnnPolicy, MlpPolicy, MultiInputPolicy
 
@@ -23,6 +25,9 @@ LOG_ALPHA_MIN = -5.0
 # mmd_threshold="auto": this much above the mean divergence of the warm-up's last steps.
 AUTO_MARGIN = 0.1
 AUTO_WINDOW = 1000
+# behavior_steps: samples per state that are kept at most, and states whose samples are drawn at a time.
+MAX_CACHED_SAMPLES = 64
+CACHED_AT_ONCE = 1024
 
 
 class BEAR(OfflineAlgorithm):
@@ -69,6 +74,10 @@ class BEAR(OfflineAlgorithm):
     :param bootstrap_probability: Probability that a critic learns from a transition, drawn once for each (1: all).
     :param n_collect_steps: Random steps to take when there is no dataset.
     :param n_steps: Steps of the return in the critics' target, as in SB3's SAC. The steps are the data's, uncorrected.
+    :param precision: "fp32", or "bf16" for matrix products in bfloat16 (weights and losses stay in single precision).
+    :param behavior_steps: Gradient steps after which the behaviour VAE stops learning and its samples at the dataset's
+        states are drawn once, so that later steps cost much less. None trains it along with the rest, as published.
+    :param behavior_cache_bytes: Room for those samples; it decides how many there are per state.
     :param replay_buffer_kwargs: ``normalize_observations=True`` and ``normalize_rewards=True`` normalise with the dataset's
         statistics (see :class:`~sb3_pg_extras.buffers.OfflineReplayBuffer`); ``predict`` takes observations as they are.
     :param policy_kwargs: Additional arguments of the policy: ``net_arch``, ``vae_net_arch``, ``n_critics``, ...
@@ -123,6 +132,9 @@ class BEAR(OfflineAlgorithm):
         bootstrap_probability: float = 1.0,
         n_collect_steps: int = 10_000,
         n_steps: int = 1,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        behavior_steps: int | None = None,
+        behavior_cache_bytes: int = 1 << 28,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -170,11 +182,15 @@ class BEAR(OfflineAlgorithm):
         self.q_reduction = q_reduction
         self.variance_penalty = variance_penalty
         self.bootstrap_probability = bootstrap_probability
+        self.precision = precision
+        self.behavior_steps = behavior_steps
+        self.behavior_cache_bytes = behavior_cache_bytes
         # mmd_threshold="auto": sum and number of the divergences seen at the end of the warm-up.
         self._warmup_divergence_sum = 0.0
         self._warmup_divergence_count = 0
-        self._bootstrap_seed: int | None = None
+        self._seed_of_dataset_draws: int | None = None
         self._bootstrap_masks: th.Tensor | None = None
+        self._behavior_samples: th.Tensor | None = None
 
         if _init_setup_model:
             self._setup_model()
@@ -186,6 +202,7 @@ class BEAR(OfflineAlgorithm):
             "mmd_kernel": ("laplacian", "gaussian"),
             "mmd_estimator": ("biased", "unbiased"),
             "q_reduction": ("min", "max", "mean"),
+            "precision": ("fp32", "bf16"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -210,6 +227,12 @@ class BEAR(OfflineAlgorithm):
             'mmd_threshold="auto" is measured in the warm-up, but warmup_steps=0': auto_threshold and self.warmup_steps == 0,
             'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
             'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
+            f"behavior_steps={self.behavior_steps}: must be at least 1, or None": (
+                self.behavior_steps is not None and self.behavior_steps < 1
+            ),
+            'precision="bf16": this processor has no bfloat16 arithmetic, use "fp32"': (
+                self.precision == "bf16" and not has_bf16(self.device)
+            ),
             f"variance_penalty={self.variance_penalty} needs n_critics of at least 2, not {n_critics}": (
                 self.variance_penalty > 0 and n_critics < 2
             ),
@@ -226,6 +249,8 @@ class BEAR(OfflineAlgorithm):
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
         self.behavior_vae = self.policy.behavior_vae
+        self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
+        self._target_parameters: list[th.Tensor] = [parameter.data for parameter in self.critic_target.parameters()]
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
         self.log_alpha = th.log(th.ones(1, device=self.device) * (1.0 if self.alpha == "auto" else float(self.alpha)))
@@ -233,8 +258,8 @@ class BEAR(OfflineAlgorithm):
         if self.alpha == "auto":
             self.log_alpha.requires_grad_(True)
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], lr=FloatSchedule(self.alpha_learning_rate)(1))
-        if self._bootstrap_seed is None:
-            self._bootstrap_seed = int(th.randint(2**31, (1,)))
+        if self._seed_of_dataset_draws is None:
+            self._seed_of_dataset_draws = int(th.randint(2**31, (1,)))
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """
@@ -246,17 +271,25 @@ class BEAR(OfflineAlgorithm):
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
         self._update_learning_rates()
-        for _ in range(gradient_steps):
-            indices = self.replay_buffer.sample_indices(batch_size, self.generator)
-            replay_data = self.replay_buffer.get(indices, env=self._vec_normalize_env)
-            self._train_behavior_vae(replay_data)
-            self._train_critics(replay_data, self._masks_of(indices))
-            divergence = self._train_actor(replay_data)
-            self._train_alpha(divergence)
-            polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-            # Running statistics of batch normalisation, if there are any, are copied as they are (SB3 issue 996).
-            polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
-            self._n_updates += 1
+        autocast = th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
+        with fast_matmuls(self.device), autocast:
+            for _ in range(gradient_steps):
+                indices = self.replay_buffer.sample_indices(batch_size, self.generator)
+                replay_data = self.replay_buffer.get(indices, env=self._vec_normalize_env)
+                if not self.behavior_is_frozen:
+                    self._train_behavior_vae(replay_data)
+                self._train_critics(replay_data, self._masks_of(indices))
+                divergence = self._train_actor(replay_data, indices)
+                self._train_alpha(divergence)
+                th._foreach_lerp_(self._target_parameters, self._critic_parameters, self.tau)
+                # Running statistics of batch normalisation, if there are any, are copied as they are (SB3 issue 996).
+                polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+                self._n_updates += 1
+
+    @property
+    def behavior_is_frozen(self) -> bool:
+        """:return: Whether the behaviour VAE has had its ``behavior_steps`` and does not learn any more."""
+        return self.behavior_steps is not None and self._n_updates >= self.behavior_steps
 
     def _train_behavior_vae(self, replay_data: Any) -> None:
         noise = self._noise(len(replay_data.actions), self.behavior_vae.latent_dim)
@@ -267,6 +300,44 @@ class BEAR(OfflineAlgorithm):
         vae_loss.backward()
         self.behavior_vae.optimizer.step()
         self._record(reconstruction_loss=reconstruction_loss, kl_loss=kl_loss)
+
+    def _behavior_actions(self, replay_data: Any, indices: th.Tensor) -> th.Tensor:
+        """Pre-tanh actions of the behaviour, shape (B, n_mmd_samples, A), without gradient."""
+        if self.behavior_is_frozen:
+            cache = self._behavior_samples_of_dataset()
+            if cache is not None:
+                # Neighbours from a random one on, so that no sample is drawn twice.
+                start = th.randint(cache.shape[1], (len(indices), 1), generator=self.generator, device=self.device)
+                which = (start + th.arange(self.n_mmd_samples, device=self.device)) % cache.shape[1]
+                return cache[indices.unsqueeze(1), which]
+        with th.no_grad():
+            noise = self._noise(len(replay_data.actions), self.n_mmd_samples, self.behavior_vae.latent_dim)
+            return self.behavior_vae.raw_actions(replay_data.observations, noise)
+
+    def _behavior_samples_of_dataset(self) -> th.Tensor | None:
+        """
+        What the frozen VAE draws at each state of the dataset, once: shape (N, n, A). None where ``behavior_cache_bytes``
+        has no room for ``n_mmd_samples`` of them, and for a stream, whose rows have no numbers.
+        """
+        assert self.replay_buffer is not None
+        n_rows, n_dims = self.replay_buffer.size(), self.behavior_vae.latent_dim
+        n_samples = min(self.behavior_cache_bytes // (n_rows * 4 * self.replay_buffer.action_dim), MAX_CACHED_SAMPLES)
+        if n_samples < self.n_mmd_samples or isinstance(self.replay_buffer, StreamReplayBuffer):
+            return None
+        if self._behavior_samples is None or len(self._behavior_samples) != n_rows:
+            # The same again when training goes on after loading.
+            assert self._seed_of_dataset_draws is not None
+            generator = th.Generator(self.device).manual_seed(self._seed_of_dataset_draws)
+            self.policy.set_training_mode(False)
+            parts = []
+            with th.no_grad():
+                for rows in th.arange(n_rows, device=self.device).split(CACHED_AT_ONCE):
+                    noise = th.randn((len(rows), n_samples, n_dims), generator=generator, device=self.device)
+                    observations = self.replay_buffer.get(rows, env=self._vec_normalize_env).observations
+                    parts.append(self.behavior_vae.raw_actions(observations, noise))
+            self._behavior_samples = th.cat(parts)
+            self.policy.set_training_mode(True)
+        return self._behavior_samples
 
     def _train_critics(self, replay_data: Any, mask: th.Tensor | None) -> None:
         with th.no_grad():
@@ -288,14 +359,12 @@ class BEAR(OfflineAlgorithm):
         self._record(critic_loss=critic_loss, q_value=current_q_values.mean(), q_value_std=q_value_std)
         self._record(target_q_value=target_q_values.mean())
 
-    def _train_actor(self, replay_data: Any) -> th.Tensor:
+    def _train_actor(self, replay_data: Any, indices: th.Tensor) -> th.Tensor:
         """:return: The divergence between policy and behaviour, a scalar, detached."""
         raw_actions, mean, log_std = self.policy.raw_actions(
             replay_data.observations, self._action_noise(replay_data, self.n_mmd_samples)
         )
-        with th.no_grad():
-            latent_noise = self._noise(len(replay_data.actions), self.n_mmd_samples, self.behavior_vae.latent_dim)
-            behavior_actions = self.behavior_vae.raw_actions(replay_data.observations, latent_noise)
+        behavior_actions = self._behavior_actions(replay_data, indices)
         if self.divergence == "mmd":
             kernel = (self.mmd_kernel, self.mmd_sigma)
             divergence = losses.mmd_divergence(raw_actions, behavior_actions, *kernel, self.mmd_estimator)
@@ -328,15 +397,15 @@ class BEAR(OfflineAlgorithm):
     def _train_alpha(self, divergence: th.Tensor) -> None:
         in_warmup = self._n_updates < self.warmup_steps
         if self.mmd_threshold == "auto" and in_warmup and self._n_updates >= self.warmup_steps - AUTO_WINDOW:
-            self._warmup_divergence_sum += divergence.item()
+            self._warmup_divergence_sum += divergence.item()  # in these steps only: elsewhere nothing waits for the device
             self._warmup_divergence_count += 1
         threshold = self.constraint_threshold
         if self.alpha_optimizer is not None and threshold is not None:
-            alpha_loss = losses.alpha_loss(self.log_alpha, divergence, threshold)
-            self.alpha_optimizer.zero_grad()
-            alpha_loss.backward()
-            self.alpha_optimizer.step()
             with th.no_grad():
+                alpha_loss = losses.alpha_loss(self.log_alpha, divergence, threshold)
+                # The derivative of exp is exp: the loss is its own gradient with respect to log_alpha.
+                self.log_alpha.grad = alpha_loss.reshape(1)
+                self.alpha_optimizer.step()
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
             self._record(alpha_loss=alpha_loss)
         self._record(alpha=self.log_alpha.exp().mean())
@@ -373,10 +442,10 @@ class BEAR(OfflineAlgorithm):
             return None
         assert self.replay_buffer is not None
         self.replay_buffer.whole_dataset()  # a stream's rows have no numbers of their own
-        assert self._bootstrap_seed is not None
+        assert self._seed_of_dataset_draws is not None
         shape = (len(self.critic.q_networks), self.replay_buffer.size())
         if self._bootstrap_masks is None or self._bootstrap_masks.shape != shape:
-            generator = th.Generator().manual_seed(self._bootstrap_seed)
+            generator = th.Generator().manual_seed(self._seed_of_dataset_draws)
             self._bootstrap_masks = (th.rand(shape, generator=generator) < self.bootstrap_probability).to(self.device)
         return self._bootstrap_masks[:, indices].float()
 
@@ -410,7 +479,14 @@ class BEAR(OfflineAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         networks = ["actor", "critic", "critic_target", "behavior_vae", "batch_norm_stats", "batch_norm_stats_target"]
-        return [*super()._excluded_save_params(), *networks, "_bootstrap_masks"]
+        return [
+            *super()._excluded_save_params(),
+            *networks,
+            "_bootstrap_masks",
+            "_behavior_samples",
+            "_critic_parameters",
+            "_target_parameters",
+        ]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", "actor.optimizer", "critic.optimizer", "behavior_vae.optimizer"]

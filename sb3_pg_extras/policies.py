@@ -26,6 +26,9 @@ LATENT_CLIP = 0.5
 STD_MIN = 1e-5
 
 
+# The networks' outputs are made single precision at once, so that bf16 (BEAR's ``precision``) stays inside of them.
+
+
 class NormalizingPolicy(BasePolicy):
     """
     A policy that normalises the vectors that ``predict`` is given as the dataset was normalised it learned from. What
@@ -114,10 +117,10 @@ class BehaviorVAE(NormalizingPolicy):
         :return: Reconstructed actions in [-1, 1], shape (B, A); mean and log standard deviation of the latent, (B, L).
         """
         features = self.extract_features(obs, self.features_extractor)
-        mean, log_std = self.encoder(th.cat([features, actions], dim=1)).chunk(2, dim=1)
+        mean, log_std = self.encoder(th.cat([features, actions], dim=1)).float().chunk(2, dim=1)
         log_std = log_std.clamp(LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX)
         latents = mean + log_std.exp() * noise
-        return th.tanh(self.decoder(th.cat([features, latents], dim=1))), mean, log_std
+        return th.tanh(self.decoder(th.cat([features, latents], dim=1)).float()), mean, log_std
 
     def raw_actions(self, obs: PyTorchObs, noise: th.Tensor) -> th.Tensor:
         """
@@ -129,7 +132,7 @@ class BehaviorVAE(NormalizingPolicy):
         """
         features = self.extract_features(obs, self.features_extractor)
         features = features.unsqueeze(1).expand(-1, noise.shape[1], -1)
-        return self.decoder(th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2))
+        return self.decoder(th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2)).float()
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         batch_size = _batch_size(observation)
@@ -151,8 +154,10 @@ class BEARPolicy(NormalizingPolicy, SACPolicy):
     :param vae_net_arch: Hidden layers of the VAE's encoder and decoder, ``[750, 750]`` by default.
     :param vae_latent_dim: Latent dimensions of the VAE, twice the action dimensions by default.
     :param n_action_samples: Candidate actions when acting.
+    :param optimizer_class: The optimiser of all networks.
+    :param optimizer_kwargs: Its arguments but for the learning rate; ``fused=True`` for Adam by default, which is faster.
     :param sac_kwargs: As in SB3's ``SACPolicy``: ``net_arch``, ``activation_fn``, ``n_critics``,
-        ``features_extractor_class``, ``optimizer_class``, ...
+        ``features_extractor_class``, ...
     :raises ValueError: for ``use_sde``: gSDE explores an environment, which offline learning never does.
     """
 
@@ -167,8 +172,13 @@ class BEARPolicy(NormalizingPolicy, SACPolicy):
         vae_net_arch: list[int] | None = None,
         vae_latent_dim: int | None = None,
         n_action_samples: int = 100,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
         **sac_kwargs: Any,
     ) -> None:
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = {"fused": True}
+        sac_kwargs |= {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
         if sac_kwargs.get("use_sde"):
             raise ValueError("policy_kwargs use_sde=True: gSDE explores an environment, which BEAR never does. Leave it out")
         super().__init__(observation_space, action_space, lr_schedule, **sac_kwargs)
@@ -212,6 +222,7 @@ class BEARPolicy(NormalizingPolicy, SACPolicy):
         :return: Actions before the tanh, shape (B, n, A); mean and log standard deviation of the Gaussian, (B, A).
         """
         mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        mean, log_std = mean.float(), log_std.float()
         return mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise, mean, log_std
 
     def q_values(self, critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
@@ -224,7 +235,7 @@ class BEARPolicy(NormalizingPolicy, SACPolicy):
         :return: shape (C, B, n).
         """
         inputs = self._critic_inputs(critic, obs, actions)
-        return th.stack([q_network(inputs).squeeze(2) for q_network in critic.q_networks])
+        return th.stack([q_network(inputs).squeeze(2) for q_network in critic.q_networks]).float()
 
     def _critic_inputs(self, critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         # As in ContinuousCritic.forward: shared features learn from the actor's loss alone.

@@ -141,7 +141,8 @@ def test_shared_features_learn_from_the_actor_alone(shared):
     model._train_critics(model.replay_buffer.sample(16), None)
     learned = model.critic.features_extractor.linear.weight.grad is not None
     assert learned != shared
-    model._train_actor(model.replay_buffer.sample(16))
+    rows = th.arange(16)
+    model._train_actor(model.replay_buffer.get(rows), rows)
     assert model.actor.features_extractor.linear.weight.grad.abs().sum() > 0
 
 
@@ -162,7 +163,7 @@ def actor_gradient(model: BEAR, **settings) -> th.Tensor:
     replay_data = model.replay_buffer.sample(16, generator=model.generator)
     model.actor.optimizer.zero_grad()
     step, model.actor.optimizer.step = model.actor.optimizer.step, lambda: None
-    model._train_actor(replay_data)
+    model._train_actor(replay_data, th.arange(16))
     model.actor.optimizer.step = step
     return th.cat([p.grad.flatten() for p in model.actor.parameters()])
 
