@@ -146,9 +146,17 @@ def load_speed() -> str:
     return markdown(["file", "MB", "h5py, s", "load_dataset, s", "ratio", "memory / arrays"], lines)
 
 
+def bigger_than_memory() -> str:
+    """Training on a dataset that stays on disk."""
+    columns = ["source", "gigabytes", "seconds_to_open", "resident_gigabytes", "ratio"]
+    lines = [[r[column] for column in columns] for r in read("bigger_than_memory")]
+    return markdown(["dataset", "GB", "opened in, s", "resident, GB", "steps/s, as a share of in-memory"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
+    "bigger_than_memory": bigger_than_memory,
     "load_speed": load_speed,
     "reinforce_default": reinforce_default,
     "reinforce_exercises": reinforce_exercises,
