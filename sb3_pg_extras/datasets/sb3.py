@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import maybe_transpose
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, reading, stream_ends
 
@@ -121,12 +122,14 @@ def to_replay_buffer(dataset: OfflineDataset, buffer: ReplayBuffer) -> None:
 
     :param dataset: The dataset, in the spaces of the buffer.
     :param buffer: A buffer without any transition, images channel first or last.
-    :raises ValueError: when the buffer holds something, has no room, or cannot hold truncations.
+    :raises ValueError: when the buffer holds something, has no room, or cannot hold truncations; for HER's.
     :raises DatasetError: when there are fewer transitions than environments.
     """
     n_envs, length = buffer.n_envs, len(dataset) // buffer.n_envs
     if buffer.size() > 0:
         raise ValueError(f"the replay buffer already holds {buffer.size() * n_envs} transitions: pass an empty one")
+    if isinstance(buffer, HerReplayBuffer):
+        raise ValueError("HerReplayBuffer draws only from episodes that it was given step by step: pass keep_dataset=False")
     if not buffer.handle_timeout_termination:
         # With optimize_memory_usage SB3 insists on False.
         raise ValueError(
