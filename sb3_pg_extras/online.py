@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, unwrap_vec_normalize
 from stable_baselines3.sac.policies import SACPolicy
 
+from sb3_pg_extras.buffers import check_spaces
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.sb3 import to_replay_buffer
 from sb3_pg_extras.offline import _DatasetEnv
@@ -131,10 +132,10 @@ def _dataset_of(bear: "BEAR") -> OfflineDataset:
             "keep_dataset=True, but this BEAR has no dataset (arrays in memory are not saved with a model): "
             "pass dataset= to load(), call set_dataset(), or pass keep_dataset=False"
         )
-    if bear.replay_buffer is None:
-        # Only its path came with the model: see that it still fits.
-        bear.set_dataset(bear.dataset)
-    return load_dataset(bear.dataset, bear.action_space)
+    dataset = load_dataset(bear.dataset, bear.action_space)
+    # Where only its path came with the model, the file may have changed.
+    check_spaces(dataset, bear.observation_space, bear.action_space)
+    return dataset
 
 
 def _online_env(bear: "BEAR", env: GymEnv | str | None) -> VecEnv:

@@ -379,6 +379,17 @@ def test_vec_normalize_gives_sac_the_statistics_that_bear_learned_with():
     assert same.get_vec_normalize_env() is bear.get_vec_normalize_env()
 
 
+def test_a_loaded_model_takes_the_statistics_that_come_with_the_environment(tmp_path):
+    load_dataset(make_arrays()).save(tmp_path / "data.npz")
+    bear = trained(normalized(), tmp_path / "data.npz")
+    bear.save(tmp_path / "bear")
+    bear.get_vec_normalize_env().save(tmp_path / "statistics.pkl")
+    loaded = BEAR.load(tmp_path / "bear")
+    for _ in range(2):
+        sac = loaded.to_sac(VecNormalize.load(tmp_path / "statistics.pkl", vector_env()))
+        np.testing.assert_array_equal(sac.get_vec_normalize_env().obs_rms.mean, bear.get_vec_normalize_env().obs_rms.mean)
+
+
 @pytest.mark.parametrize(
     ("bears", "online", "words"),
     [
