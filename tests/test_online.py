@@ -157,6 +157,8 @@ def test_into_a_replay_buffer_and_back_is_the_same_dataset(data, n_envs, room):
     length = n // n_envs
     buffer = buffer_for(dataset, (length + room) * n_envs, n_envs)
     to_replay_buffer(dataset, buffer)
+    # What comes next stands behind the dataset, or takes the place of its first row.
+    assert (buffer.pos, buffer.full) == ((length, False) if room > 0 else (0, True))
     back = load_dataset(buffer)
     kept = length * n_envs
     assert len(back) == kept
@@ -342,7 +344,7 @@ def test_a_model_trained_without_environment_goes_online_in_one_whose_bounds_it_
 def test_images_and_dicts_there_and_back(space, policy, n_envs):
     bear = trained(None, image_dataset(space), policy, n_action_samples=5, batch_size=4)
     env = DummyVecEnv([lambda: Env(space, bear.action_space)] * n_envs)
-    for sac_policy in (None, policy):
+    for sac_policy in (None, policy, SACPolicy):
         sac = bear.to_sac(env, policy=sac_policy, buffer_size=40, batch_size=4)
         assert_same_networks(bear, sac)
         assert_same_networks(sac, BEAR.from_sac(sac))
@@ -427,6 +429,12 @@ def test_an_image_is_no_vector():
         bear.to_sac(Env(spaces.Box(-1, 1, (3, 36, 36)), bear.action_space))
 
 
+def test_dicts_are_compared_key_by_key():
+    bear = trained(None, image_dataset(MIXED_SPACE), "MultiInputPolicy", batch_size=4)
+    with pytest.raises(ValueError, match="observation_space of env is Dict"):
+        bear.to_sac(Env(spaces.Dict({**MIXED_SPACE.spaces, "speed": spaces.Box(-1, 1, (3,))}), bear.action_space))
+
+
 def test_no_environment_and_no_dataset_are_named(tmp_path):
     bear = trained()
     for env in (None, bear.env):
@@ -507,6 +515,16 @@ def test_from_sac_starts_from_its_networks_and_its_replay_buffer():
     # BEAR has a copy.
     assert th.equal(th.nn.utils.parameters_to_vector(sac.actor.parameters()), actor)
     assert not th.equal(th.nn.utils.parameters_to_vector(bear.actor.parameters()), actor)
+
+
+@pytest.mark.parametrize(("space", "policy"), [(IMAGE_SPACE, "CnnPolicy"), (MIXED_SPACE, "MultiInputPolicy")])
+def test_from_sac_with_images_and_dicts(space, policy):
+    env = DummyVecEnv([lambda: Env(space, spaces.Box(0, 10, (1,)))] * 2)
+    kwargs = {"policy_kwargs": {"net_arch": [8]}, "batch_size": 4, "buffer_size": 40, "seed": 0, "device": "cpu"}
+    sac = SAC(policy, env, learning_starts=4, **kwargs).learn(10)
+    bear = BEAR.from_sac(sac, warmup_steps=0, policy_kwargs={"vae_net_arch": [8]})
+    assert_same_networks(sac, bear)
+    assert len(bear.learn(2).dataset) == 10
 
 
 def test_there_and_back_is_the_same_bear():
