@@ -41,6 +41,7 @@ format: $(INSTALLED)
 # The figures of README and docs (hours; runs whose results are there are not repeated), and the bundled dataset.
 benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/bear_pendulum.py
+	$(BIN)/python benchmarks/fine_tune.py
 	$(BIN)/python benchmarks/reinforce.py
 	$(BIN)/python benchmarks/reinforce.py --speed
 	$(BIN)/python benchmarks/zoo_entries.py --algo reinforce

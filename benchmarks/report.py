@@ -57,6 +57,19 @@ def bear_pendulum_variants() -> str:
     return markdown(["variant", "mean return", "seed by seed", "alpha at the end"], lines)
 
 
+def fine_tune() -> str:
+    """Mean return over seeds along the online steps."""
+    rows = read("fine_tune")
+    shown = ["0", "500", "1000", "2000", "4000", "8000"]
+    lines = []
+    for which in dict.fromkeys(r["which"] for r in rows):
+        own = [r for r in rows if r["which"] == which]
+        means = [np.mean([float(r["return"]) for r in own if r["steps"] == steps]) for steps in shown]
+        first = ", ".join(f"{float(r['return']):.0f}" for r in own if r["steps"] == "0")
+        lines.append([which, first, *(f"{mean:.0f}" for mean in means)])
+    return markdown(["", "seed by seed at step 0", *(f"step {steps}" for steps in shown)], lines)
+
+
 def by_seed(rows: list[dict[str, str]], column: str) -> list[str]:
     """Mean and each seed's value of one column."""
     values = [float(r[column]) for r in sorted(rows, key=lambda r: int(r["seed"]))]
@@ -157,6 +170,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
     "bigger_than_memory": bigger_than_memory,
+    "fine_tune": fine_tune,
     "load_speed": load_speed,
     "reinforce_default": reinforce_default,
     "reinforce_exercises": reinforce_exercises,

@@ -1,4 +1,4 @@
-"""SB3's replay buffers, as objects and as the ``replay_buffer.pkl`` of the RL Zoo -> OfflineDataset."""
+"""SB3's replay buffers, as objects and as the ``replay_buffer.pkl`` of the RL Zoo -> OfflineDataset, and back."""
 
 import importlib
 import pickle
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.preprocessing import maybe_transpose
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, reading, stream_ends
 
@@ -36,6 +38,8 @@ ALLOWED_CLASSES = {
     "collections": {"OrderedDict", "deque"},
     "torch": {"device"},
 }
+# Scaled actions stay this far inside [-1, 1], where the inverse of tanh is finite.
+ACTION_MARGIN = 1e-6
 ALLOWED_NUMPY_TYPES = {"float32", "float64", "int8", "int32", "int64", "uint8", "bool"}
 
 
@@ -106,11 +110,87 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     )
 
 
+def to_replay_buffer(dataset: OfflineDataset, buffer: ReplayBuffer) -> None:
+    """
+    Fill an empty SB3 replay buffer: the inverse of :func:`from_replay_buffer`. What is added later follows the dataset.
+
+    Environment ``e`` gets the rows ``e L ... (e + 1) L - 1`` as its stream, ``L = N // n_envs``. SB3's buffers are as
+    long for every environment, so the last ``N mod n_envs`` rows are left out.
+
+    Where an episode or a stream just stops, its last row is marked truncated: SB3 has no other sign for it, its value is
+    bootstrapped as before, and whatever joins rows (n-step returns, :func:`from_replay_buffer`) stops there.
+
+    :param dataset: The dataset, in the spaces of the buffer.
+    :param buffer: A buffer without any transition, images channel first or last.
+    :raises ValueError: when the buffer holds something, has no room, or cannot hold truncations; for HER's.
+    :raises DatasetError: when there are fewer transitions than environments.
+    """
+    n_envs, length = buffer.n_envs, len(dataset) // buffer.n_envs
+    if buffer.size() > 0:
+        raise ValueError(f"the replay buffer already holds {buffer.size() * n_envs} transitions: pass an empty one")
+    if isinstance(buffer, HerReplayBuffer):
+        raise ValueError("HerReplayBuffer draws only from episodes that it was given step by step: pass keep_dataset=False")
+    if not buffer.handle_timeout_termination:
+        # With optimize_memory_usage SB3 insists on False.
+        raise ValueError(
+            "handle_timeout_termination=False (which optimize_memory_usage=True needs) makes truncations terminal "
+            "and joins the dataset's episodes: leave both out"
+        )
+    if length > buffer.buffer_size:
+        raise ValueError(
+            f"buffer_size={buffer.buffer_size * n_envs}: the dataset has {len(dataset)} transitions, make it larger"
+        )
+    if length == 0:
+        raise DatasetError(f"the dataset has {len(dataset)} transitions, fewer than the {n_envs} environments")
+    ends = np.zeros(len(dataset), dtype=bool)
+    ends[dataset.episode_ends - 1] = True
+    ends[length * np.arange(1, n_envs + 1) - 1] = True
+    _fill(buffer.observations, _layout(dataset.observations, buffer.observation_space), length)
+    _fill(buffer.next_observations, _layout(dataset.next_observations, buffer.observation_space), length)
+    _fill(buffer.actions, scale_actions(dataset.actions, buffer.action_space), length)
+    _fill(buffer.rewards, dataset.rewards, length)
+    _fill(buffer.dones, ends, length)
+    _fill(buffer.timeouts, ends & ~dataset.terminations, length)
+    buffer.pos = length % buffer.buffer_size
+    buffer.full = length == buffer.buffer_size
+
+
+def _fill(target: Any, rows: Any, length: int) -> None:
+    """(N, ...) -> the first ``length`` steps of each environment, (buffer_size, n_envs, ...)."""
+    if isinstance(rows, dict):
+        for key in rows:
+            _fill(target[key], rows[key], length)
+        return
+    for env in range(target.shape[1]):
+        target[:length, env] = rows[env * length : (env + 1) * length].reshape(length, *target.shape[2:])
+
+
+def _layout(observations: Any, space: spaces.Space) -> Any:
+    """Images channel first where the space is."""
+    if isinstance(space, spaces.Dict):
+        return {key: _layout(observations[key], space[key]) for key in space.spaces}
+    return maybe_transpose(observations, space)
+
+
 def _rows(values: Any, order: np.ndarray) -> Any:
     """(buffer_size, n_envs, ...) -> (len(order) * n_envs, ...), one environment's stream after the other."""
     if isinstance(values, dict):
         return {key: _rows(value, order) for key, value in values.items()}
     return np.concatenate([values[order, env] for env in range(values.shape[1])])
+
+
+def scale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """
+    Environment units -> what SB3's replay buffers hold (``BasePolicy.scale_action``); discrete actions stay as they are.
+
+    :param actions: shape ``(N, *space.shape)``.
+    :param space: The action space.
+    :return: The same shape, in [-1, 1], clipped to +-(1 - 1e-6).
+    """
+    if not isinstance(space, spaces.Box):
+        return actions
+    scaled = 2.0 * ((actions - space.low) / (space.high - space.low)) - 1.0
+    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN).astype(np.float32)
 
 
 def _unscale(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
