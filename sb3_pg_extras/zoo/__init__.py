@@ -19,7 +19,12 @@ from sb3_pg_extras.single_step_a2c import SingleStepA2C
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE, "single_step_a2c": SingleStepA2C}
 # Our command -> the zoo's module.
-COMMANDS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "record_video": "rl_zoo3.record_video"}
+COMMANDS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "record_video": "rl_zoo3.record_video",
+    "collect": "sb3_pg_extras.zoo.collect",
+}
 
 
 def register() -> None:
