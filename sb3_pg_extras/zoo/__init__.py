@@ -2,8 +2,8 @@
 The RL Zoo with our algorithms: registration, and the ``sb3-pg-extras`` command.
 
 ``sb3-pg-extras train --algo bear --env Pendulum-v1`` is ``python -m rl_zoo3.train`` with our ids known and our
-hyper-parameter files found; every flag is the zoo's. ``sb3-pg-extras collect`` is a command of our own, with the flags of the
-zoo's ``enjoy``. The zoo is imported where it is used, not with the package.
+hyper-parameter files found; every flag is the zoo's. ``sb3-pg-extras collect`` is a command of our own, with the flags of
+the zoo's ``enjoy``. The zoo is imported where it is used, not with the package.
 """
 
 import argparse
