@@ -405,6 +405,7 @@ AGENTS = {
             "policy_kwargs": {"net_arch": [8], "lstm_hidden_size": 8},
         },
     ),
+    "a2c, lighter": ("a2c", "Pendulum-v1", ON_POLICY | {"env_kwargs": {"g": 2.0}}),
     "bear": ("bear", "Pendulum-v1", {"policy": "MlpPolicy", "n_timesteps": 5, "warmup_steps": 0, "policy_kwargs": TINY}),
 }
 
@@ -434,7 +435,14 @@ def as_enjoy_does(folder: Path, algo: str, env_id: str, n_envs: int, n_steps: in
     run = folder / algo / f"{env_id}_1"
     hyperparams, stats = get_saved_hyperparams(str(run / env_id), test_mode=True)
     env = create_test_env(
-        env_id, n_envs, stats, seed=3, should_render=False, hyperparams=hyperparams, vec_env_cls=DummyVecEnv
+        env_id,
+        n_envs,
+        stats,
+        seed=3,
+        should_render=False,
+        hyperparams=hyperparams,
+        env_kwargs=hyperparams.get("env_kwargs"),
+        vec_env_cls=DummyVecEnv,
     )
     agent = ALGOS[algo].load(run / f"{env_id}.zip", env if "replay_buffer_class" in hyperparams else None, seed=3)
     set_random_seed(3)
@@ -533,6 +541,26 @@ def test_stacked_observations_stay_stacked(cli, agents):
     np.testing.assert_array_equal(following[199, :2], frames[199, 1:])
     np.testing.assert_allclose((following[199, 2, :2] ** 2).sum(), 1, atol=1e-5)
     assert not np.array_equal(following[199, 2], frames[200, 2])
+
+
+def test_arguments_of_the_environment_are_those_of_the_training(cli, agents):
+    folder = agents("a2c, lighter")
+    args = next(folder.glob("a2c/*/Pendulum-v1/args.yml"))
+    trained = yaml.unsafe_load(args.read_text())
+    # Hyper-parameters < command line of the training < command line.
+    for name, of_training, flags, expected in (
+        ("a", None, [], 2.0),
+        ("b", {"g": 3.0}, [], 3.0),
+        ("c", {"g": 3.0}, ["--env-kwargs", "g:5.0"], 5.0),
+    ):
+        args.write_text(yaml.dump(trained | {"env_kwargs": of_training}))
+        cli("collect", "--algo", "a2c", "--env", "Pendulum-v1", "-f", str(folder), "-n", "100", "-o", f"{name}.npz", *flags)
+        dataset = load_dataset(f"{name}.npz")
+        # Pendulum: change of velocity = (1.5 g sin(angle) + 3 u) * 0.05, velocities clipped at 8.
+        change = dataset.next_observations[:, 2] - dataset.observations[:, 2] - 0.15 * dataset.actions[:, 0]
+        inside = (np.abs(dataset.next_observations[:, 2]) < 8) & (np.abs(dataset.observations[:, 1]) > 0.1)
+        np.testing.assert_allclose((change / (0.075 * dataset.observations[:, 1]))[inside], expected, rtol=1e-3)
+    args.write_text(yaml.dump(trained))
 
 
 def test_checkpoints(cli, agents):
