@@ -78,7 +78,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         supported_action_spaces: tuple[type[spaces.Space], ...] | None = None,
     ) -> None:
         if env is None and dataset is not None:
-            loaded = load_dataset(dataset)
+            loaded = load_dataset(dataset, verbose=verbose)
             env = _DatasetEnv(loaded)
             dataset = dataset if isinstance(dataset, (str, pathlib.Path)) else loaded
         super().__init__(
@@ -134,7 +134,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes.
         :raises DatasetError: when it cannot be used, or its spaces are not the model's.
         """
-        loaded = load_dataset(dataset, self.action_space)
+        loaded = load_dataset(dataset, self.action_space, self.verbose)
         self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, self.device)
         # A path is saved with the model; arrays are not.
         self.dataset = str(dataset) if isinstance(dataset, (str, pathlib.Path)) else loaded

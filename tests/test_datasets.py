@@ -208,6 +208,7 @@ def test_files_are_cached_until_they_change(arrays, tmp_path):
     OfflineDataset(**arrays).save(path)
     first = load_dataset(path)
     assert load_dataset(path) is first
+    assert load_dataset(path, first.action_space) is first
     OfflineDataset(**make_arrays(50)).save(path)
     assert len(load_dataset(path)) == 50
 

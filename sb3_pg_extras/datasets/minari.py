@@ -15,6 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.progress import track
 
 PREFIX = "minari:"
 METADATA = "metadata.json"
@@ -48,9 +49,9 @@ def load_minari(source: Any) -> OfflineDataset:
     with reading(folder, "a Minari dataset"):
         metadata = _check_metadata(folder)
         if metadata["data_format"] == "hdf5":
-            n_episodes = _check_hdf5(folder / "main_data.hdf5")
+            n_episodes, share = _check_hdf5(folder / "main_data.hdf5"), 1.0
         else:
-            n_episodes = _check_arrow(folder, metadata["data_format"])
+            n_episodes, share = _check_arrow(folder, metadata["data_format"]), 0.5
         if metadata["total_episodes"] > n_episodes:
             raise DatasetError(f"{METADATA}: total_episodes is {metadata['total_episodes']}, but there are {n_episodes}")
         dataset = source if isinstance(source, minari.MinariDataset) else minari.MinariDataset(folder)
@@ -63,7 +64,7 @@ def load_minari(source: Any) -> OfflineDataset:
                 Episode(
                     f"episode {data.id}", data.observations, data.actions, data.rewards, data.terminations, data.truncations
                 )
-                for data in dataset.iterate_episodes()
+                for data in track(dataset.iterate_episodes(), dataset.total_episodes, share)
             ),
             observation_space=dataset.observation_space,
             action_space=dataset.action_space,
@@ -148,7 +149,8 @@ def _check_arrow(folder: Path, data_format: str) -> int:
     """
     arrow_dataset = require("pyarrow.dataset", "minari")
     episodes = sorted(episode for episode in folder.iterdir() if episode.is_dir())
-    for episode in episodes:
+    # It reads everything, and so half of the work is done here.
+    for episode in track(episodes, len(episodes), 0.5):
         files = arrow_dataset.dataset(str(episode), format=data_format, ignore_prefixes=["_", ".", METADATA])
         batches = list(files.to_batches())
         for batch in batches:

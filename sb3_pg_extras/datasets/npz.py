@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from sb3_pg_extras.datasets.arrays import from_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset, reading
+from sb3_pg_extras.datasets.progress import CountedFile
 from sb3_pg_extras.files import atomic_write
 
 # A Dict observation's key "image" is stored as the array "observations/image".
@@ -53,10 +54,10 @@ def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> Offl
     """
     with reading(path, "an .npz dataset"):
         content: dict[str, Any] = {}
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DatasetError("holds a single array, not the fields of a dataset")
-        with loaded:
+        with open(path, "rb") as file:
+            loaded = np.load(CountedFile(file), allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise DatasetError("holds a single array, not the fields of a dataset")
             for name in loaded.files:
                 field, _, key = name.partition(SEPARATOR)
                 if key:

@@ -11,10 +11,13 @@ from sb3_pg_extras.datasets.arrow import is_list, is_number, to_numpy
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.progress import track
 
 EPISODE, ACTION, REWARD, DONE, TRUNCATED = "episode_index", "action", "next.reward", "next.done", "next.truncated"
 FRAMES = ("frame_index", "index")
 OBSERVATION = "observation"
+# Rows read at a time.
+BATCH = 1 << 16
 
 
 def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
@@ -36,7 +39,9 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
         shards = [path] if path.is_file() else parquet_shards(path)
         if not shards:
             raise DatasetError("no .parquet file in it")
-        tables = {shard: _read(shard, "" if shard == path else f"{shard.relative_to(path)}: ") for shard in shards}
+        tables = {
+            shard: _read(shard, "" if shard == path else f"{shard.relative_to(path)}: ", 1 / len(shards)) for shard in shards
+        }
         return from_episodes(_episodes(_joined(path, tables)), action_space)
 
 
@@ -49,8 +54,8 @@ def parquet_shards(folder: Path) -> list[Path]:
     return sorted(file for file in root.rglob("*.parquet") if file.is_file())
 
 
-def _read(shard: Path, prefix: str) -> dict[str, np.ndarray]:
-    parquet = require("pyarrow.parquet", "parquet")
+def _read(shard: Path, prefix: str, share: float) -> dict[str, np.ndarray]:
+    pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     try:
         file = parquet.ParquetFile(shard)
         schema = file.schema_arrow
@@ -62,9 +67,12 @@ def _read(shard: Path, prefix: str) -> dict[str, np.ndarray]:
         if len(set(schema.names)) != len(schema.names):
             raise DatasetError(f"{prefix}a column stands there twice: {schema.names}")
         optional = [TRUNCATED] if TRUNCATED in schema.names else []
-        table = file.read(columns=[*needed, *observations, *optional])
+        names = [*needed, *observations, *optional]
+        parts = file.iter_batches(BATCH, columns=names)
+        batches = list(track(parts, -(-file.metadata.num_rows // BATCH), share))
+        table = pa.Table.from_batches(batches, None if batches else pa.schema([schema.field(name) for name in names]))
         table.validate(full=True)
-        columns = {name: to_numpy(f"{prefix}{name}", table[name]) for name in [*needed, *observations, *optional]}
+        columns = {name: to_numpy(f"{prefix}{name}", table[name]) for name in names}
     except DatasetError:
         raise
     except Exception as error:

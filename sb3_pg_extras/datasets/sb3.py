@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, reading, stream_ends
+from sb3_pg_extras.datasets.progress import CountedFile
 
 # Everything that a pickled replay buffer is made of. A name that is not here is refused before it is imported.
 ALLOWED_CLASSES = {
@@ -63,7 +64,7 @@ def load_replay_buffer(path: str | Path) -> OfflineDataset:
     """
     with reading(path, "a pickled SB3 replay buffer"):
         with open(path, "rb") as file:
-            buffer = ReplayBufferUnpickler(file).load()
+            buffer = ReplayBufferUnpickler(CountedFile(file)).load()
         if not isinstance(buffer, ReplayBuffer):
             raise DatasetError(f"holds a {type(buffer).__name__}, not an SB3 ReplayBuffer")
         return from_replay_buffer(buffer)
