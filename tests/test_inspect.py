@@ -211,6 +211,8 @@ def test_the_bundled_dataset_is_inspected(tmp_path):
     assert any(line.startswith("normalized score") for line in lines)
     assert lines[-1] == "Picture: pendulum-mixed-v0.png"
     assert os.listdir(tmp_path) == ["pendulum-mixed-v0.png"]
+    # What docs/datasets.md shows is this table.
+    assert "\n".join(lines[:-1]) in (Path(__file__).parent.parent / "docs" / "datasets.md").read_text()
 
 
 def test_env_gives_the_action_space_and_the_references(tmp_path):

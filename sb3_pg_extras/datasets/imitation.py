@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.arrow import is_list, to_numpy
+from sb3_pg_extras.datasets.arrow import check_size, is_list, to_numpy
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.optional import require
@@ -45,8 +45,10 @@ def _batches(folder: Path) -> Iterator[tuple[Any, int]]:
         if Path(name).name != name:
             raise DatasetError(f"{STATE} names the file {name!r}, which is not in the folder")
         with pa.OSFile(str(folder / name)) as file, pa.ipc.open_stream(file) as stream:
-            start = 0
+            start = n_bytes = 0
             for batch in stream:
+                n_bytes += batch.nbytes
+                check_size(n_bytes, file.size())
                 # Arrow trusts the offsets in its files unless they are validated.
                 batch.validate(full=True)
                 yield batch, file.tell() - start

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.arrow import is_list, is_number, to_numpy
+from sb3_pg_extras.datasets.arrow import check_size, is_list, is_number, to_numpy
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.optional import require
@@ -68,6 +68,7 @@ def _read(shard: Path, prefix: str, share: float) -> dict[str, np.ndarray]:
             raise DatasetError(f"{prefix}a column stands there twice: {schema.names}")
         optional = [TRUNCATED] if TRUNCATED in schema.names else []
         names = [*needed, *observations, *optional]
+        check_size(_claimed(file.metadata, names), shard.stat().st_size)
         parts = file.iter_batches(BATCH, columns=names)
         batches = list(track(parts, -(-file.metadata.num_rows // BATCH), share))
         table = pa.Table.from_batches(batches, None if batches else pa.schema([schema.field(name) for name in names]))
@@ -84,6 +85,17 @@ def _read(shard: Path, prefix: str, share: float) -> dict[str, np.ndarray]:
         if array.dtype.kind not in "iu":
             raise DatasetError(f"{prefix}{name} must hold whole numbers, not {array.dtype}")
     return columns | {FRAMES[0]: frame}
+
+
+def _claimed(metadata: Any, names: list[str]) -> int:
+    """Bytes of the columns in memory, eight for each number, as far as the file says."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    # The path of a list's numbers goes on after its name.
+    needed = [
+        c for c in columns if any(c.path_in_schema == name or c.path_in_schema.startswith(f"{name}.") for name in names)
+    ]
+    return sum(max(8 * column.num_values, column.total_uncompressed_size) for column in needed)
 
 
 def _joined(path: Path, tables: dict[Path, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

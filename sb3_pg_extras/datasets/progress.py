@@ -5,6 +5,7 @@ The progress bar of a load that takes its time.
 passed along. It counts bytes of the file or folder; without a bar nothing is counted.
 """
 
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -72,20 +73,15 @@ class CountedFile:
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        advance(len(data))
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        # In parts: all of a large array is asked for at once.
-        view, n_read = memoryview(buffer).cast("B"), 0
-        while n_read < len(view):
-            n_new = self._file.readinto(view[n_read : n_read + PART])  # type: ignore[attr-defined]
-            if not n_new:
+        # In parts: all of a large array is asked for at once, and no more memory is taken than there are bytes.
+        data = io.BytesIO()
+        while size < 0 or data.tell() < size:
+            part = self._file.read(PART if size < 0 else min(PART, size - data.tell()))
+            if not part:
                 break
-            n_read += n_new
-            advance(n_new)
-        return n_read
+            data.write(part)
+            advance(len(part))
+        return data.getvalue()
 
     def readline(self) -> bytes:
         data = self._file.readline()

@@ -3,11 +3,11 @@
 import importlib
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, reading, stream_ends
 from sb3_pg_extras.datasets.progress import CountedFile
@@ -40,8 +40,46 @@ ALLOWED_CLASSES = {
 ALLOWED_NUMPY_TYPES = {"float32", "float64", "int8", "int32", "int64", "uint8", "bool"}
 
 
-class ReplayBufferUnpickler(pickle.Unpickler):
-    """A pickle reader that admits numpy arrays, gymnasium spaces and SB3's buffers, and refuses the rest by name."""
+# Objects that a replay buffer's pickle fills. Anything else, such as a class, would stay changed after the load.
+FILLED = (
+    BaseBuffer, spaces.Space, np.ndarray, np.dtype,
+    np.random.Generator, np.random.BitGenerator, np.random.SeedSequence,
+)  # fmt: skip
+# Classes that it fills but never calls: with the sizes that a call may name, they would fill the memory.
+NEVER_CALLED = (BaseBuffer, spaces.Space, np.ndarray)
+# What the reader does for each of a pickle's instructions.
+LOAD: dict[int, Any] = pickle._Unpickler.dispatch
+
+
+class ReplayBufferUnpickler(pickle._Unpickler):
+    """
+    A pickle reader that admits numpy arrays, gymnasium spaces and SB3's buffers, and refuses the rest by name.
+
+    It is Python's own reader written in Python: the one written in C takes tens of gigabytes for a file of nine bytes
+    (a memo's number), and cannot be told what may be called and filled.
+
+    :param file: The file, open for reading.
+    """
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(LOAD)
+    # Calls in the way of Python 1, which no pickle of a buffer makes.
+    del dispatch[pickle.INST[0]], dispatch[pickle.OBJ[0]]
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], FILLED):
+            name = getattr(self.stack[-2], "__name__", type(self.stack[-2]).__name__)
+            raise DatasetError(f"refused: the pickle changes {name}, which no SB3 replay buffer does")
+        LOAD[pickle.BUILD[0]](self)
+
+    def load_reduce(self) -> None:
+        function = self.stack[-2]
+        if isinstance(function, type) and issubclass(function, NEVER_CALLED):
+            raise DatasetError(f"refused: the pickle calls {function.__name__}, which no SB3 replay buffer does")
+        LOAD[pickle.REDUCE[0]](self)
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.REDUCE[0]] = load_reduce
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = ALLOWED_CLASSES.get(module, set()) | (ALLOWED_NUMPY_TYPES if module == "numpy" else set())
@@ -67,7 +105,40 @@ def load_replay_buffer(path: str | Path) -> OfflineDataset:
             buffer = ReplayBufferUnpickler(CountedFile(file)).load()
         if not isinstance(buffer, ReplayBuffer):
             raise DatasetError(f"holds a {type(buffer).__name__}, not an SB3 ReplayBuffer")
+        _check_sizes(buffer, Path(path).stat().st_size)
         return from_replay_buffer(buffer)
+
+
+def _check_sizes(buffer: ReplayBuffer, file_size: int) -> None:
+    """A pickle is not compressed: what is larger than the file is not data of it."""
+    for name, array in _arrays(buffer):
+        if isinstance(array, np.ndarray) and array.nbytes > file_size:
+            raise DatasetError(f"{name} claims {array.nbytes} bytes in a file of {file_size}")
+
+
+def _check_shapes(buffer: ReplayBuffer) -> None:
+    """A pickle may hold a buffer that SB3 never made."""
+    for name in ("buffer_size", "n_envs", "pos"):
+        value = getattr(buffer, name, None)
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise DatasetError(f"{name} is {value!r}: it must be a whole number, at least 0")
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(buffer, name, None), spaces.Space):
+            raise DatasetError(f"{name} is {getattr(buffer, name, None)!r}: it must be a space of gymnasium")
+    shape = (buffer.buffer_size, buffer.n_envs)
+    for name, array in _arrays(buffer):
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise DatasetError(f"{name} must be an array of numbers, not {type(array).__name__}")
+        if array.shape[:2] != shape:
+            raise DatasetError(f"{name} has shape {array.shape}, but (buffer_size, n_envs) is {shape}")
+
+
+def _arrays(buffer: ReplayBuffer) -> list[tuple[str, Any]]:
+    names = ["observations", "actions", "rewards", "dones", "timeouts"]
+    if not getattr(buffer, "optimize_memory_usage", False):
+        names.append("next_observations")
+    values = [(name, getattr(buffer, name, None)) for name in names]
+    return [(name, array) for name, value in values for array in (value.values() if isinstance(value, dict) else [value])]
 
 
 def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
@@ -82,6 +153,7 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     :return: The dataset.
     :raises DatasetError: when the buffer is empty or its actions are not scaled.
     """
+    _check_shapes(buffer)
     # When full, the oldest transition stands at `pos`.
     order = (np.arange(buffer.size()) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
     if buffer.optimize_memory_usage:
@@ -117,6 +189,8 @@ def _rows(values: Any, order: np.ndarray) -> Any:
 def _unscale(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
     if not isinstance(space, spaces.Box):
         return actions
+    if not space.low.shape == space.high.shape == space.shape:
+        raise DatasetError(f"action_space has bounds of shape {space.low.shape}, {space.high.shape}, not {space.shape}")
     too_large = np.abs(actions).reshape(len(actions), -1).max(axis=1) > 1 + ACTION_TOLERANCE
     if too_large.any():
         row = int(np.argmax(too_large))
