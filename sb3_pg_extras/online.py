@@ -42,6 +42,11 @@ def to_sac(
     """What :meth:`BEAR.to_sac` does."""
     if sac_kwargs.get("use_sde"):
         raise ValueError("use_sde=True: gSDE has other parameters than BEAR's actor. Leave it out")
+    if any(bear.replay_buffer_kwargs.get(name) for name in ("normalize_observations", "normalize_rewards")):
+        raise ValueError(
+            f"replay_buffer_kwargs={bear.replay_buffer_kwargs}: SAC cannot normalise as BEAR's buffer did. "
+            "Train BEAR with VecNormalize around its environment instead, whose statistics go with it"
+        )
     policy_kwargs = _optimizer_kwargs(sac_kwargs.pop("policy_kwargs", None), OPTIMIZER_KWARGS)
     vec_env = _online_env(bear, env)
     dataset = _dataset_of(bear) if keep_dataset else None
@@ -56,6 +61,7 @@ def to_sac(
         "batch_size": bear.batch_size,
         "tau": bear.tau,
         "gamma": bear.gamma,
+        "n_steps": bear.n_steps,
         "stats_window_size": bear._stats_window_size,
         "tensorboard_log": bear.tensorboard_log,
         "verbose": bear.verbose,
@@ -87,6 +93,7 @@ def from_sac(bear_class: type[SelfBEAR], sac: SAC, env: GymEnv | str | None, **b
         "batch_size": sac.batch_size,
         "tau": sac.tau,
         "gamma": sac.gamma,
+        "n_steps": sac.n_steps,
         "stats_window_size": sac._stats_window_size,
         "tensorboard_log": sac.tensorboard_log,
         "verbose": sac.verbose,

@@ -106,6 +106,9 @@ class OfflineDataset:
     episode_ends: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(self, name), spaces.Space):
+                raise DatasetError(f"{name} must be a space of gymnasium, not {getattr(self, name)!r}")
         checked: dict[str, Any] = {
             "observations": _check_observations("observations", self.observations, self.observation_space),
             "next_observations": _check_observations("next_observations", self.next_observations, self.observation_space),
@@ -235,6 +238,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
 def _as_finite(name: str, value: Any) -> np.ndarray:
     """Floats become float32 and must be finite; integers (images, discrete actions) stay what they are."""
     array = as_array(name, value)
+    if array.ndim == 0:
+        raise DatasetError(f"{name} is a single number, {array}: expected one row per transition")
     if array.dtype.kind != "f":
         return array
     array = _as_float32(array)

@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.arrow import is_list, is_number, to_numpy
+from sb3_pg_extras.datasets.arrow import check_size, is_list, is_number, to_numpy
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.progress import track
 
 EPISODE, ACTION, REWARD, DONE, TRUNCATED = "episode_index", "action", "next.reward", "next.done", "next.truncated"
 FRAMES = ("frame_index", "index")
 OBSERVATION = "observation"
+# Rows read at a time.
+BATCH = 1 << 16
 
 
 def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
@@ -36,8 +39,10 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
         shards = [path] if path.is_file() else parquet_shards(path)
         if not shards:
             raise DatasetError("no .parquet file in it")
-        _check_size(shards)
-        tables = {shard: _read(shard, "" if shard == path else f"{shard.relative_to(path)}: ") for shard in shards}
+        _check_memory(shards)
+        tables = {
+            shard: _read(shard, "" if shard == path else f"{shard.relative_to(path)}: ", 1 / len(shards)) for shard in shards
+        }
         return from_episodes(episodes_of(_joined(path, tables)), action_space)
 
 
@@ -50,7 +55,7 @@ def parquet_shards(folder: Path) -> list[Path]:
     return sorted(file for file in root.rglob("*.parquet") if file.is_file())
 
 
-def _check_size(shards: list[Path]) -> None:
+def _check_memory(shards: list[Path]) -> None:
     """The numbers of a parquet file take at least as much memory as its pages do, unpacked."""
     parquet = require("pyarrow.parquet", "parquet")
     needed = 0
@@ -76,12 +81,17 @@ def available_memory() -> float:
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
-def _read(shard: Path, prefix: str) -> dict[str, np.ndarray]:
-    parquet = require("pyarrow.parquet", "parquet")
+def _read(shard: Path, prefix: str, share: float) -> dict[str, np.ndarray]:
+    pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     try:
         file = parquet.ParquetFile(shard)
-        names = needed_columns(file.schema_arrow, prefix)
-        return to_columns(file.read(columns=names), prefix)
+        schema = file.schema_arrow
+        names = needed_columns(schema, prefix)
+        check_size(_claimed(file.metadata, names), shard.stat().st_size)
+        parts = file.iter_batches(BATCH, columns=names)
+        batches = list(track(parts, -(-file.metadata.num_rows // BATCH), share))
+        table = pa.Table.from_batches(batches, None if batches else pa.schema([schema.field(name) for name in names]))
+        return to_columns(table, prefix)
     except DatasetError:
         raise
     except Exception as error:
@@ -125,6 +135,17 @@ def to_columns(table: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 def _frame_column(names: Any) -> str:
     return next((name for name in FRAMES if name in names), FRAMES[0])
+
+
+def _claimed(metadata: Any, names: list[str]) -> int:
+    """Bytes of the columns in memory, eight for each number, as far as the file says."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    # The path of a list's numbers goes on after its name.
+    needed = [
+        c for c in columns if any(c.path_in_schema == name or c.path_in_schema.startswith(f"{name}.") for name in names)
+    ]
+    return sum(max(8 * column.num_values, column.total_uncompressed_size) for column in needed)
 
 
 def _joined(path: Path, tables: dict[Path, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

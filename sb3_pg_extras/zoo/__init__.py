@@ -19,12 +19,13 @@ from sb3_pg_extras.reinforce import REINFORCE
 from sb3_pg_extras.single_step_a2c import SingleStepA2C
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE, "single_step_a2c": SingleStepA2C}
-# Command -> the module that it runs, the zoo's or ours.
+# Our command -> the module that runs it, the zoo's or ours.
 COMMANDS = {
     "train": "rl_zoo3.train",
     "enjoy": "rl_zoo3.enjoy",
     "record_video": "rl_zoo3.record_video",
     "collect": "sb3_pg_extras.zoo.collect",
+    "inspect": "sb3_pg_extras.zoo.inspect",
 }
 
 
