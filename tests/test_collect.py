@@ -266,7 +266,7 @@ def check_episodes(dataset: OfflineDataset) -> None:
 
 @pytest.mark.parametrize(("vec_env", "n_envs", "kills"), [("dummy", 3, 3), ("subproc", 2, 1)])
 def test_killed_again_and_again_nothing_is_lost(tmp_path, vec_env, n_envs, kills):
-    arguments = ["-n", "3001", "--n-envs", str(n_envs), "-o", "x.npz", "--env-kwargs", "delay:0.0002", "--vec-env", vec_env]
+    arguments = ["-n", "3001", "--n-envs", str(n_envs), "-o", "x.npz", "--env-kwargs", "delay:0.0005", "--vec-env", vec_env]
     n_total = {3: 3003, 2: 3002}[n_envs]  # 3001, in whole steps
     dtype = record_dtype(DummyVecEnv([collect_envs.Episodes] * n_envs))
     journaled = []
@@ -349,6 +349,18 @@ def test_changed_arguments_are_refused(cli, tmp_path, monkeypatch, changed, word
     check_episodes(load_dataset("x.npz"))
 
 
+def test_death_between_the_last_step_and_the_file(cli, monkeypatch):
+    arguments = ["collect", *EPISODES, "-n", "30", "--n-envs", "2", "-o", "x.npz"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 14)
+        with pytest.raises(SystemExit, match="stopped"):
+            cli(*arguments)
+    cli(*arguments)
+    dataset = load_dataset("x.npz")
+    assert len(dataset) == 30
+    check_episodes(dataset)
+
+
 # --- wrong arguments --------------------------------------------------------------------------------------------------
 
 
@@ -397,7 +409,7 @@ AGENTS = {
     "sac, Dict": ("sac", "Flip-v0", OFF_POLICY | {"policy": "MultiInputPolicy", "replay_buffer_class": "HerReplayBuffer"}),
     "ppo_lstm": (
         "ppo_lstm",
-        "CartPole-v1",
+        "Pendulum-v1",
         {
             **ON_POLICY,
             "policy": "MlpLstmPolicy",
@@ -563,18 +575,24 @@ def test_arguments_of_the_environment_are_those_of_the_training(cli, agents):
     args.write_text(yaml.dump(trained))
 
 
-def test_checkpoints(cli, agents):
+def test_checkpoints(cli, agents, capsys):
     folder = agents("bear")
     run = folder / "bear" / "Pendulum-v1_1"
     (run / "best_model.zip").write_bytes((run / "Pendulum-v1.zip").read_bytes())
-    for index, flags in enumerate(
-        [["--load-checkpoint", "5"], ["--load-last-checkpoint"], ["--load-best"], ["--exp-id", "1"]]
+    arguments = ["collect", "--algo", "bear", "--env", "Pendulum-v1", "-f", str(folder), "-n", "4"]
+    for flags, file in (
+        (["--load-checkpoint", "5"], "rl_model_5_steps.zip"),
+        (["--load-last-checkpoint"], "rl_model_5_steps.zip"),
+        (["--load-best"], "best_model.zip"),
+        (["--exp-id", "1"], "Pendulum-v1.zip"),
     ):
-        cli("collect", "--algo", "bear", "--env", "Pendulum-v1", "-f", str(folder), "-n", "4", "-o", f"{index}.npz", *flags)
-        assert len(load_dataset(f"{index}.npz")) == 4
-    with pytest.raises(SystemExit) as stopped:
-        cli("collect", "--algo", "bear", "--env", "Pendulum-v1", "-f", str(folder), "-o", "x.npz", "--load-checkpoint", "7")
-    assert stopped.value.code == 2
+        output = f"{flags[0].strip('-')}.npz"
+        cli(*arguments, "-o", output, *flags)
+        assert f"Loading {run / file}\n" in capsys.readouterr().out
+        assert len(load_dataset(output)) == 4
+    with pytest.raises(SystemExit):
+        cli(*arguments, "-o", "x.npz", "--load-checkpoint", "7")
+    assert re.search("error: argument -f/--folder: .*No model found.*rl_model_7_steps.zip", capsys.readouterr().err)
 
 
 def test_noise_on_the_command_line(cli, agents):

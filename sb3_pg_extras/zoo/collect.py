@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     kind.add_argument("--stochastic", action="store_true", help="Use stochastic actions")
     parser.add_argument("--seed", help="Random generator seed", type=int, default=0)
-    parser.add_argument("--device", help="PyTorch device to be use (ex: cpu, cuda...)", default="auto")
+    parser.add_argument("--device", help="PyTorch device (ex: cpu, cuda...)", default="auto")
     parser.add_argument("--num-threads", help="Number of threads for PyTorch (-1 to use default)", default=-1, type=int)
     parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="Keyword arguments of the environment")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="Additional Gym environment package modules to import")
@@ -210,7 +210,6 @@ def _make_env(
         if not statistics.is_file():
             raise DatasetError(f"{statistics}: no such file: the agent was trained on observations normalised with it")
         normalizer = VecNormalize.load(str(statistics), env)
-        normalizer.training = False
     n_stack = hyperparams.get("frame_stack") or 0
     return VecFrameStack(env, n_stack) if n_stack > 0 else env, normalizer
 
