@@ -283,8 +283,10 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
         low, high = 0, (space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else 1)
     else:
         raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
-    # The extremes first: they need no array of flags.
-    if (actions.min(axis=0) < low).any() or (actions.max(axis=0) > high).any():
+    # The extremes first: they need no array of flags. By columns, which is many times faster than along the rows.
+    columns = actions.reshape(len(actions), -1).T
+    lowest, highest = (np.reshape([f(column) for column in columns], actions.shape[1:]) for f in (np.min, np.max))
+    if (lowest < low).any() or (highest > high).any():
         inside = (actions >= low) & (actions <= high)
         row = int(np.argmin(inside.reshape(len(actions), -1).all(axis=1)))
         raise DatasetError(
