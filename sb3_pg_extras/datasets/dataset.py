@@ -293,7 +293,7 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
     else:
         raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
     # The extremes first: they need no array of flags.
-    if any((part.min(axis=0) < low).any() or (part.max(axis=0) > high).any() for part in parts(actions)):
+    if any((lowest < low).any() or (highest > high).any() for lowest, highest in map(_extremes, parts(actions))):
         inside = (actions >= low) & (actions <= high)
         row = int(np.argmin(inside.reshape(len(actions), -1).all(axis=1)))
         raise DatasetError(
@@ -301,6 +301,13 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
             "Actions are stored in the environment's own units"
         )
     return actions
+
+
+def _extremes(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of each number of an action. By columns, which is many times faster than along the rows."""
+    columns = actions.reshape(len(actions), -1).T
+    lowest, highest = (np.reshape([f(column) for column in columns], actions.shape[1:]) for f in (np.min, np.max))
+    return lowest, highest
 
 
 def _check_column(name: str, value: Any) -> np.ndarray:
