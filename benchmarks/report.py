@@ -65,9 +65,9 @@ def fine_tune() -> str:
     for which in dict.fromkeys(r["which"] for r in rows):
         own = [r for r in rows if r["which"] == which]
         means = [np.mean([float(r["return"]) for r in own if r["steps"] == steps]) for steps in shown]
-        worst = min(float(r["return"]) for r in own if int(r["steps"]) >= 2_000)
+        worst = min(float(r["return"]) for r in own if int(r["steps"]) >= 4_000)
         lines.append([which, str(len({r["seed"] for r in own})), *(f"{mean:.0f}" for mean in means), f"{worst:.0f}"])
-    return markdown(["", "seeds", *(f"step {steps}" for steps in shown), "worst evaluation from step 2000 on"], lines)
+    return markdown(["", "seeds", *(f"step {steps}" for steps in shown), "worst evaluation from step 4000 on"], lines)
 
 
 def by_seed(rows: list[dict[str, str]], column: str) -> list[str]:
