@@ -30,6 +30,7 @@ EARLY, FULL = 2_500, 20_000
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "results" / "fine_tune.csv"
 IMAGE = FOLDER.parent / "docs" / "images" / "fine_tune.png"
+CLOSE_UP = (-350, -140)  # returns, for the second picture
 FIELDS = ["which", "seed", "steps", "return"]
 # Gradient steps of BEAR (None: SAC from scratch) and arguments of to_sac.
 VARIANTS: dict[str, tuple[int | None, dict[str, Any]]] = {
@@ -80,29 +81,31 @@ def run(which: str, seed: int) -> list[dict[str, Any]]:
 
 
 def plot(rows: list[dict[str, str]]) -> None:
-    """Mean over seeds along the online steps, and the worst and best seed."""
+    """Mean over seeds along the online steps, and the worst and best seed, shaded."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, (whole, close) = plt.subplots(1, 2, figsize=(10, 4))
     for which in VARIANTS:
         curves: dict[int, list[float]] = {}
         for row in rows:
             if row["which"] == which:
                 curves.setdefault(int(row["steps"]), []).append(float(row["return"]))
-        if curves:
-            returns = list(curves.values())
+        if not curves:
+            continue
+        returns = list(curves.values())
+        for axes in (whole, close):
             (line,) = axes.plot(list(curves), [np.mean(r) for r in returns], label=which)
             worst, best = [min(r) for r in returns], [max(r) for r in returns]
             axes.fill_between(list(curves), worst, best, color=line.get_color(), alpha=0.15)
-    n_seeds = len({row["seed"] for row in rows})
-    axes.set(xlabel="environment steps", ylabel="mean return", title=f"{ENV_ID}, mean, worst and best of {n_seeds} seeds")
-    axes.legend(loc="lower right", fontsize="small")
+    whole.set(xlabel="environment steps", ylabel="mean return", title=ENV_ID)
+    close.set(xlabel="environment steps", ylim=CLOSE_UP, title="the same, closer")
+    whole.legend(loc="lower right", fontsize="small")
     figure.tight_layout()
     with atomic_write(IMAGE) as file:
-        figure.savefig(file, dpi=100, format="png")
+        figure.savefig(file, dpi=90, format="png")
 
 
 def main() -> None:

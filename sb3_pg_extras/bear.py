@@ -417,7 +417,7 @@ class BEAR(OfflineAlgorithm):
         **sac_kwargs: Any,
     ) -> SAC:
         """
-        Go on online: a stock SB3 ``SAC`` that starts from BEAR's actor, critics and target critics.
+        Fine-tune online: a stock SB3 ``SAC`` that starts from BEAR's actor, critics and target critics.
 
         ``gamma``, ``tau`` and ``batch_size`` are BEAR's, SAC's one learning rate is that of BEAR's critics; optimisers
         start anew. Where BEAR learned with ``VecNormalize``, the one around ``env`` gets its statistics.
