@@ -11,6 +11,8 @@ import pytest
 import torch as th
 from conftest import make_arrays
 from gymnasium import spaces
+from hostile import assert_loads_or_is_refused, broken_bytes
+from hypothesis import given, settings
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -577,3 +579,22 @@ def test_sac_takes_n_steps_along_but_no_normalisation_of_the_buffers():
         )
         with pytest.raises(ValueError, match=name):
             model.to_sac(keep_dataset=False)
+
+
+def test_damaged_streams_end_in_one_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_stream, "PART_BYTES", 1)
+    write_shards(tmp_path / "shards", n_episodes=4)
+    path = tmp_path / "shards" / "b.parquet"
+    content = path.read_bytes()
+
+    def load():
+        stream = ParquetStream(tmp_path / "shards", BOX)
+        return [stream.part(index) for index in range(stream.n_parts)][-1]
+
+    @settings(max_examples=150, deadline=None)
+    @given(broken_bytes(content))
+    def check(broken):
+        path.write_bytes(broken)
+        assert_loads_or_is_refused(load, "shards")
+
+    check()
