@@ -41,6 +41,7 @@ format: $(INSTALLED)
 # The figures of README and docs (hours; runs whose results are there are not repeated), and the bundled dataset.
 benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/bear_pendulum.py
+	$(BIN)/python benchmarks/fine_tune.py
 	$(BIN)/python benchmarks/reinforce.py
 	$(BIN)/python benchmarks/reinforce.py --speed
 	$(BIN)/python benchmarks/zoo_entries.py --algo reinforce
@@ -51,6 +52,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/load_speed.py
+	$(BIN)/python benchmarks/bigger_than_memory.py
 	$(BIN)/python benchmarks/report.py
 
 dataset: $(INSTALLED)

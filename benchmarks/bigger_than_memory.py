@@ -74,6 +74,8 @@ def compare(small: str, large: str, files: list[Path], turns: int) -> dict[str, 
             seconds[name].append(worker.turn()["seconds"])
     speed = {name: STEPS_PER_TURN / statistics.median(times) for name, times in seconds.items()}
     resident = {name: worker.turn()["resident"] / 1e9 for name, worker in workers.items()}
+    for worker in workers.values():
+        worker.end()
     return {
         "seconds_to_open": f"{workers['disk'].seconds_to_open:.1f}",
         "resident_gigabytes": f"{resident['disk']:.2f}",
@@ -96,6 +98,11 @@ class Worker:
         assert self.process.stdin is not None
         print("go", file=self.process.stdin, flush=True)
         return self._answer()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
 
     def _answer(self) -> dict[str, float]:
         assert self.process.stdout is not None

@@ -57,6 +57,19 @@ def bear_pendulum_variants() -> str:
     return markdown(["variant", "mean return", "seed by seed", "alpha at the end"], lines)
 
 
+def fine_tune() -> str:
+    """Mean return over seeds along the online steps."""
+    rows = read("fine_tune")
+    shown = ["0", "500", "1000", "2000", "4000", "8000"]
+    lines = []
+    for which in dict.fromkeys(r["which"] for r in rows):
+        own = [r for r in rows if r["which"] == which]
+        means = [np.mean([float(r["return"]) for r in own if r["steps"] == steps]) for steps in shown]
+        worst = min(float(r["return"]) for r in own if int(r["steps"]) >= 4_000)
+        lines.append([which, str(len({r["seed"] for r in own})), *(f"{mean:.0f}" for mean in means), f"{worst:.0f}"])
+    return markdown(["", "seeds", *(f"step {steps}" for steps in shown), "worst evaluation from step 4000 on"], lines)
+
+
 def by_seed(rows: list[dict[str, str]], column: str) -> list[str]:
     """Mean and each seed's value of one column."""
     values = [float(r[column]) for r in sorted(rows, key=lambda r: int(r["seed"]))]
@@ -146,9 +159,18 @@ def load_speed() -> str:
     return markdown(["file", "MB", "h5py, s", "load_dataset, s", "ratio", "memory / arrays"], lines)
 
 
+def bigger_than_memory() -> str:
+    """Training on a dataset that stays on disk."""
+    columns = ["source", "gigabytes", "seconds_to_open", "resident_gigabytes", "ratio"]
+    lines = [[r[column] for column in columns] for r in read("bigger_than_memory")]
+    return markdown(["dataset", "GB", "opened in, s", "resident, GB", "steps/s, as a share of in-memory"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
+    "bigger_than_memory": bigger_than_memory,
+    "fine_tune": fine_tune,
     "load_speed": load_speed,
     "reinforce_default": reinforce_default,
     "reinforce_exercises": reinforce_exercises,

@@ -7,7 +7,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBuffer
-from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 from sb3_pg_extras.datasets.parquet_stream import ParquetStream
-from sb3_pg_extras.records import RecordFormat, is_vector_space, scale_actions, set_moments
+from sb3_pg_extras.datasets.sb3 import policy_layout, scale_actions
+from sb3_pg_extras.records import RecordFormat, is_vector_space, set_moments
 
 # While records are made, this many rows of the dataset are copied at a time.
 ROWS_PACKED_AT_ONCE = 1 << 14
@@ -152,12 +153,12 @@ class OfflineReplayBuffer(ReplayBuffer):
     @property
     def observations(self) -> Any:  # type: ignore[override]
         """:return: ``s`` in the policy's layout, shape (N, 1, ...)."""
-        return _one_env(_policy_layout(self.dataset.observations, self.observation_space))
+        return _one_env(policy_layout(self.dataset.observations, self.observation_space))
 
     @property
     def next_observations(self) -> Any:  # type: ignore[override]
         """:return: ``s'`` likewise."""
-        return _one_env(_policy_layout(self.dataset.next_observations, self.observation_space))
+        return _one_env(policy_layout(self.dataset.next_observations, self.observation_space))
 
     @property
     def actions(self) -> np.ndarray:  # type: ignore[override]
@@ -313,13 +314,6 @@ def _same_layout(ours: spaces.Space, theirs: spaces.Space) -> bool:
         transposed = is_image_space(theirs) and len(ours.shape) == 3 and (ours.shape[2], *ours.shape[:2]) == theirs.shape
         return ours.shape == theirs.shape or transposed
     return ours == theirs
-
-
-def _policy_layout(observations: Any, space: spaces.Space) -> Any:
-    """Images channel first, as the policy sees them; what is channel first already stays."""
-    if isinstance(space, spaces.Dict):
-        return {key: _policy_layout(observations[key], space[key]) for key in space.spaces}
-    return maybe_transpose(observations, space)
 
 
 def _one_env(values: Any) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import save_to_pkl
@@ -26,6 +27,7 @@ from sb3_pg_extras.buffers import OfflineReplayBuffer, StreamReplayBuffer, runni
 from sb3_pg_extras.datasets import DatasetSource, OfflineDataset, bundled_dataset_for, collect_dataset, load_dataset
 from sb3_pg_extras.datasets.parquet_stream import PREFIX as STREAM_PREFIX
 from sb3_pg_extras.datasets.parquet_stream import ParquetStream
+from sb3_pg_extras.datasets.sb3 import to_replay_buffer
 from sb3_pg_extras.files import atomic_write
 from sb3_pg_extras.policies import NormalizingPolicy
 from sb3_pg_extras.records import set_moments
@@ -87,9 +89,9 @@ class OfflineAlgorithm(BaseAlgorithm):
         supported_action_spaces: tuple[type[spaces.Space], ...] | None = None,
     ) -> None:
         if env is None and dataset is not None:
-            loaded = _open(dataset)
+            loaded = _open(dataset, verbose=verbose)
             env = _DatasetEnv(_example(loaded))
-            dataset = dataset if isinstance(loaded, ParquetStream) or isinstance(dataset, (str, pathlib.Path)) else loaded
+            dataset = dataset if isinstance(dataset, (str, pathlib.Path)) else loaded
         super().__init__(
             policy,
             env,
@@ -147,7 +149,7 @@ class OfflineAlgorithm(BaseAlgorithm):
             not fit into the memory.
         :raises DatasetError: when it cannot be used, or its spaces are not the model's.
         """
-        loaded = _open(dataset, self.action_space)
+        loaded = _open(dataset, self.action_space, self.verbose)
         how: dict[str, Any] = {
             "device": self.device,
             "n_steps": self.n_steps,
@@ -352,13 +354,23 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        Save the dataset as a pickled replay buffer, which SB3's off-policy algorithms load.
+        Save the dataset as a pickled replay buffer of SB3's own, which its off-policy algorithms load and go on filling.
 
-        :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object.
+        :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object. A file is written whole or
+            not at all.
+        :raises DatasetError: for a stream, which is never in memory as a whole.
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
         dataset = self.replay_buffer.whole_dataset()
-        save_to_pkl(path, dataset, self.verbose)
+        buffer_class: Any = DictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else ReplayBuffer
+        buffer = buffer_class(len(dataset), self.observation_space, self.action_space, "cpu")
+        to_replay_buffer(dataset, buffer)
+        if not isinstance(path, (str, pathlib.Path)):
+            save_to_pkl(path, buffer, self.verbose)
+            return
+        path = pathlib.Path(path)
+        with atomic_write(path if path.suffix else path.with_suffix(".pkl")) as file:
+            save_to_pkl(file, buffer, self.verbose)  # type: ignore[arg-type]
 
     def load_replay_buffer(self, path: str | pathlib.Path, truncate_last_traj: bool = True) -> None:
         """
@@ -375,10 +387,12 @@ class OfflineAlgorithm(BaseAlgorithm):
         return [*super()._excluded_save_params(), *memory_only, "generator", "_stats"]
 
 
-def _open(dataset: DatasetSource, action_space: spaces.Space | None = None) -> OfflineDataset | ParquetStream:
+def _open(
+    dataset: DatasetSource, action_space: spaces.Space | None = None, verbose: int = 1
+) -> OfflineDataset | ParquetStream:
     if isinstance(dataset, str) and dataset.startswith(STREAM_PREFIX):
         return ParquetStream(dataset, action_space)
-    return load_dataset(dataset, action_space)
+    return load_dataset(dataset, action_space, verbose)
 
 
 def _example(dataset: OfflineDataset | ParquetStream) -> OfflineDataset:

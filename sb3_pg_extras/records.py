@@ -11,9 +11,8 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 
 from sb3_pg_extras.datasets import OfflineDataset
 from sb3_pg_extras.datasets.mapped import parts, take
+from sb3_pg_extras.datasets.sb3 import scale_actions
 
-# Scaled actions stay this far inside [-1, 1], where the inverse of tanh is finite.
-ACTION_MARGIN = 1e-6
 # As in SB3's VecNormalize.
 EPSILON, CLIP = 1e-8, 10.0
 SEPARATOR = "/"
@@ -163,19 +162,6 @@ def set_moments(rms: RunningMeanStd, values: np.ndarray) -> RunningMeanStd:
         mean, count = mean + distance * len(part) / total, total
     rms.mean, rms.var, rms.count = mean, squares / count, count
     return rms
-
-
-def scale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """
-    :param actions: Actions in environment units, shape (N, ...).
-    :param space: The action space.
-    :return: Box actions scaled to [-1, 1] as in SB3's ``BasePolicy.scale_action`` and clipped to +-(1 - 1e-6); discrete
-        actions as they are.
-    """
-    if not isinstance(space, spaces.Box):
-        return actions
-    scaled = 2.0 * ((actions - space.low) / (space.high - space.low)) - 1.0
-    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN).astype(np.float32)
 
 
 def _stored(array: np.ndarray) -> np.ndarray:

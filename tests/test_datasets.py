@@ -86,6 +86,8 @@ def _set(arrays, name, index, value):
         (lambda a: {"action_space": spaces.Text(3)}, ["actions", "Text"]),
         (lambda a: {"observation_space": spaces.Dict(x=spaces.Box(0, 1))}, ["observations", "dict", "x"]),
         (lambda a: {"reference_scores": (1.0,)}, ["reference_scores"]),
+        (lambda a: {"action_space": "Box"}, ["action_space", "space of gymnasium", "'Box'"]),
+        (lambda a: {"rewards": 1e308}, ["rewards", "single number"]),
     ],
 )
 def test_wrong_content_is_named(arrays, change, words):
@@ -208,6 +210,7 @@ def test_files_are_cached_until_they_change(arrays, tmp_path):
     OfflineDataset(**arrays).save(path)
     first = load_dataset(path)
     assert load_dataset(path) is first
+    assert load_dataset(path, first.action_space) is first
     OfflineDataset(**make_arrays(50)).save(path)
     assert len(load_dataset(path)) == 50
 

@@ -11,6 +11,9 @@ import pytest
 import torch as th
 from conftest import make_arrays
 from gymnasium import spaces
+from hostile import assert_loads_or_is_refused, broken_bytes
+from hypothesis import given, settings
+from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -136,7 +139,7 @@ def test_a_policy_of_normalised_data_takes_observations_as_they_are(tmp_path):
     dataset = load_dataset("bundled:pendulum-mixed-v0")
     model = BEAR(
         "MlpPolicy", "Pendulum-v1", dataset, replay_buffer_kwargs={"normalize_observations": True}, policy_kwargs=TINY,
-        warmup_steps=0, device="cpu",
+        warmup_steps=0, seed=0, device="cpu",
     ).learn(3)  # fmt: skip
     raw = dataset.observations[:50]
     normalised = model.replay_buffer.get(np.arange(50)).observations.numpy()
@@ -530,3 +533,68 @@ def test_parquet_that_does_not_fit_says_how_to_stream_it(shards, monkeypatch):
     monkeypatch.setattr("sb3_pg_extras.datasets.parquet.available_memory", lambda: 1000)
     with pytest.raises(DatasetError, match="stream:"):
         load_dataset(shards, BOX)
+
+
+def test_what_is_saved_is_sb3s_own(tmp_path):
+    """SAC goes on filling it; the dataset comes back, a cut episode as a truncated one."""
+    dataset = chain()
+    model = BEAR("MlpPolicy", None, dataset, policy_kwargs=TINY, n_steps=2, device="cpu")
+    model.save_replay_buffer(tmp_path / "buffer")
+    sac = SAC("MlpPolicy", model.get_env(), buffer_size=100, device="cpu", policy_kwargs={"net_arch": [8]})
+    sac.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert type(sac.replay_buffer) is ReplayBuffer
+    sac.replay_buffer.add(*np.zeros((2, 1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros(1), [{}])
+    back = load_dataset(tmp_path / "buffer.pkl")
+    for name in ("observations", "next_observations", "rewards", "terminations", "episode_ends"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(dataset, name))
+    np.testing.assert_allclose(back.actions, dataset.actions, atol=1e-5)
+    assert np.flatnonzero(back.truncations).tolist() == [5, 8]
+
+
+def test_a_failed_save_of_the_buffer_leaves_the_old_file(tmp_path, monkeypatch):
+    model = BEAR("MlpPolicy", None, chain(), policy_kwargs=TINY, device="cpu")
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    before = (tmp_path / "buffer.pkl").read_bytes()
+
+    def fail(file, *_):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("sb3_pg_extras.offline.save_to_pkl", fail)
+    with pytest.raises(OSError, match="disk full"):
+        model.save_replay_buffer(tmp_path / "buffer.pkl")
+    assert (tmp_path / "buffer.pkl").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_sac_takes_n_steps_along_but_no_normalisation_of_the_buffers():
+    model = BEAR("MlpPolicy", "Pendulum-v1", "bundled:pendulum-mixed-v0", policy_kwargs=TINY, n_steps=3, device="cpu")
+    sac = model.to_sac(buffer_size=100)
+    assert sac.n_steps == 3
+    assert isinstance(sac.replay_buffer, NStepReplayBuffer)
+    assert BEAR.from_sac(sac).n_steps == 3
+    for name in ("normalize_observations", "normalize_rewards"):
+        model = BEAR(
+            "MlpPolicy", "Pendulum-v1", "bundled:pendulum-mixed-v0", policy_kwargs=TINY, replay_buffer_kwargs={name: True}
+        )
+        with pytest.raises(ValueError, match=name):
+            model.to_sac(keep_dataset=False)
+
+
+def test_damaged_streams_end_in_one_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_stream, "PART_BYTES", 1)
+    write_shards(tmp_path / "shards", n_episodes=4)
+    path = tmp_path / "shards" / "b.parquet"
+    content = path.read_bytes()
+
+    def load():
+        stream = ParquetStream(tmp_path / "shards", BOX)
+        return [stream.part(index) for index in range(stream.n_parts)][-1]
+
+    @settings(max_examples=150, deadline=None)
+    @given(broken_bytes(content))
+    def check(broken):
+        path.write_bytes(broken)
+        assert_loads_or_is_refused(load, "shards")
+
+    check()

@@ -232,7 +232,7 @@ def test_literal_zoo_command_with_custom_envs(tmp_path):
 def test_usage_names_the_commands(tmp_path):
     result = command(tmp_path, "fly")
     assert result.returncode == 2
-    for name in ("train", "enjoy", "record_video"):
+    for name in ("train", "enjoy", "record_video", "collect"):
         assert name in result.stderr
     assert "--algo" in command(tmp_path, "train", "--help").stdout
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -18,6 +19,7 @@ from sb3_pg_extras.datasets.minari import is_minari_folder, load_minari, minari_
 from sb3_pg_extras.datasets.npz import load_npz
 from sb3_pg_extras.datasets.parquet import load_parquet, parquet_shards
 from sb3_pg_extras.datasets.parquet_stream import PREFIX as STREAM_PREFIX
+from sb3_pg_extras.datasets.progress import progress_bar
 from sb3_pg_extras.datasets.sb3 import from_replay_buffer, load_replay_buffer
 from sb3_pg_extras.datasets.scores import normalized_score
 
@@ -48,7 +50,7 @@ BUNDLED_DATASETS = {"Pendulum-v1": "pendulum-mixed-v0"}
 _last_loaded: dict[tuple[Any, ...], OfflineDataset] = {}
 
 
-def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None) -> OfflineDataset:
+def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None, verbose: int = 1) -> OfflineDataset:
     """
     Load a dataset from whatever holds it.
 
@@ -57,6 +59,7 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
         ``"minari:<id>"``, or ``"bundled:<name>"``. A file that has not changed since it was last loaded is not read again.
     :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``,
         HDF5, trajectories of ``imitation``, parquet files).
+    :param verbose: 0 for no output, 1 for a progress bar (on stderr) on a load that takes more than two seconds.
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
     """
@@ -67,7 +70,9 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
     if isinstance(source, Mapping):
         return from_arrays(source, action_space)
     if _is_minari_dataset(source):
-        return load_minari(source)
+        minari_dataset: Any = source
+        with _progress(_stamp(Path(minari_dataset.storage.data_path)), minari_dataset.spec.dataset_id, verbose):
+            return load_minari(minari_dataset)
     if not isinstance(source, (str, Path)):
         raise DatasetError(
             f"dataset={source!r}: expected an OfflineDataset, an SB3 ReplayBuffer, a MinariDataset, a dict of arrays, "
@@ -86,12 +91,15 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
             return load_minari(source)  # says what to do
         path = minari_folder(source)
     loader = _loader_for(source, path)
-    key = (path.resolve(), _stamp(path), str(action_space))
-    dataset = _last_loaded.get(key)
+    stamp = _stamp(path)
+    dataset = _last_loaded.get((path.resolve(), stamp, str(action_space)))
     if dataset is None:
-        dataset = loader(path, action_space)
+        with _progress(stamp, str(source), verbose):
+            dataset = loader(path, action_space)
         _last_loaded.clear()
-        _last_loaded[key] = dataset
+        # Whoever takes the space from it and asks again, as algorithms without an environment do, gets the same.
+        for space in (action_space, dataset.action_space):
+            _last_loaded[path.resolve(), stamp, str(space)] = dataset
     return dataset
 
 
@@ -120,6 +128,10 @@ def _stamp(path: Path) -> tuple[Any, ...]:
     """Changes whenever a file does, or one in the folder."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists())
+
+
+def _progress(stamp: tuple[Any, ...], name: str, verbose: int) -> Any:
+    return progress_bar(name, sum(n_bytes for _, _, n_bytes in stamp)) if verbose else nullcontext()
 
 
 def bundled_dataset_for(env_id: str | None) -> str | None:

@@ -7,6 +7,9 @@ import numpy as np
 from sb3_pg_extras.datasets.dataset import DatasetError
 from sb3_pg_extras.datasets.optional import require
 
+# Constant columns take next to nothing in a file. Bytes; times the size of the file.
+UNCHECKED, MAX_EXPANSION = 1 << 28, 1000
+
 
 def to_numpy(name: str, column: Any) -> np.ndarray:
     """
@@ -20,6 +23,8 @@ def to_numpy(name: str, column: Any) -> np.ndarray:
     shape = [len(array)]
     while True:
         array = array.storage if isinstance(array, pa.ExtensionArray) else array
+        if pa.types.is_null(array.type) and len(array):
+            raise DatasetError(f"{name} row 0 is missing (null)")
         items_per_row = int(np.prod(shape[1:]))
         if array.null_count:
             row = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False))) // items_per_row
@@ -44,6 +49,16 @@ def to_numpy(name: str, column: Any) -> np.ndarray:
         row = int(np.argmin(np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)))
         raise DatasetError(f"{name} row {row} is not finite: {numbers[row]}. Remove or repair that row")
     return numbers
+
+
+def check_size(n_bytes: int, file_size: int) -> None:
+    """
+    :param n_bytes: Bytes that a file's columns take, or claim to take, in memory.
+    :param file_size: Bytes of the file.
+    :raises DatasetError: when a small file asks for gigabytes.
+    """
+    if n_bytes > MAX_EXPANSION * file_size + UNCHECKED:
+        raise DatasetError(f"claims {n_bytes} bytes in a file of {file_size}: no real data is compressed that much")
 
 
 def is_list(arrow_type: Any) -> bool:

@@ -1,17 +1,22 @@
 """Roll a policy in an environment -> OfflineDataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_pg_extras.datasets.dataset import Observations, OfflineDataset, stream_ends
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, Observations, OfflineDataset
 
-Act = Callable[[Any], np.ndarray]
+# (observations, episode_starts) -> actions in environment units. episode_starts, shape (n_envs,), is True where the
+# observation is the first of an episode: recurrent policies forget there.
+Act = Callable[[Any, np.ndarray], np.ndarray]
 
 
-def collect_dataset(env: VecEnv, act: Act | None, n_steps: int, env_id: str | None = None) -> OfflineDataset:
+def collect_dataset(
+    env: VecEnv, act: Callable[[Any], np.ndarray] | None, n_steps: int, env_id: str | None = None
+) -> OfflineDataset:
     """
     Take at least ``n_steps`` environment steps and keep every transition.
 
@@ -23,46 +28,146 @@ def collect_dataset(env: VecEnv, act: Act | None, n_steps: int, env_id: str | No
     :param n_steps: Transitions to collect, rounded up to a multiple of ``n_envs``.
     :param env_id: Recorded in the dataset.
     :return: The dataset. The last episode of each stream may be cut: neither terminated nor truncated.
+    :raises DatasetError: when the environment's spaces are not supported, or what it returns is not finite.
     """
-    act = act or (lambda _: np.stack([env.action_space.sample() for _ in range(env.num_envs)]))
+    draw = random_actions(env)
     normalize = unwrap_vec_normalize(env)
     if normalize is not None:
         switches = (normalize.training, normalize.norm_obs, normalize.norm_reward)
         normalize.training = normalize.norm_obs = normalize.norm_reward = False
     try:
-        return _collect(env, act, -(-n_steps // env.num_envs), env_id)
+        steps = list(
+            roll(env, draw if act is None else lambda observations, _: act(observations), -(-n_steps // env.num_envs))
+        )
     finally:
         if normalize is not None:
             normalize.training, normalize.norm_obs, normalize.norm_reward = switches
+    return from_records([np.concatenate(steps)], env.observation_space, env.action_space, env_id)
 
 
-def _collect(env: VecEnv, act: Act, length: int, env_id: str | None) -> OfflineDataset:
-    columns: dict[str, list[Any]] = {name: [] for name in ("s", "a", "r", "s_next", "terminated", "truncated")}
+def random_actions(env: VecEnv) -> Act:
+    """
+    :param env: One or more environments.
+    :return: What draws an action for each of them from ``env.action_space``, uniformly.
+    """
+    return lambda *_: np.stack([env.action_space.sample() for _ in range(env.num_envs)])
+
+
+def with_noise(act: Act, action_space: spaces.Space, noise: float) -> Act:
+    """
+    Add exploration noise, drawn from NumPy's global generator as SB3's ``action_noise`` is.
+
+    :param act: Maps observations and episode starts to actions.
+    :param action_space: The environment's action space.
+    :param noise: For Box actions the standard deviation of Gaussian noise, in units of the action scaled to [-1, 1]; the
+        result is clipped to the space. For any other space, the chance that an action is replaced by a uniformly random one.
+    :return: The same with noise.
+    :raises ValueError: when ``noise`` is negative, not finite or, as a chance, above 1, and when Gaussian noise has no scale
+        because the space is unbounded, or holds whole numbers.
+    """
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise={noise}: expected a finite number, 0 or more")
+    if noise == 0:
+        return act
+    if isinstance(action_space, spaces.Box):
+        low, high = action_space.low, action_space.high
+        if low.dtype.kind != "f" or not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError(f"noise={noise}: needs real actions between finite bounds, not {action_space}; use 0")
+        half_width = noise * (high - low) / 2
+
+        def noisy(observations: Any, starts: np.ndarray) -> np.ndarray:
+            actions = act(observations, starts)
+            return np.clip(actions + half_width * np.random.normal(size=actions.shape), low, high).astype(low.dtype)
+
+        return noisy
+    if noise > 1:
+        raise ValueError(f"noise={noise}: for {action_space} it is the chance of a random action, at most 1")
+
+    def sometimes_random(observations: Any, starts: np.ndarray) -> np.ndarray:
+        actions = np.array(act(observations, starts))
+        for index in np.flatnonzero(np.random.random(len(actions)) < noise):
+            actions[index] = action_space.sample()
+        return actions
+
+    return sometimes_random
+
+
+def roll(env: VecEnv, act: Act, n_steps: int) -> Iterator[np.ndarray]:
+    """
+    Reset the environments and step them all, ``n_steps`` times.
+
+    :param env: One or more environments, whose observations and rewards are taken as they are.
+    :param act: Maps observations and episode starts to actions.
+    :param n_steps: Steps in each environment.
+    :return: After each step its record: shape ``(1,)`` of :func:`record_dtype`, a copy. The next observation at an episode's
+        end is the one that ended it, not the first of the next episode.
+    :raises DatasetError: when the environment's spaces are not supported, or what it returns is not finite.
+    """
+    dtype = record_dtype(env)
     observations: Any = env.reset()
-    for _ in range(length):
-        actions = act(observations)
+    starts = np.ones(env.num_envs, bool)
+    for step in range(n_steps):
+        record = np.empty(1, dtype)
+        # Before the step, which may change both in place.
+        _put(record["observations"], observations)
+        actions = act(observations, starts)
+        _put(record["actions"], actions)
         following, rewards, dones, infos = env.step(actions)
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        columns["s"].append(observations)
-        columns["a"].append(actions)
-        columns["r"].append(rewards)
-        columns["s_next"].append(_with_terminal_observations(following, dones, infos))
-        columns["terminated"].append(dones & ~truncated)
-        columns["truncated"].append(truncated)
-        observations = following
-    terminations, truncations = _streams(columns["terminated"]), _streams(columns["truncated"])
-    return OfflineDataset(
-        observations=_streams(columns["s"]),
-        actions=_streams(columns["a"]),
-        rewards=_streams(columns["r"]),
-        next_observations=_streams(columns["s_next"]),
-        terminations=terminations,
-        truncations=truncations,
-        observation_space=env.observation_space,
-        action_space=env.action_space,
-        env_id=env_id,
-        episode_ends=stream_ends(terminations | truncations, env.num_envs),
-    )
+        _put(record["rewards"], rewards)
+        _put(record["next_observations"], _with_terminal_observations(following, dones, infos))
+        _put(record["terminations"], dones & ~truncated)
+        _put(record["truncations"], truncated)
+        for name in ("observations", "actions", "rewards", "next_observations"):
+            _check_finite(name, record[name], step)
+        yield record
+        observations, starts = following, dones
+
+
+def record_dtype(env: VecEnv) -> np.dtype:
+    """
+    :param env: One or more environments.
+    :return: The type of the record of one step in all of them: the array fields of :class:`OfflineDataset`, each of shape
+        ``(n_envs, ...)``; a Dict observation is a record of its keys. Floats are float32, as in datasets.
+    :raises DatasetError: when the spaces are not supported.
+    """
+    observations = _space_dtype("observations", env.observation_space, env.num_envs)
+    types = {
+        "observations": observations,
+        "actions": _space_dtype("actions", env.action_space, env.num_envs),
+        "rewards": np.dtype((np.float32, (env.num_envs,))),
+        "next_observations": observations,
+        "terminations": np.dtype((bool, (env.num_envs,))),
+        "truncations": np.dtype((bool, (env.num_envs,))),
+    }
+    return np.dtype([(name, types[name]) for name in ARRAY_FIELDS])
+
+
+def _space_dtype(name: str, space: spaces.Space, n_envs: int) -> np.dtype:
+    if isinstance(space, spaces.Dict):
+        return np.dtype([(key, _space_dtype(f"{name}[{key!r}]", value, n_envs)) for key, value in space.items()])
+    if space.shape is None or space.dtype is None:
+        raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
+    return np.dtype((np.float32 if space.dtype.kind == "f" else space.dtype, (n_envs, *space.shape)))
+
+
+def _put(field: np.ndarray, value: Any) -> None:
+    if isinstance(value, dict):
+        for key in value:
+            _put(field[key], value[key])
+    else:
+        field[0] = value
+
+
+def _check_finite(name: str, field: np.ndarray, step: int) -> None:
+    if field.dtype.names is not None:
+        for key in field.dtype.names:
+            _check_finite(f"{name}[{key!r}]", field[key], step)
+    elif field.dtype.kind == "f" and not np.isfinite(field).all():
+        index = int(np.argmin(np.isfinite(field[0]).reshape(field.shape[1], -1).all(axis=1)))
+        raise DatasetError(
+            f"{name} of environment {index} is not finite at step {step}: {field[0, index]}. Repair the environment"
+        )
 
 
 def _with_terminal_observations(following: Any, dones: np.ndarray, infos: Any) -> Observations:
@@ -80,8 +185,33 @@ def _replaced(array: np.ndarray, rows: dict[int, np.ndarray]) -> np.ndarray:
     return array
 
 
-def _streams(steps: list[Any]) -> Any:
-    """T items of shape (n_envs, ...) -> (n_envs * T, ...), one environment's stream after the other."""
-    if isinstance(steps[0], dict):
-        return {key: _streams([step[key] for step in steps]) for key in steps[0]}
-    return np.concatenate(np.stack(steps, axis=1))
+def from_records(
+    runs: Sequence[np.ndarray], observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None = None
+) -> OfflineDataset:
+    """
+    Put the streams of all runs and environments one after the other.
+
+    :param runs: For each run, begun with a reset, the records of its steps: shape ``(n_steps,)`` of :func:`record_dtype`, at
+        least one.
+    :param observation_space: The environment's observation space.
+    :param action_space: The environment's action space.
+    :param env_id: Recorded in the dataset.
+    :return: The dataset. The last episode of each stream may be cut: neither terminated nor truncated.
+    """
+    fields = {name: _streams([run[name] for run in runs]) for name in ARRAY_FIELDS}
+    stream_lengths = [len(run) for run in runs for _ in range(run["rewards"].shape[1])]
+    dones = fields["terminations"] | fields["truncations"]
+    return OfflineDataset(
+        **fields,
+        observation_space=observation_space,
+        action_space=action_space,
+        env_id=env_id,
+        episode_ends=np.union1d(np.flatnonzero(dones) + 1, np.cumsum(stream_lengths)),
+    )
+
+
+def _streams(runs: list[np.ndarray]) -> Any:
+    """Arrays of shape (n_steps, n_envs, ...) -> (N, ...), one environment's stream after the other."""
+    if runs[0].dtype.names is not None:
+        return {key: _streams([run[key] for run in runs]) for key in runs[0].dtype.names}
+    return np.concatenate([run[:, env] for run in runs for env in range(run.shape[1])])

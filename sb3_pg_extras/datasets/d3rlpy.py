@@ -36,6 +36,8 @@ def load_d3rlpy(path: str | Path, action_space: spaces.Space | None = None) -> O
     :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
     """
     with open_hdf5(path, "a d3rlpy dataset") as file:
+        if has_member(file, "observations_0_0"):
+            raise DatasetError("field 'observations_0_0': tuples of observations are not supported, only single arrays")
         n_episodes = read_integer(file, "num_episodes")
         if not 1 <= n_episodes <= len(file) or has_member(file, f"observations_{n_episodes}"):
             raise DatasetError(f"field 'num_episodes' is {n_episodes}, but the file holds {listed(file)}")

@@ -106,6 +106,9 @@ class OfflineDataset:
     episode_ends: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(self, name), spaces.Space):
+                raise DatasetError(f"{name} must be a space of gymnasium, not {getattr(self, name)!r}")
         checked: dict[str, Any] = {
             "observations": _check_observations("observations", self.observations, self.observation_space),
             "next_observations": _check_observations("next_observations", self.next_observations, self.observation_space),
@@ -235,6 +238,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
 def _as_finite(name: str, value: Any) -> np.ndarray:
     """Floats become float32 and must be finite; integers (images, discrete actions) stay what they are."""
     array = as_array(name, value)
+    if array.ndim == 0:
+        raise DatasetError(f"{name} is a single number, {array}: expected one row per transition")
     if array.dtype.kind != "f":
         return array
     array = _as_float32(array)
@@ -288,7 +293,7 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
     else:
         raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
     # The extremes first: they need no array of flags.
-    if any((part.min(axis=0) < low).any() or (part.max(axis=0) > high).any() for part in parts(actions)):
+    if any((lowest < low).any() or (highest > high).any() for lowest, highest in map(_extremes, parts(actions))):
         inside = (actions >= low) & (actions <= high)
         row = int(np.argmin(inside.reshape(len(actions), -1).all(axis=1)))
         raise DatasetError(
@@ -296,6 +301,13 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
             "Actions are stored in the environment's own units"
         )
     return actions
+
+
+def _extremes(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of each number of an action. By columns, which is many times faster than along the rows."""
+    columns = actions.reshape(len(actions), -1).T
+    lowest, highest = (np.reshape([f(column) for column in columns], actions.shape[1:]) for f in (np.min, np.max))
+    return lowest, highest
 
 
 def _check_column(name: str, value: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from sb3_pg_extras.datasets.dataset import DatasetError, all_finite, reading
 from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.progress import advance
 
 # Deflate packs at most 1032 bytes into one; anything above cannot be real data.
 MAX_INFLATION = 1100
@@ -23,6 +24,8 @@ MAX_INFLATION = 1100
 GROWTH = 8
 # Bytes. By default libhdf5 keeps up to 32 MB about thousands of small arrays, each of which is read once.
 METADATA_CACHE = 1 << 20
+# Bytes read at a time.
+PART = 1 << 20
 # Names listed in a message.
 MAX_NAMES = 20
 
@@ -100,7 +103,8 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
             # Opened one at a time: each open dataset has buffers of its own.
             array = _open(group, name)
             shape, dtype = array.shape, _dtype_in_memory(array)
-            n_stored += _checked_storage(array, file_size)
+            n_bytes = _checked_storage(array, file_size)
+            n_stored += n_bytes
             # Several names of one array would let a small file fill the memory.
             if n_stored > file_size:
                 raise DatasetError(f"with those like it, claims more than the file's {file_size} bytes")
@@ -111,7 +115,7 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
             if n_rows + shape[0] > len(rows):
                 # In place, where numpy's copy would need the memory twice.
                 rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
-            _read_into(array, rows[n_rows : n_rows + shape[0]])
+            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes)
             n_rows += shape[0]
             lengths.append(shape[0])
     assert rows is not None
@@ -149,14 +153,16 @@ def read_integer(group: Any, name: str) -> int:
     :return: Its value.
     :raises DatasetError: when it is anything else.
     """
+    import h5py
+
     with _naming(field_name(group, name)):
         array = _open(group, name)
         if array.shape != () or array.dtype.kind not in "biu":
             raise DatasetError(f"must be one integer, not {array.dtype} of shape {array.shape}")
         _checked_storage(array, file_size=array.dtype.itemsize)
-        value = np.empty((), array.dtype)
-        _read_into(array, value)
-        return int(value)
+        value = np.empty((1,), array.dtype)
+        array.read(h5py.h5s.ALL, h5py.h5s.ALL, value)
+        return int(value[0])
 
 
 def check_lengths(columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -255,13 +261,21 @@ def _checked_storage(array: Any, file_size: int) -> int:
     return stored
 
 
-def _read_into(array: Any, values: np.ndarray) -> None:
+def _read_into(array: Any, values: np.ndarray, n_stored: int) -> None:
     import h5py
 
     if values.size == 0:
         return
-    array.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-    # Said here, where the row of the file is known.
-    if values.dtype.kind == "f" and not all_finite(values):
-        row = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-        raise DatasetError(f"row {row} is not finite: {values[row]}. Remove or repair that row")
+    layout, space = array.get_create_plist(), array.get_space()
+    # Whole chunks: each is decoded once.
+    chunk = layout.get_chunk()[0] if layout.get_layout() == h5py.h5d.CHUNKED else 1
+    n_rows = -(-max(1, PART * len(values) // values.nbytes) // chunk) * chunk
+    for start in range(0, len(values), n_rows):
+        part = values[start : start + n_rows]
+        space.select_hyperslab((start, *[0] * (part.ndim - 1)), part.shape)
+        array.read(h5py.h5s.create_simple(part.shape), space, part)
+        # Said here, where the row of the file is known, and the values are still in the processor's cache.
+        if part.dtype.kind == "f" and not all_finite(part):
+            row = int(np.argmin(np.isfinite(part).reshape(len(part), -1).all(axis=1)))
+            raise DatasetError(f"row {start + row} is not finite: {part[row]}. Remove or repair that row")
+        advance(n_stored * len(part) / len(values))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sb3_pg_extras.datasets.progress import advance
+
 # Bytes of a part when all of an array is gone through.
 PART = 1 << 26
 # Bytes of a zip member's local header before its name (PKWARE's APPNOTE.TXT, 4.3.7).
@@ -50,6 +52,7 @@ def parts(array: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(array), rows):
         yield array[start : start + rows]
         release(array)
+        advance(array[start : start + rows].nbytes)
 
 
 def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:

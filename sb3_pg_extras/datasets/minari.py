@@ -12,9 +12,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
+from sb3_pg_extras.datasets.arrow import check_size
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.progress import track
 
 PREFIX = "minari:"
 METADATA = "metadata.json"
@@ -48,9 +50,9 @@ def load_minari(source: Any) -> OfflineDataset:
     with reading(folder, "a Minari dataset"):
         metadata = _check_metadata(folder)
         if metadata["data_format"] == "hdf5":
-            n_episodes = _check_hdf5(folder / "main_data.hdf5")
+            n_episodes, share = _check_hdf5(folder / "main_data.hdf5", _is_composite(metadata["observation_space"])), 1.0
         else:
-            n_episodes = _check_arrow(folder, metadata["data_format"])
+            n_episodes, share = _check_arrow(folder, metadata["data_format"]), 0.5
         if metadata["total_episodes"] > n_episodes:
             raise DatasetError(f"{METADATA}: total_episodes is {metadata['total_episodes']}, but there are {n_episodes}")
         dataset = source if isinstance(source, minari.MinariDataset) else minari.MinariDataset(folder)
@@ -63,7 +65,7 @@ def load_minari(source: Any) -> OfflineDataset:
                 Episode(
                     f"episode {data.id}", data.observations, data.actions, data.rewards, data.terminations, data.truncations
                 )
-                for data in dataset.iterate_episodes()
+                for data in track(dataset.iterate_episodes(), dataset.total_episodes, share)
             ),
             observation_space=dataset.observation_space,
             action_space=dataset.action_space,
@@ -108,22 +110,32 @@ def _check_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def _check_hdf5(path: Path) -> int:
+def _is_composite(space: str) -> bool:
+    """Whether the JSON of a space is of one whose samples are several arrays."""
+    value = json.loads(space)
+    return isinstance(value, dict) and value.get("type") in ("Dict", "Tuple")
+
+
+def _check_hdf5(path: Path, composite: bool) -> int:
     """
     Refuse what points at other files, and arrays that claim to be far larger than what is stored of them.
 
+    :param composite: Whether an observation is a group of arrays.
     :return: The number of episodes.
     """
     h5py = require("h5py", "minari")
 
     def check(name: str, item: Any) -> None:
         if isinstance(item, h5py.Group):
-            missing = [field for field in EPISODE_FIELDS if field not in item]
-            if name.startswith("episode_") and "/" not in name and missing:
-                raise DatasetError(f"{path.name}: {name}: field {missing[0]!r} is missing")
             for key in item:
                 if not isinstance(item.get(key, getlink=True), h5py.HardLink):
                     raise DatasetError(f"{path.name}: {name}/{key} is a link, which Minari does not write")
+            for field in EPISODE_FIELDS if name.startswith("episode_") and "/" not in name else ():
+                if field not in item:
+                    raise DatasetError(f"{path.name}: {name}: field {field!r} is missing")
+                expected = h5py.Group if composite and field == "observations" else h5py.Dataset
+                if not isinstance(item[field], expected):
+                    raise DatasetError(f"{path.name}: {name}: field {field!r} must be a {expected.__name__} of HDF5")
         elif isinstance(item, h5py.Dataset):
             if not item.shape and "/infos/" not in name:
                 raise DatasetError(f"{path.name}: {name} is a single value: expected one row per step")
@@ -148,11 +160,15 @@ def _check_arrow(folder: Path, data_format: str) -> int:
     """
     arrow_dataset = require("pyarrow.dataset", "minari")
     episodes = sorted(episode for episode in folder.iterdir() if episode.is_dir())
-    for episode in episodes:
+    # It reads everything, and so half of the work is done here.
+    for episode in track(episodes, len(episodes), 0.5):
         files = arrow_dataset.dataset(str(episode), format=data_format, ignore_prefixes=["_", ".", METADATA])
-        batches = list(files.to_batches())
-        for batch in batches:
+        file_size, n_bytes, batches = sum(Path(file).stat().st_size for file in files.files), 0, []
+        for batch in files.to_batches():
+            n_bytes += batch.nbytes
+            check_size(n_bytes, file_size)
             batch.validate(full=True)
+            batches.append(batch)
         if len(batches) != 1:
             # Minari 0.5.4 takes each batch for an episode of its own; Arrow cuts long ones, at 32768 rows when it writes.
             raise DatasetError(

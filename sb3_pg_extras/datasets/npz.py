@@ -1,22 +1,27 @@
 """Our own file format: an ``.npz`` of the fields of OfflineDataset, readable with ``numpy.load(allow_pickle=False)``."""
 
 import json
+import math
+import zipfile
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.datasets.arrays import from_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset, reading
+from sb3_pg_extras.datasets.hdf5_arrays import MAX_INFLATION
 from sb3_pg_extras.datasets.mapped import map_npz_member
+from sb3_pg_extras.datasets.progress import CountedFile
 from sb3_pg_extras.files import atomic_write
 
 # A Dict observation's key "image" is stored as the array "observations/image".
 SEPARATOR = "/"
 # Bytes of uncompressed arrays from which on they are not read but mapped.
 MAP_FROM = 1 << 30
+# Numbers in one observation or action: 4096 x 4096.
+MAX_BOX = 1 << 24
 
 
 def save_npz(dataset: OfflineDataset, path: str | Path, compress: bool = True) -> None:
@@ -60,14 +65,16 @@ def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> Offl
     """
     with reading(path, "an .npz dataset"):
         content: dict[str, Any] = {}
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DatasetError("holds a single array, not the fields of a dataset")
-        with loaded:
-            members = {member.filename.removesuffix(".npy"): member for member in loaded.zip.infolist()}  # type: ignore[union-attr]
-            stored = sum(member.file_size for member in members.values() if member.compress_type == ZIP_STORED)
+        with open(path, "rb") as file:
+            loaded = np.load(CountedFile(file), allow_pickle=False)
+            if not isinstance(loaded, np.lib.npyio.NpzFile):
+                raise DatasetError("holds a single array, not the fields of a dataset")
+            archive: Any = loaded.zip
+            _check_sizes(archive.infolist(), Path(path).stat().st_size)
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            stored = sum(member.file_size for member in members.values() if member.compress_type == zipfile.ZIP_STORED)
             for name in loaded.files:
-                large = members[name].compress_type == ZIP_STORED and stored >= MAP_FROM
+                large = members[name].compress_type == zipfile.ZIP_STORED and stored >= MAP_FROM
                 array = map_npz_member(path, members[name]) if large and name != "metadata" else loaded[name]
                 field, _, key = name.partition(SEPARATOR)
                 if key:
@@ -82,6 +89,18 @@ def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> Offl
             if metadata.get(name) is not None:
                 content[name] = metadata[name]
         return from_arrays(content, action_space)
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], file_size: int) -> None:
+    """Refuse what claims to be larger than the file can hold, before any memory is taken for it."""
+    for member in members:
+        # numpy compresses in no other way, and only this one is known not to pack a gigabyte into some bytes.
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise DatasetError(f"{member.filename} is compressed in a way that numpy does not write")
+        if member.file_size > MAX_INFLATION * member.compress_size:
+            raise DatasetError(f"{member.filename} claims {member.file_size} bytes but stores {member.compress_size}")
+    if sum(member.compress_size for member in members) > file_size:
+        raise DatasetError(f"its arrays claim more than the file's {file_size} bytes")
 
 
 def space_to_json(space: spaces.Space) -> dict[str, Any]:
@@ -117,6 +136,8 @@ def space_from_json(data: dict[str, Any]) -> spaces.Space:
     kind = data["type"]
     if kind == "Box":
         dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
+        if math.prod(shape) > MAX_BOX:
+            raise DatasetError(f"a Box of shape {shape} is larger than any observation")
         low, high = (np.broadcast_to(np.array(data[name], dtype=dtype), shape) for name in ("low", "high"))
         return spaces.Box(low, high, shape, dtype.type)
     if kind == "Discrete":

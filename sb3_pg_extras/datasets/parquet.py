@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.arrow import is_list, is_number, to_numpy
+from sb3_pg_extras.datasets.arrow import check_size, is_list, is_number, to_numpy
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.progress import track
 
 EPISODE, ACTION, REWARD, DONE, TRUNCATED = "episode_index", "action", "next.reward", "next.done", "next.truncated"
 FRAMES = ("frame_index", "index")
 OBSERVATION = "observation"
+# Rows read at a time.
+BATCH = 1 << 16
 
 
 def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
@@ -36,8 +39,10 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
         shards = [path] if path.is_file() else parquet_shards(path)
         if not shards:
             raise DatasetError("no .parquet file in it")
-        _check_size(shards)
-        tables = {shard: _read(shard, "" if shard == path else f"{shard.relative_to(path)}: ") for shard in shards}
+        _check_memory(shards)
+        tables = {
+            shard: _read(shard, "" if shard == path else f"{shard.relative_to(path)}: ", 1 / len(shards)) for shard in shards
+        }
         return from_episodes(episodes_of(_joined(path, tables)), action_space)
 
 
@@ -50,16 +55,8 @@ def parquet_shards(folder: Path) -> list[Path]:
     return sorted(file for file in root.rglob("*.parquet") if file.is_file())
 
 
-def _check_size(shards: list[Path]) -> None:
-    """The numbers of a parquet file take at least as much memory as its pages do, unpacked."""
-    parquet = require("pyarrow.parquet", "parquet")
-    needed = 0
-    for shard in shards:
-        try:
-            metadata = parquet.read_metadata(shard)
-        except Exception:  # damaged: reading it says how
-            return
-        needed += sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+def _check_memory(shards: list[Path]) -> None:
+    needed = sum(shard.stat().st_size for shard in shards)
     if needed > available_memory():
         raise DatasetError(
             f"needs more than {needed / 1e9:.1f} GB of memory, {available_memory() / 1e9:.1f} are free: "
@@ -76,12 +73,20 @@ def available_memory() -> float:
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
 
 
-def _read(shard: Path, prefix: str) -> dict[str, np.ndarray]:
-    parquet = require("pyarrow.parquet", "parquet")
+def _read(shard: Path, prefix: str, share: float) -> dict[str, np.ndarray]:
+    pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     try:
         file = parquet.ParquetFile(shard)
-        names = needed_columns(file.schema_arrow, prefix)
-        return to_columns(file.read(columns=names), prefix)
+        schema = file.schema_arrow
+        names = needed_columns(schema, prefix)
+        file_size, n_bytes, batches = shard.stat().st_size, 0, []
+        # The file's own figures for its columns are not asked for: where they are damaged, pyarrow 26 ends the process.
+        for batch in track(file.iter_batches(BATCH, columns=names), -(-file.metadata.num_rows // BATCH), share):
+            n_bytes += batch.nbytes
+            check_size(n_bytes, file_size)
+            batches.append(batch)
+        table = pa.Table.from_batches(batches, None if batches else pa.schema([schema.field(name) for name in names]))
+        return to_columns(table, prefix)
     except DatasetError:
         raise
     except Exception as error:

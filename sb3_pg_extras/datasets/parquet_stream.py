@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pg_extras.datasets.arrow import check_size
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
 from sb3_pg_extras.datasets.episodes import from_episodes
 from sb3_pg_extras.datasets.optional import require
@@ -40,6 +41,7 @@ class ParquetStream:
             self._names = needed_columns(files.schema)
             groups = [group for file in files.get_fragments() for group in file.split_by_row_group()]
             sizes = np.array([group.row_groups[0].total_byte_size for group in groups])
+            check_size(int(sizes.sum()), sum(shard.stat().st_size for shard in shards))
             number = np.cumsum(sizes) // PART_BYTES
             self._parts = [[groups[i] for i in np.flatnonzero(number == n)] for n in np.unique(number)]
             self._n_frames = sum(group.row_groups[0].num_rows for group in groups)

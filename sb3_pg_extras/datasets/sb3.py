@@ -1,22 +1,24 @@
-"""SB3's replay buffers, as objects and as the ``replay_buffer.pkl`` of the RL Zoo -> OfflineDataset."""
+"""SB3's replay buffers, as objects and as the ``replay_buffer.pkl`` of the RL Zoo -> OfflineDataset, and back."""
 
 import importlib
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.preprocessing import maybe_transpose
+from stable_baselines3.her import HerReplayBuffer
 
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, reading, stream_ends
+from sb3_pg_extras.datasets.progress import CountedFile
 
 # Everything that a pickled replay buffer is made of. A name that is not here is refused before it is imported.
 ALLOWED_CLASSES = {
     "stable_baselines3.common.buffers": {"ReplayBuffer", "DictReplayBuffer", "NStepReplayBuffer"},
     "stable_baselines3.her.her_replay_buffer": {"HerReplayBuffer"},
     "stable_baselines3.her.goal_selection_strategy": {"GoalSelectionStrategy"},
-    "sb3_pg_extras.buffers": {"OfflineReplayBuffer"},
     "gymnasium.spaces.box": {"Box"},
     "gymnasium.spaces.dict": {"Dict"},
     "gymnasium.spaces.discrete": {"Discrete"},
@@ -36,11 +38,51 @@ ALLOWED_CLASSES = {
     "collections": {"OrderedDict", "deque"},
     "torch": {"device"},
 }
+# Scaled actions stay this far inside [-1, 1], where the inverse of tanh is finite.
+ACTION_MARGIN = 1e-6
 ALLOWED_NUMPY_TYPES = {"float32", "float64", "int8", "int32", "int64", "uint8", "bool"}
 
 
-class ReplayBufferUnpickler(pickle.Unpickler):
-    """A pickle reader that admits numpy arrays, gymnasium spaces and SB3's buffers, and refuses the rest by name."""
+# Objects that a replay buffer's pickle fills. Anything else, such as a class, would stay changed after the load.
+FILLED = (
+    BaseBuffer, spaces.Space, np.ndarray, np.dtype,
+    np.random.Generator, np.random.BitGenerator, np.random.SeedSequence,
+)  # fmt: skip
+# Classes that it fills but never calls: with the sizes that a call may name, they would fill the memory.
+NEVER_CALLED = (BaseBuffer, spaces.Space, np.ndarray)
+# What the reader does for each of a pickle's instructions.
+LOAD: dict[int, Any] = pickle._Unpickler.dispatch
+
+
+class ReplayBufferUnpickler(pickle._Unpickler):
+    """
+    A pickle reader that admits numpy arrays, gymnasium spaces and SB3's buffers, and refuses the rest by name.
+
+    It is Python's own reader written in Python: the one written in C takes tens of gigabytes for a file of nine bytes
+    (a memo's number), and cannot be told what may be called and filled.
+
+    :param file: The file, open for reading.
+    """
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(LOAD)
+    # Calls in the way of Python 1, which no pickle of a buffer makes.
+    del dispatch[pickle.INST[0]], dispatch[pickle.OBJ[0]]
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], FILLED):
+            name = getattr(self.stack[-2], "__name__", type(self.stack[-2]).__name__)
+            raise DatasetError(f"refused: the pickle changes {name}, which no SB3 replay buffer does")
+        LOAD[pickle.BUILD[0]](self)
+
+    def load_reduce(self) -> None:
+        function = self.stack[-2]
+        if isinstance(function, type) and issubclass(function, NEVER_CALLED):
+            raise DatasetError(f"refused: the pickle calls {function.__name__}, which no SB3 replay buffer does")
+        LOAD[pickle.REDUCE[0]](self)
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.REDUCE[0]] = load_reduce
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = ALLOWED_CLASSES.get(module, set()) | (ALLOWED_NUMPY_TYPES if module == "numpy" else set())
@@ -63,10 +105,43 @@ def load_replay_buffer(path: str | Path) -> OfflineDataset:
     """
     with reading(path, "a pickled SB3 replay buffer"):
         with open(path, "rb") as file:
-            buffer = ReplayBufferUnpickler(file).load()
+            buffer = ReplayBufferUnpickler(CountedFile(file)).load()
         if not isinstance(buffer, ReplayBuffer):
             raise DatasetError(f"holds a {type(buffer).__name__}, not an SB3 ReplayBuffer")
+        _check_sizes(buffer, Path(path).stat().st_size)
         return from_replay_buffer(buffer)
+
+
+def _check_sizes(buffer: ReplayBuffer, file_size: int) -> None:
+    """A pickle is not compressed: what is larger than the file is not data of it."""
+    for name, array in _arrays(buffer):
+        if isinstance(array, np.ndarray) and array.nbytes > file_size:
+            raise DatasetError(f"{name} claims {array.nbytes} bytes in a file of {file_size}")
+
+
+def _check_shapes(buffer: ReplayBuffer) -> None:
+    """A pickle may hold a buffer that SB3 never made."""
+    for name in ("buffer_size", "n_envs", "pos"):
+        value = getattr(buffer, name, None)
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise DatasetError(f"{name} is {value!r}: it must be a whole number, at least 0")
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(buffer, name, None), spaces.Space):
+            raise DatasetError(f"{name} is {getattr(buffer, name, None)!r}: it must be a space of gymnasium")
+    shape = (buffer.buffer_size, buffer.n_envs)
+    for name, array in _arrays(buffer):
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise DatasetError(f"{name} must be an array of numbers, not {type(array).__name__}")
+        if array.shape[:2] != shape:
+            raise DatasetError(f"{name} has shape {array.shape}, but (buffer_size, n_envs) is {shape}")
+
+
+def _arrays(buffer: ReplayBuffer) -> list[tuple[str, Any]]:
+    names = ["observations", "actions", "rewards", "dones", "timeouts"]
+    if not getattr(buffer, "optimize_memory_usage", False):
+        names.append("next_observations")
+    values = [(name, getattr(buffer, name, None)) for name in names]
+    return [(name, array) for name, value in values for array in (value.values() if isinstance(value, dict) else [value])]
 
 
 def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
@@ -81,6 +156,7 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     :return: The dataset.
     :raises DatasetError: when the buffer is empty or its actions are not scaled.
     """
+    _check_shapes(buffer)
     # When full, the oldest transition stands at `pos`.
     order = (np.arange(buffer.size()) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
     if buffer.optimize_memory_usage:
@@ -106,6 +182,72 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     )
 
 
+def to_replay_buffer(dataset: OfflineDataset, buffer: ReplayBuffer) -> None:
+    """
+    Fill an empty SB3 replay buffer: the inverse of :func:`from_replay_buffer`. What is added later follows the dataset.
+
+    Environment ``e`` gets the rows ``e L ... (e + 1) L - 1`` as its stream, ``L = N // n_envs``. SB3's buffers are as
+    long for every environment, so the last ``N mod n_envs`` rows are left out.
+
+    Where an episode or a stream just stops, its last row is marked truncated: SB3 has no other sign for it, its value is
+    bootstrapped as before, and whatever joins rows (n-step returns, :func:`from_replay_buffer`) stops there.
+
+    :param dataset: The dataset, in the spaces of the buffer.
+    :param buffer: A buffer without any transition, images channel first or last.
+    :raises ValueError: when the buffer holds something, has no room, or cannot hold truncations; for HER's.
+    :raises DatasetError: when there are fewer transitions than environments.
+    """
+    n_envs, length = buffer.n_envs, len(dataset) // buffer.n_envs
+    if buffer.size() > 0:
+        raise ValueError(f"the replay buffer already holds {buffer.size() * n_envs} transitions: pass an empty one")
+    if isinstance(buffer, HerReplayBuffer):
+        raise ValueError("HerReplayBuffer draws only from episodes that it was given step by step: pass keep_dataset=False")
+    if not buffer.handle_timeout_termination:
+        # With optimize_memory_usage SB3 insists on False.
+        raise ValueError(
+            "handle_timeout_termination=False (which optimize_memory_usage=True needs) makes truncations terminal "
+            "and joins the dataset's episodes: leave both out"
+        )
+    if length > buffer.buffer_size:
+        raise ValueError(
+            f"buffer_size={buffer.buffer_size * n_envs}: the dataset has {len(dataset)} transitions, make it larger"
+        )
+    if length == 0:
+        raise DatasetError(f"the dataset has {len(dataset)} transitions, fewer than the {n_envs} environments")
+    ends = np.zeros(len(dataset), dtype=bool)
+    ends[dataset.episode_ends - 1] = True
+    ends[length * np.arange(1, n_envs + 1) - 1] = True
+    _fill(buffer.observations, policy_layout(dataset.observations, buffer.observation_space), length)
+    _fill(buffer.next_observations, policy_layout(dataset.next_observations, buffer.observation_space), length)
+    _fill(buffer.actions, scale_actions(dataset.actions, buffer.action_space), length)
+    _fill(buffer.rewards, dataset.rewards, length)
+    _fill(buffer.dones, ends, length)
+    _fill(buffer.timeouts, ends & ~dataset.terminations, length)
+    buffer.pos = length % buffer.buffer_size
+    buffer.full = length == buffer.buffer_size
+
+
+def _fill(target: Any, rows: Any, length: int) -> None:
+    """(N, ...) -> the first ``length`` steps of each environment, (buffer_size, n_envs, ...)."""
+    if isinstance(rows, dict):
+        for key in rows:
+            _fill(target[key], rows[key], length)
+        return
+    for env in range(target.shape[1]):
+        target[:length, env] = rows[env * length : (env + 1) * length].reshape(length, *target.shape[2:])
+
+
+def policy_layout(observations: Any, space: spaces.Space) -> Any:
+    """
+    :param observations: shape (N, ...), or a dict of such arrays.
+    :param space: The policy's observation space.
+    :return: The same, images channel first where the space is; what is channel first already stays.
+    """
+    if isinstance(space, spaces.Dict):
+        return {key: policy_layout(observations[key], space[key]) for key in space.spaces}
+    return maybe_transpose(observations, space)
+
+
 def _rows(values: Any, order: np.ndarray) -> Any:
     """(buffer_size, n_envs, ...) -> (len(order) * n_envs, ...), one environment's stream after the other."""
     if isinstance(values, dict):
@@ -113,9 +255,25 @@ def _rows(values: Any, order: np.ndarray) -> Any:
     return np.concatenate([values[order, env] for env in range(values.shape[1])])
 
 
+def scale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """
+    Environment units -> what SB3's replay buffers hold (``BasePolicy.scale_action``); discrete actions stay as they are.
+
+    :param actions: shape ``(N, *space.shape)``.
+    :param space: The action space.
+    :return: The same shape, in [-1, 1], clipped to +-(1 - 1e-6).
+    """
+    if not isinstance(space, spaces.Box):
+        return actions
+    scaled = 2.0 * ((actions - space.low) / (space.high - space.low)) - 1.0
+    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN).astype(np.float32)
+
+
 def _unscale(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
     if not isinstance(space, spaces.Box):
         return actions
+    if not space.low.shape == space.high.shape == space.shape:
+        raise DatasetError(f"action_space has bounds of shape {space.low.shape}, {space.high.shape}, not {space.shape}")
     too_large = np.abs(actions).reshape(len(actions), -1).max(axis=1) > 1 + ACTION_TOLERANCE
     if too_large.any():
         row = int(np.argmax(too_large))

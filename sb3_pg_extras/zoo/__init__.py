@@ -2,7 +2,8 @@
 The RL Zoo with our algorithms: registration, and the ``sb3-pg-extras`` command.
 
 ``sb3-pg-extras train --algo bear --env Pendulum-v1`` is ``python -m rl_zoo3.train`` with our ids known and our
-hyper-parameter files found; every flag is the zoo's. The zoo is imported where it is used, not with the package.
+hyper-parameter files found; every flag is the zoo's. ``sb3-pg-extras collect`` is a command of our own, with the flags of
+the zoo's ``enjoy``. The zoo is imported where it is used, not with the package.
 """
 
 import argparse
@@ -18,8 +19,14 @@ from sb3_pg_extras.reinforce import REINFORCE
 from sb3_pg_extras.single_step_a2c import SingleStepA2C
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE, "single_step_a2c": SingleStepA2C}
-# Our command -> the zoo's module.
-COMMANDS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "record_video": "rl_zoo3.record_video"}
+# Our command -> the module that runs it, the zoo's or ours.
+COMMANDS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "record_video": "rl_zoo3.record_video",
+    "collect": "sb3_pg_extras.zoo.collect",
+    "inspect": "sb3_pg_extras.zoo.inspect",
+}
 
 
 def register() -> None:
@@ -73,8 +80,8 @@ def main() -> None:
     commands = ", ".join(COMMANDS)
     parser = argparse.ArgumentParser(
         prog="sb3-pg-extras",
-        description=f"The RL Zoo's commands, with {', '.join(ALGORITHMS)} among its algorithms.",
-        epilog="Each command takes the zoo's own flags: sb3-pg-extras train --help",
+        description=f"The RL Zoo's commands and our own, with {', '.join(ALGORITHMS)} among the algorithms.",
+        epilog="Each command takes the zoo's flags: sb3-pg-extras train --help",
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {commands}")
     command = parser.parse_args(sys.argv[1:2]).command

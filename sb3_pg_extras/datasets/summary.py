@@ -1,0 +1,183 @@
+"""What is in a dataset, in numbers: the table and the picture of ``sb3-pg-extras inspect`` are made of these."""
+
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+
+from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, OfflineDataset
+from sb3_pg_extras.datasets.scores import normalized_score
+
+N_BINS = 10
+# A discrete choice of more values is listed without those that were never taken.
+MAX_LISTED = 100
+# Rows that a projection is made of.
+MAX_POINTS = 1500
+
+
+def summarize(dataset: OfflineDataset) -> dict[str, Any]:
+    """
+    :param dataset: The dataset.
+    :return: ``env_id``, the spaces, ``n_episodes``, ``n_steps``, ``n_bytes`` (of the arrays); the number of episodes by
+        how they end: ``n_terminal`` (in a terminal state), ``n_time_limit`` (truncated), ``n_cut`` (the data stops); and
+        the :func:`statistics` of ``returns`` (as :meth:`OfflineDataset.episode_returns` has them), ``lengths`` and
+        ``rewards``, and of ``normalized_scores`` where references are known.
+    """
+    last = dataset.episode_ends - 1
+    terminal, time_limit = dataset.terminations[last], dataset.truncations[last] & ~dataset.terminations[last]
+    summary = {
+        "env_id": dataset.env_id,
+        "observation_space": dataset.observation_space,
+        "action_space": dataset.action_space,
+        "n_episodes": dataset.n_episodes,
+        "n_steps": len(dataset),
+        "n_terminal": int(terminal.sum()),
+        "n_time_limit": int(time_limit.sum()),
+        "n_cut": int((~terminal & ~time_limit).sum()),
+        "n_bytes": sum(array.nbytes for array in _arrays(dataset)),
+        "returns": statistics(dataset.episode_returns()),
+        "lengths": statistics(dataset.episode_lengths()),
+        "rewards": statistics(dataset.rewards),
+    }
+    # No references may be known.
+    with suppress(ValueError):
+        summary["normalized_scores"] = statistics(normalized_score(dataset, dataset.episode_returns()))
+    return summary
+
+
+def statistics(values: Any) -> dict[str, float]:
+    """
+    :param values: Numbers, at least one, shape ``(N,)``.
+    :return: Mean, standard deviation (over N), minimum, quartiles (interpolated) and maximum.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    names = ("min", "25%", "median", "75%", "max")
+    quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+    return {"mean": float(values.mean()), "std": float(values.std()), **dict(zip(names, quantiles.tolist(), strict=True))}
+
+
+def action_coverage(dataset: OfflineDataset) -> list[dict[str, Any]]:
+    """
+    How much of the action space the data covers.
+
+    :param dataset: The dataset.
+    :return: For each dimension of a Box: ``min``, ``max``, ``mean``, ``std``; ``at_bound``, the share of actions at the
+        lower or the upper bound (None where there is none); and ``bins_used``, the share of ten equal bins between the
+        bounds (or the extremes of the data) that hold an action. For each choice of a discrete space: ``counts``, a
+        dict from each possible value (of more than a hundred, each taken one) to how often it was taken.
+    """
+    columns = dataset.actions.reshape(len(dataset), -1).T
+    space = dataset.action_space
+    if isinstance(space, spaces.Box):
+        return [
+            _box_coverage(column, low, high)
+            for column, low, high in zip(columns, space.low.flat, space.high.flat, strict=True)
+        ]
+    choices = [_counts(column, values) for column, values in zip(columns, _possible(space), strict=True)]
+    return [{"counts": counts} for counts in choices]
+
+
+def action_bounds(dataset: OfflineDataset) -> list[tuple[float, float]]:
+    """
+    :param dataset: A dataset whose actions are a Box.
+    :return: For each dimension the bounds of the space, or where it has none the extremes of the data.
+    """
+    columns = dataset.actions.reshape(len(dataset), -1).T
+    low, high = dataset.action_space.low.flat, dataset.action_space.high.flat  # type: ignore[attr-defined]
+    return [_range(column, *bounds) for column, *bounds in zip(columns, low, high, strict=True)]
+
+
+def returns_to_go(dataset: OfflineDataset) -> np.ndarray:
+    """
+    :param dataset: The dataset.
+    :return: For each row the undiscounted sum of the rewards from it to the end of its episode, shape ``(N,)``.
+    """
+    before = np.append(0.0, np.cumsum(dataset.rewards, dtype=np.float64))
+    return np.repeat(before[dataset.episode_ends], dataset.episode_lengths()) - before[:-1]
+
+
+def image_observations(dataset: OfflineDataset) -> tuple[np.ndarray, spaces.Space] | None:
+    """
+    :param dataset: The dataset.
+    :return: The observations that are images, shape ``(N, ...)``, and their space; the first key of that kind where
+        observations are a Dict; None without any.
+    """
+    for array, space in _observations(dataset):
+        if is_image_space(space):
+            return array, space
+    return None
+
+
+def project(dataset: OfflineDataset, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    The first two principal components of the standardised observations; of a Dict, all keys that are no images.
+
+    :param dataset: The dataset.
+    :param max_points: Rows of a larger dataset are drawn at random, always the same ones.
+    :return: The rows, increasing, shape ``(P,)``; their coordinates, shape ``(P, 2)``; and the share of the variance that
+        each of the two explains. Each axis points to where its largest weight is positive.
+    """
+    rows = np.arange(len(dataset))
+    if len(rows) > max_points:
+        rows = np.sort(np.random.default_rng(0).choice(rows, max_points, replace=False))
+    vectors = [array[rows].reshape(len(rows), -1) for array, space in _observations(dataset) if not is_image_space(space)]
+    values = np.concatenate([*vectors, np.zeros((len(rows), 2))], axis=1).astype(np.float64)
+    # What never changes stays at zero; so do the two columns above, for data of fewer dimensions.
+    values -= values.mean(axis=0)
+    values /= np.where(values.std(axis=0) > 1e-12, values.std(axis=0), 1.0)
+    _, scales, axes = np.linalg.svd(values, full_matrices=False)
+    scales, axes = np.append(scales, [0.0, 0.0]), np.concatenate([axes, np.zeros((2, axes.shape[1]))])[:2]
+    axes *= np.where(axes[[0, 1], np.abs(axes).argmax(axis=1)] < 0, -1.0, 1.0)[:, np.newaxis]
+    return rows, values @ axes.T, scales[:2] ** 2 / max((scales**2).sum(), 1e-12)
+
+
+def _arrays(dataset: OfflineDataset) -> list[np.ndarray]:
+    values = [*vars(dataset).values()]
+    flat = [array for value in values for array in (value.values() if isinstance(value, dict) else [value])]
+    return [array for array in flat if isinstance(array, np.ndarray)]
+
+
+def _observations(dataset: OfflineDataset) -> list[tuple[np.ndarray, spaces.Space]]:
+    if isinstance(dataset.observations, dict):
+        assert isinstance(dataset.observation_space, spaces.Dict)
+        return [(array, dataset.observation_space[key]) for key, array in dataset.observations.items()]
+    return [(dataset.observations, dataset.observation_space)]
+
+
+def _box_coverage(column: np.ndarray, low: float, high: float) -> dict[str, Any]:
+    column = column.astype(np.float64)
+    bounded = np.isfinite(low) and np.isfinite(high)
+    room = ACTION_TOLERANCE * (float(high) - float(low))
+    limits = _range(column, low, high)
+    # An action may lie outside by its rounding.
+    histogram, _ = np.histogram(column.clip(*limits), N_BINS, limits)
+    return {
+        "min": float(column.min()),
+        "max": float(column.max()),
+        "mean": float(column.mean()),
+        "std": float(column.std()),
+        "at_bound": float(((column <= low + room) | (column >= high - room)).mean()) if bounded else None,
+        "bins_used": float((histogram > 0).mean()),
+    }
+
+
+def _range(column: np.ndarray, low: float, high: float) -> tuple[float, float]:
+    return float(low if np.isfinite(low) else column.min()), float(high if np.isfinite(high) else column.max())
+
+
+def _possible(space: spaces.Space) -> list[range]:
+    """The values of each choice of a discrete space."""
+    if isinstance(space, spaces.Discrete):
+        return [range(int(space.start), int(space.start + space.n))]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [range(int(n)) for n in space.nvec.flat]
+    assert isinstance(space, spaces.MultiBinary)
+    return [range(2)] * int(np.prod(space.shape))
+
+
+def _counts(column: np.ndarray, values: range) -> dict[int, int]:
+    taken, counts = np.unique(column.astype(np.int64), return_counts=True)
+    listed = values if len(values) <= MAX_LISTED else taken.tolist()
+    return dict.fromkeys(listed, 0) | dict(zip(taken.tolist(), counts.tolist(), strict=True))

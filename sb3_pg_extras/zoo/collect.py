@@ -1,0 +1,310 @@
+"""
+``sb3-pg-extras collect``: roll a trained agent of the zoo, or uniformly random actions, into a dataset.
+
+The agent is loaded and acts as in the zoo's ``enjoy``; the dataset holds what the environment said before any normalisation.
+What has been collected is journaled in ``<output>.partial``, from where the same command goes on after a crash.
+"""
+
+import argparse
+import hashlib
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import rl_zoo3.import_envs  # noqa: F401 (registers environments)
+import torch as th
+import yaml
+from huggingface_sb3 import EnvironmentName
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_model_path, get_saved_hyperparams
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
+from tqdm import tqdm
+
+from sb3_pg_extras.datasets import DatasetError
+from sb3_pg_extras.datasets.collect import Act, from_records, random_actions, record_dtype, roll, with_noise
+from sb3_pg_extras.datasets.journal import Journal
+from sb3_pg_extras.datasets.minari import PREFIX as MINARI_PREFIX
+from sb3_pg_extras.datasets.minari import minari_folder
+from sb3_pg_extras.datasets.npz import space_to_json
+from sb3_pg_extras.datasets.optional import require
+
+# The id of no algorithm: actions are drawn from the action space.
+RANDOM = "random"
+VEC_ENVS: dict[str, type[VecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+
+
+class ZooAgent:
+    """
+    A trained model that acts as in the zoo's ``enjoy``, given raw observations.
+
+    :param model: The model.
+    :param env: The environment whose observations it is given, without ``VecNormalize``.
+    :param normalizer: The ``VecNormalize`` that the model was trained with, or None; below the frame stack, if there is one.
+    :param deterministic: Whether to take deterministic actions.
+    """
+
+    def __init__(self, model: BaseAlgorithm, env: VecEnv, normalizer: VecNormalize | None, deterministic: bool) -> None:
+        self.model, self.normalizer, self.deterministic = model, normalizer, deterministic
+        self.state: Any = None
+        self.raw_stack = env.stacked_obs if isinstance(env, VecFrameStack) else None
+        if normalizer is not None and self.raw_stack is not None:
+            self.stack = StackedObservations(env.num_envs, self.raw_stack.n_stack, normalizer.observation_space)  # type: ignore[arg-type]
+
+    def __call__(self, observations: Any, starts: np.ndarray) -> np.ndarray:
+        """
+        :param observations: Raw observations, shape ``(n_envs, ...)``, stacked if the environment stacks them.
+        :param starts: True where an episode starts, shape ``(n_envs,)``.
+        :return: Actions in environment units, shape ``(n_envs, *action_space.shape)``.
+        """
+        if starts.any() and not self.deterministic and getattr(self.model, "use_sde", False):
+            # gSDE explores by a function of the state; without this, by the same one in all of the dataset.
+            self.model.policy.reset_noise(len(starts))  # type: ignore[operator]
+        actions, self.state = self.model.predict(
+            self._seen(observations, starts), state=self.state, episode_start=starts, deterministic=self.deterministic
+        )
+        return actions
+
+    def _seen(self, observations: Any, starts: np.ndarray) -> Any:
+        if self.normalizer is None:
+            return observations
+        if self.raw_stack is None:
+            return self.normalizer.normalize_obs(observations)
+        # The zoo stacks what is normalised already: the frames before an episode's first are zeros, not normalised zeros.
+        frames: Any = self.normalizer.normalize_obs(_newest_frame(observations, self.raw_stack))
+        infos = [{"terminal_observation": _row(frames, index)} for index in range(len(starts))]
+        return self.stack.update(frames, starts, infos)[0]
+
+
+def _newest_frame(observations: Any, stack: StackedObservations) -> Any:
+    if isinstance(observations, dict):
+        return {key: _newest_frame(value, stack.sub_stacked_observations[key]) for key, value in observations.items()}
+    return np.split(observations, stack.n_stack, axis=stack.stack_dimension)[-1]
+
+
+def _row(frames: Any, index: int) -> Any:
+    return {key: frame[index] for key, frame in frames.items()} if isinstance(frames, dict) else frames[index]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sb3-pg-extras collect",
+        description="Roll a trained agent, or random actions, into a dataset. The same command goes on after a crash.",
+    )
+    parser.add_argument("--env", help="environment ID", type=EnvironmentName, required=True)
+    parser.add_argument("--algo", help=f"RL Algorithm, or {RANDOM}", required=True, choices=[*ALGOS, RANDOM])
+    parser.add_argument("-o", "--output", help=f"File to write, x.npz, or {MINARI_PREFIX}<id>", required=True)
+    parser.add_argument("-n", "--n-timesteps", help="Transitions to collect, in all environments", default=100_000, type=int)
+    parser.add_argument("--n-envs", help="number of environments", default=1, type=int)
+    parser.add_argument("--vec-env", help="VecEnv type", choices=VEC_ENVS, default="dummy")
+    parser.add_argument(
+        "--noise",
+        help="Standard deviation of noise on actions scaled to [-1, 1]; for discrete actions, chance of a random one",
+        default=0.0,
+        type=float,
+    )
+    parser.add_argument("-f", "--folder", help="Log folder", default="logs")
+    parser.add_argument("--exp-id", help="Experiment ID (default: 0: latest, -1: no exp folder)", default=0, type=int)
+    parser.add_argument("--load-best", action="store_true", help="Load best model instead of last model")
+    parser.add_argument("--load-checkpoint", help="Load the checkpoint of that number of timesteps", type=int)
+    parser.add_argument("--load-last-checkpoint", action="store_true", help="Load last checkpoint instead of last model")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--deterministic", action="store_true", help="Use deterministic actions (default, but for Atari, MiniGrid)"
+    )
+    kind.add_argument("--stochastic", action="store_true", help="Use stochastic actions")
+    parser.add_argument("--seed", help="Random generator seed", type=int, default=0)
+    parser.add_argument("--device", help="PyTorch device (ex: cpu, cuda...)", default="auto")
+    parser.add_argument("--num-threads", help="Number of threads for PyTorch (-1 to use default)", default=-1, type=int)
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="Keyword arguments of the environment")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="Additional Gym environment package modules to import")
+    return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Whatever can be said before an environment is made."""
+    for name in ("n_timesteps", "n_envs"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"argument --{name.replace('_', '-')}: {getattr(args, name)}: expected 1 or more")
+    if args.algo == RANDOM and args.noise:
+        raise ValueError(f"argument --noise: {args.noise}: --algo {RANDOM} is noise already")
+    for module in args.gym_packages:
+        importlib.import_module(module)
+    try:
+        gym.spec(args.env.gym_id)
+    except gym.error.Error as error:
+        raise ValueError(f"argument --env: {error} Import what registers it with --gym-packages") from error
+    if args.output.startswith(MINARI_PREFIX):
+        require("h5py", "minari")
+        exists = minari_folder(args.output).exists()
+    elif args.output.endswith(".npz"):
+        exists = Path(args.output).exists()
+    else:
+        raise ValueError(f"argument -o/--output: {args.output!r}: expected a name ending in .npz, or {MINARI_PREFIX}<id>")
+    if exists:
+        raise DatasetError(f"{args.output} exists already: delete it to collect it anew, or use another -o")
+
+
+def _partial(output: str) -> Path:
+    """The journal's folder: next to the file; for Minari, whose own folders are not ours, where the command is run."""
+    if output.startswith(MINARI_PREFIX):
+        return Path(output.replace(MINARI_PREFIX, "minari-", 1).replace("/", "-") + ".partial")
+    return Path(f"{output}.partial")
+
+
+def _find_model(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any], Path | None]:
+    """
+    :return: The model's file, its hyper-parameters with its environment's arguments, and the folder of its statistics.
+    """
+    if args.algo == RANDOM:
+        return None, {"env_kwargs": args.env_kwargs or {}}, None
+    try:
+        _, model_path, log_path = get_model_path(
+            args.exp_id,
+            args.folder,
+            args.algo,
+            args.env,
+            args.load_best,
+            args.load_checkpoint,
+            args.load_last_checkpoint,
+        )
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"argument -f/--folder: {args.folder!r}: {error}. --exp-id names a run other than the latest"
+        ) from error
+    stats_path = os.path.join(log_path, args.env)
+    hyperparams, found = get_saved_hyperparams(stats_path, test_mode=True)
+    # What the command line of the training said comes before the hyper-parameters, and ours before both.
+    args_file = Path(stats_path, "args.yml")
+    trained = yaml.unsafe_load(args_file.read_text()) if args_file.is_file() else {}
+    env_kwargs = trained.get("env_kwargs") or hyperparams.get("env_kwargs") or {}
+    hyperparams["env_kwargs"] = {**env_kwargs, **(args.env_kwargs or {})}
+    return Path(model_path), hyperparams, None if found is None else Path(found)
+
+
+def _make_env(
+    args: argparse.Namespace, hyperparams: dict[str, Any], stats: Path | None
+) -> tuple[VecEnv, VecNormalize | None]:
+    """
+    :return: The environments as the zoo makes them, but without ``VecNormalize``; and that.
+    """
+    env = create_test_env(
+        args.env.gym_id,
+        n_envs=args.n_envs,
+        seed=args.seed,
+        should_render=False,
+        hyperparams=dict(hyperparams),
+        env_kwargs=hyperparams["env_kwargs"],
+        vec_env_cls=ExperimentManager.default_vec_env_cls or VEC_ENVS[args.vec_env],
+    )
+    normalizer = None
+    if stats is not None and hyperparams.get("normalize"):
+        statistics = stats / "vecnormalize.pkl"
+        if not statistics.is_file():
+            raise DatasetError(f"{statistics}: no such file: the agent was trained on observations normalised with it")
+        normalizer = VecNormalize.load(str(statistics), env)
+    n_stack = hyperparams.get("frame_stack") or 0
+    return VecFrameStack(env, n_stack) if n_stack > 0 else env, normalizer
+
+
+def _load_model(args: argparse.Namespace, path: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+    kwargs: dict[str, Any] = {}
+    if issubclass(ALGOS[args.algo], OffPolicyAlgorithm):
+        # Its replay buffer is not used. An old model may have both options, which exclude each other.
+        kwargs = {"buffer_size": 1, "optimize_memory_usage": False}
+    if "HerReplayBuffer" in str(hyperparams.get("replay_buffer_class", "")):
+        kwargs["env"] = env
+    # Functions that another version of Python may not unpickle, and that are not used.
+    unused = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    print(f"Loading {path}")
+    return ALGOS[args.algo].load(path, device=args.device, custom_objects=unused, seed=args.seed, **kwargs)
+
+
+def _deterministic(args: argparse.Namespace) -> bool:
+    """As in enjoy."""
+    gym_id = args.env.gym_id
+    stochastic = ExperimentManager.is_atari(gym_id) or ExperimentManager.is_minigrid(gym_id)
+    return args.deterministic or not (args.stochastic or stochastic)
+
+
+def _arguments(args: argparse.Namespace, model_path: Path | None, env: VecEnv, env_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the records depend on."""
+    return {
+        "algo": args.algo,
+        "env": args.env.gym_id,
+        "env_kwargs": repr(env_kwargs),
+        "n_timesteps": args.n_timesteps,
+        "n_envs": args.n_envs,
+        "noise": args.noise,
+        "deterministic": _deterministic(args),
+        "seed": args.seed,
+        "model": None if model_path is None else str(model_path),
+        "sha256 of the model": None if model_path is None else hashlib.sha256(model_path.read_bytes()).hexdigest(),
+        "observation_space": space_to_json(env.observation_space),
+        "action_space": space_to_json(env.action_space),
+    }
+
+
+def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
+    model_path, hyperparams, stats = _find_model(args)
+    env, normalizer = _make_env(args, hyperparams, stats)
+    act: Act = random_actions(env)
+    if model_path is not None:
+        model = _load_model(args, model_path, hyperparams, env if normalizer is None else normalizer)
+        act = with_noise(ZooAgent(model, env, normalizer, _deterministic(args)), env.action_space, args.noise)
+    arguments = _arguments(args, model_path, env, hyperparams["env_kwargs"])
+    return env, act, Journal(_partial(args.output), arguments, record_dtype(env))
+
+
+def _fill(journal: Journal, env: VecEnv, act: Act, args: argparse.Namespace) -> None:
+    # Environment i is seeded with seed + i: no run may begin with the episodes of another one.
+    seed = args.seed + journal.n_runs * args.n_envs
+    set_random_seed(seed)
+    env.seed(seed)
+    # Seeded with the same number, the actions would repeat the draws of the environment's first reset.
+    env.action_space.seed(int(np.random.randint(2**31)))
+    n_steps, n_done = -(-args.n_timesteps // args.n_envs), journal.n_records
+    if n_done:
+        print(f"{journal.folder}: going on after {n_done * args.n_envs} timesteps, with new episodes")
+    with tqdm(total=n_steps * args.n_envs, initial=n_done * args.n_envs, unit=" timesteps") as progress:
+        for record in roll(env, act, n_steps - n_done):
+            journal.append(record)
+            progress.update(args.n_envs)
+
+
+def collect() -> None:
+    """Run ``sb3-pg-extras collect`` with the arguments of the process."""
+    parser = _parser()
+    args = parser.parse_args()
+    if args.num_threads > 0:
+        th.set_num_threads(args.num_threads)
+    try:
+        _check(args)
+        env, act, journal = _prepare(args)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        _fill(journal, env, act, args)
+        dataset = from_records(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
+        if args.output.startswith(MINARI_PREFIX):
+            dataset.to_minari(args.output.removeprefix(MINARI_PREFIX))
+        else:
+            dataset.save(args.output)
+        journal.remove()
+    except KeyboardInterrupt:
+        sys.exit(f"\nstopped: the same command goes on from {journal.folder}")
+    finally:
+        journal.close()
+        env.close()
+    print(f"{args.output}: {dataset}")
+
+
+if __name__ == "__main__":
+    collect()
