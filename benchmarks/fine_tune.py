@@ -105,7 +105,7 @@ def plot(rows: list[dict[str, str]]) -> None:
     whole.legend(loc="lower right", fontsize="small")
     figure.tight_layout()
     with atomic_write(IMAGE) as file:
-        figure.savefig(file, dpi=90, format="png")
+        figure.savefig(file, dpi=80, format="png")
 
 
 def main() -> None:
