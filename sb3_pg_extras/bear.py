@@ -192,6 +192,7 @@ class BEAR(OfflineAlgorithm):
         self._seed_of_dataset_draws: int | None = None
         self._bootstrap_masks: th.Tensor | None = None
         self._behavior_samples: th.Tensor | None = None
+        self._behavior_samples_for: tuple[int, int] | None = None
 
         if _init_setup_model:
             self._setup_model()
@@ -258,7 +259,7 @@ class BEAR(OfflineAlgorithm):
         self.alpha_optimizer: th.optim.Adam | None = None
         if self.alpha == "auto":
             self.log_alpha.requires_grad_(True)
-            self.alpha_optimizer = th.optim.Adam([self.log_alpha], lr=FloatSchedule(self.alpha_learning_rate)(1))
+            self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
         if self._seed_of_dataset_draws is None:
             self._seed_of_dataset_draws = int(th.randint(2**31, (1,)))
 
@@ -325,7 +326,10 @@ class BEAR(OfflineAlgorithm):
         n_samples = min(self.behavior_cache_bytes // (n_rows * 4 * self.replay_buffer.action_dim), MAX_CACHED_SAMPLES)
         if n_samples < self.n_mmd_samples or isinstance(self.replay_buffer, StreamReplayBuffer):
             return None
-        if self._behavior_samples is None or len(self._behavior_samples) != n_rows:
+        # Another dataset, or other parameters than those that drew them.
+        drawn_for = (id(self.replay_buffer), sum(parameter._version for parameter in self.behavior_vae.parameters()))
+        if self._behavior_samples is None or self._behavior_samples_for != drawn_for:
+            self._behavior_samples_for = drawn_for
             # The same again when training goes on after loading.
             assert self._seed_of_dataset_draws is not None
             generator = th.Generator(self.device).manual_seed(self._seed_of_dataset_draws)
