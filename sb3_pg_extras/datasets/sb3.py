@@ -62,6 +62,8 @@ class ReplayBufferUnpickler(pickle._Unpickler):
     """
 
     stack: list[Any]
+    read: Any
+    append: Any
     dispatch: ClassVar[dict[int, Any]] = dict(LOAD)
     # Calls in the way of Python 1, which no pickle of a buffer makes.
     del dispatch[pickle.INST[0]], dispatch[pickle.OBJ[0]]
@@ -78,6 +80,15 @@ class ReplayBufferUnpickler(pickle._Unpickler):
             raise DatasetError(f"refused: the pickle calls {function.__name__}, which no SB3 replay buffer does")
         LOAD[pickle.REDUCE[0]](self)
 
+    def load_bytearray8(self) -> None:
+        # Python's own takes the memory before it looks whether there are as many bytes.
+        length = int.from_bytes(self.read(8), "little")
+        data = self.read(length)
+        if len(data) < length:
+            raise EOFError(f"an array of {length} bytes is cut off")
+        self.append(bytearray(data))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.REDUCE[0]] = load_reduce
 
