@@ -246,7 +246,7 @@ def test_content_of_replay_buffers(tmp_path):
         check(
             "replay buffer",
             tmp_path / "x.pkl",
-            (*FIELDS, "dones", "timeouts", "buffer_size", "n_envs", "pos", "full", "space"),
+            (*FIELDS, "buffer is empty", "dones", "timeouts", "buffer_size", "n_envs", "pos", "full", "space"),
         )
 
     run()
@@ -486,7 +486,7 @@ def test_pickles_that_make_large_objects_are_refused(tmp_path):
 
 
 def test_buffers_that_claim_to_be_large_are_refused(tmp_path):
-    for field, value in (("buffer_size", 10**12), ("n_envs", 10**12), ("pos", -1), ("buffer_size", 1.5)):
+    for field, value in (("buffer_size", 10**12), ("n_envs", 10**12), ("pos", -1), ("pos", 10**30), ("buffer_size", 1.5)):
         buffer = small_buffer()
         setattr(buffer, field, value)
         (tmp_path / "x.pkl").write_bytes(pickle.dumps(buffer))

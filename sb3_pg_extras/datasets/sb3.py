@@ -133,6 +133,8 @@ def _check_shapes(buffer: ReplayBuffer) -> None:
         value = getattr(buffer, name, None)
         if not isinstance(value, (int, np.integer)) or value < 0:
             raise DatasetError(f"{name} is {value!r}: it must be a whole number, at least 0")
+    if buffer.pos > buffer.buffer_size:
+        raise DatasetError(f"pos is {buffer.pos}, beyond the buffer_size {buffer.buffer_size}")
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(buffer, name, None), spaces.Space):
             raise DatasetError(f"{name} is {getattr(buffer, name, None)!r}: it must be a space of gymnasium")
