@@ -6,8 +6,10 @@ hyper-parameter files found; every flag is the zoo's. The zoo is imported where 
 """
 
 import argparse
+import logging
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -16,10 +18,22 @@ from sb3_pg_extras.bear import BEAR
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.reinforce import REINFORCE
 from sb3_pg_extras.single_step_a2c import SingleStepA2C
+from sb3_pg_extras.zoo import upstream
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE, "single_step_a2c": SingleStepA2C}
 # Our command -> the zoo's module.
-COMMANDS = {"train": "rl_zoo3.train", "enjoy": "rl_zoo3.enjoy", "record_video": "rl_zoo3.record_video"}
+COMMANDS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "record_video": "rl_zoo3.record_video",
+    "record_training": "rl_zoo3.record_training",
+    "plot_train": "rl_zoo3.plots.plot_train",
+    "all_plots": "rl_zoo3.plots.all_plots",
+    "plot_from_file": "rl_zoo3.plots.plot_from_file",
+    "benchmark": "rl_zoo3.benchmark",
+    "push_to_hub": "rl_zoo3.push_to_hub",
+    "load_from_hub": "rl_zoo3.load_from_hub",
+}
 
 
 def register() -> None:
@@ -68,6 +82,10 @@ def zoo_arguments(command: str, arguments: list[str]) -> list[str]:
     return [*arguments, "--conf-file", str(hyperparams_file(known.algo))]
 
 
+def _is_not_a_dataset_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], DatasetError))
+
+
 def main() -> None:
     """Run the ``sb3-pg-extras`` command with the arguments of the process."""
     commands = ", ".join(COMMANDS)
@@ -78,9 +96,15 @@ def main() -> None:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {commands}")
     command = parser.parse_args(sys.argv[1:2]).command
+    upstream.mend(command)
     register()
     module = COMMANDS[command]
     sys.argv = [module, *zoo_arguments(command, sys.argv[2:])]
+    # The zoo's package of plots imports the module that is then run.
+    warnings.filterwarnings("ignore", message=".*found in sys.modules after import of package", category=RuntimeWarning)
+    # Optuna logs the traceback of what ends a search; the one line below is enough for a dataset.
+    for handler in logging.getLogger("optuna").handlers:
+        handler.addFilter(_is_not_a_dataset_error)
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except DatasetError as error:
