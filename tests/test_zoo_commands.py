@@ -62,7 +62,7 @@ def run(folder: Path, installed: Path, command: str) -> subprocess.CompletedProc
     kept = {name: os.environ[name] for name in ("HOME", "SDL_VIDEODRIVER", "LD_LIBRARY_PATH") if name in os.environ}
     return subprocess.run(
         [sys.executable, *program, *words],
-        cwd=folder, env=kept | env, text=True, capture_output=True, timeout=300, check=False,
+        cwd=folder, env=kept | env, text=True, capture_output=True, timeout=600, check=False,
     )  # fmt: skip
 
 

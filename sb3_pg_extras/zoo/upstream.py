@@ -55,6 +55,8 @@ REPLACEMENTS = [
     # rl_zoo3 2.9.2: squeeze() takes the axis of the runs away where there is one run (all_plots then fails on one evaluation
     # episode, plot_from_file on any number), and the axis of the episodes where there is one episode.
     Replacement("rl_zoo3.plots.all_plots", "np.array(last_eval).squeeze().mean(", "np.array(last_eval).mean("),
+    # rl_zoo3 2.9.2: a title left over, above whatever is plotted.
+    Replacement("rl_zoo3.plots.plot_from_file", '    plt.title("PyBullet envs", fontsize=args.fontsize)\n', ""),
     # rl_zoo3 2.9.2 with huggingface_hub >= 1: a model without VecNormalize ends load_from_hub, since the error for a file
     # that is not there is no longer one of requests.
     Replacement(
