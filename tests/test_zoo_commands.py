@@ -30,6 +30,7 @@ import sb3_pg_extras.datasets
 from sb3_pg_extras import BEAR
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.zoo import ALGORITHMS, COMMANDS, hyperparams_file, register, upstream
+from sb3_pg_extras.zoo.search_spaces import CONVERTERS
 
 TESTS = Path(__file__).parent
 # All columns take minutes: one stands for them in the quick tests. test_zoo.py trains with all three.
@@ -262,6 +263,13 @@ def manager(tmp_path, monkeypatch):
         return made
 
     return make
+
+
+def test_what_is_drawn_for_bear_becomes_arguments():
+    drawn = {"one_minus_gamma": 0.25, "net_arch": "small", "vae_net_arch": "big", "mmd_sigma": 5.0}
+    networks = {"net_arch": [64, 64], "vae_net_arch": [750, 750]}
+    assert CONVERTERS["bear"](drawn) == {"policy_kwargs": networks, "gamma": 0.75, "mmd_sigma": 5.0}
+    assert drawn["net_arch"] == "small"
 
 
 def test_an_evaluation_during_the_gradient_steps_prunes_a_trial(manager, monkeypatch):
