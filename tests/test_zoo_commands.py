@@ -206,13 +206,9 @@ def test_track_without_wandb_gives_the_message_of_the_zoo(tmp_path, installed):
     assert result.stderr.splitlines()[-1].startswith("ImportError: if you want to use Weights & Biases")
 
 
-ZOO_ENV_IDS = {
-    "ddpg": "Pendulum-v1",
-    "sac": "Pendulum-v1",
-    "td3": "Pendulum-v1",
-    "tqc": "Pendulum-v1",
-    "crossq": "Pendulum-v1",
-}
+CONTINUOUS = ("crossq", "ddpg", "sac", "td3", "tqc")
+# The zoo's default for ppo_lstm names a policy that it does not have: this environment has an entry of its own.
+ZOO_ENV_IDS = dict.fromkeys(CONTINUOUS, "Pendulum-v1") | {"ppo_lstm": "CartPoleNoVel-v1"}
 
 
 @pytest.mark.slow
