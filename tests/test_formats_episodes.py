@@ -436,6 +436,14 @@ def test_wrong_content_of_imitation_is_named(tmp_path, change, words):
         assert word in str(error.value)
 
 
+def test_episodes_of_imitation_are_numbered_across_batches(tmp_path):
+    one = pa.table({"obs": [[[0.0], [1.0]]], "acts": [[[0.0]]], "rews": [[1.0]], "terminal": [True]})
+    wrong = one.set_column(2, "rews", pa.array([[float("nan")]]))
+    folder = change_imitation(tmp_path / "x", lambda _: pa.concat_tables([one, one, wrong]))
+    with pytest.raises(DatasetError, match="episode 2: rews row 0 is not finite"):
+        load_dataset(folder, ACTION_SPACE)
+
+
 @pytest.mark.parametrize("state", ["", "[]", "{}", '{"_data_files": [{"filename": "../../x"}]}', '{"_data_files": []}'])
 def test_wrong_state_of_imitation_is_named(tmp_path, state):
     shutil.copytree(IMITATION, tmp_path / "x")

@@ -11,6 +11,7 @@ import pickle
 import posix
 import shutil
 import time
+import tracemalloc
 import warnings
 import zipfile
 from collections import Counter
@@ -245,7 +246,7 @@ def test_content_of_replay_buffers(tmp_path):
         check(
             "replay buffer",
             tmp_path / "x.pkl",
-            (*FIELDS, "dones", "timeouts", "buffer_size", "n_envs", "pos", "full", "space"),
+            (*FIELDS, "buffer is empty", "dones", "timeouts", "buffer_size", "n_envs", "pos", "full", "space"),
         )
 
     run()
@@ -463,8 +464,17 @@ def test_a_pickle_of_nine_bytes_takes_no_gigabytes(tmp_path):
     assert_quickly_refused(tmp_path / "x.pkl", "holds a NoneType")
 
 
+def test_pickles_that_name_more_bytes_than_they_have_are_refused(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x05\x96" + (1 << 30).to_bytes(8, "little") + b"123.")
+    tracemalloc.start()
+    assert_quickly_refused(tmp_path / "x.pkl", "array of 1073741824 bytes is cut off")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10**8
+
+
 def test_pickles_that_make_large_objects_are_refused(tmp_path):
-    (tmp_path / "x.pkl").write_bytes(b"cgymnasium.spaces.box\nBox\n(K\x00K\x01J\xff\xff\xff\x7f\x85tR.")
+    (tmp_path / "x.pkl").write_bytes(b"cgymnasium.spaces.box\nBox\n(K\x00K\x01J\x00\xe1\xf5\x05\x85tR.")
     assert_quickly_refused(tmp_path / "x.pkl", r"refused: the pickle calls Box")
     # An array made by its name, of values that are not in the file, instead of an honest one.
     buffer = small_buffer()
@@ -476,7 +486,7 @@ def test_pickles_that_make_large_objects_are_refused(tmp_path):
 
 
 def test_buffers_that_claim_to_be_large_are_refused(tmp_path):
-    for field, value in (("buffer_size", 10**12), ("n_envs", 10**12), ("pos", -1), ("buffer_size", 1.5)):
+    for field, value in (("buffer_size", 10**12), ("n_envs", 10**12), ("pos", -1), ("pos", 10**30), ("buffer_size", 1.5)):
         buffer = small_buffer()
         setattr(buffer, field, value)
         (tmp_path / "x.pkl").write_bytes(pickle.dumps(buffer))
@@ -545,4 +555,11 @@ def test_lists_of_nothing_are_refused(tmp_path):
     """A list of two thousand million nulls takes no memory until somebody asks which of them are null."""
     nothing = pa.LargeListArray.from_arrays(pa.array([0, 2**31 - 1], pa.int64()), pa.nulls(2**31 - 1))
     table = pa.table({"obs": nothing, "acts": [[0.0]], "rews": [[0.0]], "terminal": [True]})
-    assert_quickly_refused(change_imitation(tmp_path / "x", lambda _: table), "obs row 0 is missing")
+    folder = change_imitation(tmp_path / "x", lambda _: table)
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        assert_quickly_refused(folder, "obs row 0 is missing")
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 10**8

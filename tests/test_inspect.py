@@ -173,14 +173,18 @@ def test_every_kind_of_dataset_is_drawn(dataset, tmp_path):
 
 @pytest.mark.parametrize("channels_first", [False, True])
 def test_contact_sheet_shows_the_images(tmp_path, channels_first):
-    """Orange pictures make orange spots, which nothing else in the figure is."""
-    images = np.full((6, 36, 36, 3), (255, 128, 0), np.uint8)
+    """Pictures with an orange upper half make orange spots, which nothing else in the figure is, wider than high."""
+    images = np.zeros((6, 36, 36, 3), np.uint8)
+    images[:, :18] = (255, 128, 0)
     images = images.transpose(0, 3, 1, 2) if channels_first else images
     plot_dataset(make(images, observation_space=spaces.Box(0, 255, images.shape[1:], np.uint8)), tmp_path / "x.png")
     picture = matplotlib.image.imread(tmp_path / "x.png")[..., :3]
     orange = np.abs(picture - np.array([1, 128 / 255, 0])).max(axis=-1) < 0.01
-    assert orange[:, 720:].sum() > 6 * 40 * 40
+    assert orange[:, 720:].sum() > 6 * 40 * 20
     assert not orange[:, :700].any()
+    width, height = (max(len(run) for line in mask for run in "".join(" x"[int(p)] for p in line).split() or [""])
+                     for mask in (orange, orange.T))  # fmt: skip
+    assert width > 1.5 * height
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ class ReplayBufferUnpickler(pickle._Unpickler):
     """
 
     stack: list[Any]
+    read: Any
+    append: Any
     dispatch: ClassVar[dict[int, Any]] = dict(LOAD)
     # Calls in the way of Python 1, which no pickle of a buffer makes.
     del dispatch[pickle.INST[0]], dispatch[pickle.OBJ[0]]
@@ -81,6 +83,15 @@ class ReplayBufferUnpickler(pickle._Unpickler):
             raise DatasetError(f"refused: the pickle calls {function.__name__}, which no SB3 replay buffer does")
         LOAD[pickle.REDUCE[0]](self)
 
+    def load_bytearray8(self) -> None:
+        # Python's own takes the memory before it looks whether there are as many bytes.
+        length = int.from_bytes(self.read(8), "little")
+        data = self.read(length)
+        if len(data) < length:
+            raise EOFError(f"an array of {length} bytes is cut off")
+        self.append(bytearray(data))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.REDUCE[0]] = load_reduce
 
@@ -125,6 +136,8 @@ def _check_shapes(buffer: ReplayBuffer) -> None:
         value = getattr(buffer, name, None)
         if not isinstance(value, (int, np.integer)) or value < 0:
             raise DatasetError(f"{name} is {value!r}: it must be a whole number, at least 0")
+    if buffer.pos > buffer.buffer_size:
+        raise DatasetError(f"pos is {buffer.pos}, beyond the buffer_size {buffer.buffer_size}")
     for name in ("observation_space", "action_space"):
         if not isinstance(getattr(buffer, name, None), spaces.Space):
             raise DatasetError(f"{name} is {getattr(buffer, name, None)!r}: it must be a space of gymnasium")

@@ -7,8 +7,10 @@ the zoo's ``enjoy``. The zoo is imported where it is used, not with the package.
 """
 
 import argparse
+import logging
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -17,16 +19,23 @@ from sb3_pg_extras.bear import BEAR
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.reinforce import REINFORCE
 from sb3_pg_extras.single_step_a2c import SingleStepA2C
+from sb3_pg_extras.zoo import upstream
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE, "single_step_a2c": SingleStepA2C}
-# Our command -> the module that runs it, the zoo's or ours.
-COMMANDS = {
+# Our command -> the module that runs it.
+ZOO_COMMANDS = {
     "train": "rl_zoo3.train",
     "enjoy": "rl_zoo3.enjoy",
     "record_video": "rl_zoo3.record_video",
-    "collect": "sb3_pg_extras.zoo.collect",
-    "inspect": "sb3_pg_extras.zoo.inspect",
+    "record_training": "rl_zoo3.record_training",
+    "plot_train": "rl_zoo3.plots.plot_train",
+    "all_plots": "rl_zoo3.plots.all_plots",
+    "plot_from_file": "rl_zoo3.plots.plot_from_file",
+    "benchmark": "rl_zoo3.benchmark",
+    "push_to_hub": "rl_zoo3.push_to_hub",
+    "load_from_hub": "rl_zoo3.load_from_hub",
 }
+COMMANDS = ZOO_COMMANDS | {"collect": "sb3_pg_extras.zoo.collect", "inspect": "sb3_pg_extras.zoo.inspect"}
 
 
 def register() -> None:
@@ -75,19 +84,29 @@ def zoo_arguments(command: str, arguments: list[str]) -> list[str]:
     return [*arguments, "--conf-file", str(hyperparams_file(known.algo))]
 
 
+def _is_not_a_dataset_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], DatasetError))
+
+
 def main() -> None:
     """Run the ``sb3-pg-extras`` command with the arguments of the process."""
     commands = ", ".join(COMMANDS)
     parser = argparse.ArgumentParser(
         prog="sb3-pg-extras",
         description=f"The RL Zoo's commands and our own, with {', '.join(ALGORITHMS)} among the algorithms.",
-        epilog="Each command takes the zoo's flags: sb3-pg-extras train --help",
+        epilog="Each command lists its flags, the zoo's where the command is the zoo's: sb3-pg-extras train --help",
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {commands}")
     command = parser.parse_args(sys.argv[1:2]).command
+    upstream.mend(command)
     register()
     module = COMMANDS[command]
     sys.argv = [module, *zoo_arguments(command, sys.argv[2:])]
+    # The zoo's package of plots imports the module that is then run.
+    warnings.filterwarnings("ignore", message=".*found in sys.modules after import of package", category=RuntimeWarning)
+    # Optuna logs the traceback of what ends a search; the one line below is enough for a dataset.
+    for handler in logging.getLogger("optuna").handlers:
+        handler.addFilter(_is_not_a_dataset_error)
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except DatasetError as error:

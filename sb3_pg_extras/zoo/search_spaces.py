@@ -12,6 +12,7 @@ import optuna
 from torch import nn
 
 NETWORKS = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}
+VAE_NETWORKS = {"small": [128, 128], "medium": [256, 256], "big": [750, 750]}
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
@@ -90,11 +91,57 @@ def convert_single_step_a2c(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def sample_bear(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+    """
+    The dataset and ``warmup_steps``, a part of ``n_timesteps``, are not searched: the entry or the command line has them.
+
+    :param trial: The trial to draw from.
+    :param n_actions: Unused, as in the zoo's samplers.
+    :param n_envs: Unused, likewise.
+    :param additional_args: Unused, likewise.
+    :return: Arguments of BEAR.
+    """
+    trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
+    trial.suggest_float("critic_learning_rate", 1e-4, 1e-3, log=True)
+    trial.suggest_float("vae_learning_rate", 1e-4, 1e-3, log=True)
+    trial.suggest_float("alpha_learning_rate", 1e-4, 1e-2, log=True)
+    trial.suggest_categorical("batch_size", [100, 256, 512])
+    trial.suggest_float("tau", 1e-3, 2e-2, log=True)
+    trial.suggest_float("one_minus_gamma", 1e-3, 3e-2, log=True)
+    trial.suggest_categorical("mmd_kernel", ["laplacian", "gaussian"])
+    trial.suggest_float("mmd_sigma", 1.0, 50.0, log=True)
+    trial.suggest_int("n_mmd_samples", 4, 10)
+    trial.suggest_categorical("mmd_estimator", ["biased", "unbiased"])
+    trial.suggest_float("mmd_threshold", 0.03, 0.5, log=True)
+    trial.suggest_float("target_q_mixture", 0.5, 1.0)
+    trial.suggest_categorical("net_arch", list(NETWORKS))
+    trial.suggest_categorical("vae_net_arch", list(VAE_NETWORKS))
+    return convert_bear(trial.params)
+
+
+def convert_bear(params: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param params: What :func:`sample_bear` drew.
+    :return: Arguments of BEAR.
+    """
+    params = dict(params)
+    return {
+        "policy_kwargs": {
+            "net_arch": NETWORKS[params.pop("net_arch")],
+            "vae_net_arch": VAE_NETWORKS[params.pop("vae_net_arch")],
+        },
+        "gamma": 1.0 - params.pop("one_minus_gamma"),
+        **params,
+    }
+
+
 SAMPLERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "bear": sample_bear,
     "reinforce": sample_reinforce,
     "single_step_a2c": sample_single_step_a2c,
 }
 CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "bear": convert_bear,
     "reinforce": convert_reinforce,
     "single_step_a2c": convert_single_step_a2c,
 }
