@@ -319,7 +319,7 @@ KNOBS = [
 ]
 
 
-@pytest.mark.parametrize(("knob", "expected"), KNOBS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("knob", "expected"), KNOBS, ids=lambda value: str(sorted(value)))
 def test_each_knob_changes_what_it_says(knob, expected):
     # Plain gradient descent: Adam's first step is the gradient's sign, which hides small changes.
     policy_kwargs = {"optimizer_class": th.optim.SGD}
