@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export SDL_VIDEODRIVER ?= dummy
+# Where benchmarks keep what they download; d3rlpy needs an older gymnasium than ours.
+D3RLPY ?= benchmarks/runs/venv-d3rlpy
 STREAM_X ?= benchmarks/runs/streaming-drl
 
 .PHONY: demo test test-slow lint type format check-format pytest benchmark dataset wheel clean install
@@ -51,6 +53,8 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --speed
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
+	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1; }
+	$(BIN)/python benchmarks/speed.py --d3rlpy $(D3RLPY)/bin/python
 	$(BIN)/python benchmarks/load_speed.py
 	$(BIN)/python benchmarks/bigger_than_memory.py
 	$(BIN)/python benchmarks/report.py

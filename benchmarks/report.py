@@ -159,6 +159,16 @@ def load_speed() -> str:
     return markdown(["file", "MB", "h5py, s", "load_dataset, s", "ratio", "memory / arrays"], lines)
 
 
+def bear_speed() -> str:
+    """Gradient steps per second of BEAR, d3rlpy's BEAR, and the matrix products alone."""
+    lines = []
+    for row in read("bear_speed"):
+        where = row["device"] if row["device"] != "cpu" else row["threads"]
+        figures = [row[name] for name in ("steps_per_second", "times_d3rlpy", "times_plain", "peak_megabytes")]
+        lines.append([where, row["loop"], *figures])
+    return markdown(["threads", "loop", "gradient steps/s", "x d3rlpy", "x plain", "peak MB"], lines)
+
+
 def bigger_than_memory() -> str:
     """Training on a dataset that stays on disk."""
     columns = ["source", "gigabytes", "seconds_to_open", "resident_gigabytes", "ratio"]
@@ -169,6 +179,7 @@ def bigger_than_memory() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
+    "bear_speed": bear_speed,
     "bigger_than_memory": bigger_than_memory,
     "fine_tune": fine_tune,
     "load_speed": load_speed,
