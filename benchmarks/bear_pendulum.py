@@ -25,6 +25,9 @@ ENV_ID, EPISODES = "Pendulum-v1", 100
 RESULTS = Path(__file__).parent / "results" / "bear_pendulum.csv"
 VARIANTS: dict[str, dict[str, Any]] = {
     "zoo entry (unbiased, 0.1)": {},
+    "zoo entry, bf16": {"precision": "bf16"},
+    "zoo entry, behaviour frozen after 5,000 steps": {"behavior_steps": 5_000},
+    "zoo entry, both": {"precision": "bf16", "behavior_steps": 5_000},
     "biased, 0.05 (as published)": {"mmd_estimator": "biased", "mmd_threshold": 0.05},
     "biased, auto": {"mmd_estimator": "biased", "mmd_threshold": "auto"},
     "unbiased, 0.05": {"mmd_estimator": "unbiased", "mmd_threshold": 0.05},
