@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update, update_learning_rate
 from stable_baselines3.sac.policies import Actor, SACPolicy
+from tqdm import tqdm
 
 from sb3_pg_extras import losses, online
 from sb3_pg_extras.buffers import StreamReplayBuffer
@@ -27,7 +28,7 @@ LOG_ALPHA_MIN = -5.0
 AUTO_MARGIN = 0.1
 AUTO_WINDOW = 1000
 # behavior_steps: samples per state that are kept at most, and states whose samples are drawn at a time.
-MAX_CACHED_SAMPLES = 64
+MAX_CACHED_SAMPLES = 16
 CACHED_AT_ONCE = 1024
 
 
@@ -135,7 +136,7 @@ class BEAR(OfflineAlgorithm):
         n_steps: int = 1,
         precision: Literal["fp32", "bf16"] = "fp32",
         behavior_steps: int | None = None,
-        behavior_cache_bytes: int = 1 << 28,
+        behavior_cache_bytes: int = 1 << 26,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -336,7 +337,8 @@ class BEAR(OfflineAlgorithm):
             self.policy.set_training_mode(False)
             parts = []
             with th.no_grad():
-                for rows in th.arange(n_rows, device=self.device).split(CACHED_AT_ONCE):
+                parts_of_rows = th.arange(n_rows, device=self.device).split(CACHED_AT_ONCE)
+                for rows in tqdm(parts_of_rows, "Drawing the behaviour's actions", delay=2, disable=self.verbose == 0):
                     noise = th.randn((len(rows), n_samples, n_dims), generator=generator, device=self.device)
                     observations = self.replay_buffer.get(rows, env=self._vec_normalize_env).observations
                     parts.append(self.behavior_vae.raw_actions(observations, noise))
