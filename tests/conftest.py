@@ -10,8 +10,22 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from torch.utils._python_dispatch import TorchDispatchMode
 
 th.set_num_threads(1)
+
+
+class Operators(TorchDispatchMode):
+    """Counts what reaches PyTorch's operators."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
 
 TINY = {"net_arch": [16], "vae_net_arch": [16]}
 

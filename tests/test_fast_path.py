@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
-from torch.utils._python_dispatch import TorchDispatchMode
+from conftest import Operators
 
 from sb3_pg_extras import BEAR, load_dataset
 from sb3_pg_extras import bear as bear_module
@@ -46,18 +46,6 @@ PRODUCTS_CRITICS = (4 + 6) + (6 + 6 + 4)  # the target: actor and two critics; t
 PRODUCTS_ACTOR = (4 + 6) + (6 + 4 + 3)  # actor and two critics there; critics' inputs, actor's weights and inputs
 PRODUCTS_JOINT = PRODUCTS_VAE + PRODUCTS_CRITICS + PRODUCTS_ACTOR
 MAX_JOINT, MAX_FROZEN = 745, 580
-
-
-class Operators(TorchDispatchMode):
-    """Counts what reaches PyTorch's operators."""
-
-    def __init__(self):
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.__name__)
-        return func(*args, **(kwargs or {}))
 
 
 def operators_per_step(algorithm=BEAR, **kwargs) -> list[str]:

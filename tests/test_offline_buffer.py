@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch as th
-from conftest import make_arrays
+from conftest import Operators, make_arrays
 from gymnasium import spaces
 from hostile import assert_loads_or_is_refused, broken_bytes
 from hypothesis import given, settings
@@ -17,7 +17,6 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.buffers import OfflineReplayBuffer, StreamReplayBuffer, running_returns
@@ -222,25 +221,15 @@ def test_records_hold_what_the_dataset_does(kind):
     assert_rows(batch.next_observations, dataset.next_observations, space)
 
 
-class Gathers(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(func.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("kind", ["vectors", "images", "dict"])
 def test_a_batch_is_one_gather(kind):
     buffer = buffer_of(of_kind(kind)) if kind == "vectors" else None
     if buffer is None:
         dataset = of_kind(kind)
         buffer = OfflineReplayBuffer(dataset, dataset.observation_space, dataset.action_space, device="cpu")
-    with Gathers() as gathers:
+    with Operators() as operators:
         buffer.get(th.tensor([1, 2, 3]))
-    copies = [name for name in gathers.names if not name.startswith(("view", "_unsafe_view", "slice", "reshape", "alias"))]
+    copies = [name for name in operators.names if not name.startswith(("view", "_unsafe_view", "slice", "reshape", "alias"))]
     # Fields with an axis of their own (images, columns of records) are copied once more when they are given their shape.
     assert [name for name in copies if "index" in name or "gather" in name or "take" in name] == ["index_select.default"]
 
