@@ -81,6 +81,7 @@ class OfflineReplayBuffer(ReplayBuffer):
             dataset, observation_space, action_space, n_steps, gamma, self.observation_rms, self.return_rms
         )
         self._records = None if is_mapped(dataset) else self._pack_all(len(dataset))
+        self._share_memory()
 
     def _pack_all(self, n_rows: int) -> th.Tensor:
         records = th.empty((n_rows, self.format.dtype.itemsize), dtype=th.uint8, device=self.device)
@@ -88,6 +89,16 @@ class OfflineReplayBuffer(ReplayBuffer):
             rows = np.arange(start, min(start + ROWS_PACKED_AT_ONCE, n_rows))
             records[start : start + len(rows)] = self.format.pack(self.dataset, rows).to(self.device)
         return records
+
+    def _share_memory(self) -> None:
+        """Observations that stand in the records as they do in the dataset need not be in memory twice."""
+        if self._records is None or self._records.device.type != "cpu":
+            return
+        records = self._records.numpy().view(self.format.dtype)[:, 0]
+        for name in ("observations", "next_observations"):
+            source = getattr(self.dataset, name)
+            if self.format.holds_unchanged(name, source):
+                self.dataset._move_into(name, records[name])
 
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None, generator: th.Generator | None = None

@@ -406,7 +406,11 @@ class _DatasetEnv(gym.Env[Any, Any]):
         self.observation_space = dataset.observation_space
         self.action_space = dataset.action_space
         observations = dataset.observations
-        self._first = {k: v[0] for k, v in observations.items()} if isinstance(observations, dict) else observations[0]
+        # Copies: a view would keep all of the observations in memory.
+        first = (
+            {k: v[0].copy() for k, v in observations.items()} if isinstance(observations, dict) else observations[0].copy()
+        )
+        self._first = first
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed, options=options)

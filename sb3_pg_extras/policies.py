@@ -132,7 +132,8 @@ class BehaviorVAE(NormalizingPolicy):
         """
         features = self.extract_features(obs, self.features_extractor)
         features = features.unsqueeze(1).expand(-1, noise.shape[1], -1)
-        return self.decoder(th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2)).float()
+        call = nn.Module.__call__ if th.is_grad_enabled() else _call_in_place
+        return call(self.decoder, th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2)).float()
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         batch_size = _batch_size(observation)
@@ -235,7 +236,8 @@ class BEARPolicy(NormalizingPolicy, SACPolicy):
         :return: shape (C, B, n).
         """
         inputs = self._critic_inputs(critic, obs, actions)
-        return th.stack([q_network(inputs).squeeze(2) for q_network in critic.q_networks]).float()
+        call = nn.Module.__call__ if th.is_grad_enabled() else _call_in_place
+        return th.stack([call(q_network, inputs).squeeze(2) for q_network in critic.q_networks]).float()
 
     def _critic_inputs(self, critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         # As in ContinuousCritic.forward: shared features learn from the actor's loss alone.
@@ -284,6 +286,16 @@ class MultiInputPolicy(BEARPolicy):
 
     def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+def _call_in_place(network: nn.Module, x: th.Tensor) -> th.Tensor:
+    """Without gradients, what a layer gave can be overwritten by the ReLU behind it: half the memory to go through."""
+    if not isinstance(network, nn.Sequential):
+        return network(x)
+    for layer in network:
+        # Whatever the ReLU gets is a layer's own output.
+        x = x.relu_() if type(layer) is nn.ReLU and layer is not network[0] else layer(x)
+    return x
 
 
 MlpPolicy = BEARPolicy

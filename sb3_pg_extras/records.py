@@ -49,6 +49,17 @@ class RecordFormat:
         # Aligned, and of a size that is a multiple of every field's: PyTorch views the bytes as numbers in place.
         self.dtype = np.dtype([(name, column.dtype, column.shape[1:]) for name, column in example.items()], align=True)
 
+    def holds_unchanged(self, name: str, source: Any) -> bool:
+        """
+        :param name: ``"observations"`` or ``"next_observations"``.
+        :param source: That of the dataset.
+        :return: Whether row i of the one is row i of the other, number for number; not asked for dicts, where it is False.
+        """
+        if isinstance(source, dict) or self.observation_rms is not None or (name != "observations" and self.n_steps > 1):
+            return False
+        field = self.dtype[name]
+        return field.base == source.dtype and field.shape == source.shape[1:]
+
     def pack(self, dataset: OfflineDataset, rows: np.ndarray) -> th.Tensor:
         """
         :param dataset: The dataset.

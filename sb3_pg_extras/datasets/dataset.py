@@ -148,6 +148,12 @@ class OfflineDataset:
             )
         return ends
 
+    def _move_into(self, name: str, array: np.ndarray) -> None:
+        """Keep a field's numbers in another place from now on: ``array`` holds the same ones."""
+        array = array.view()
+        array.flags.writeable = False
+        object.__setattr__(self, name, array)
+
     def __len__(self) -> int:
         """:return: The number of transitions, ``N``."""
         return len(self.actions)
