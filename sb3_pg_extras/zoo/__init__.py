@@ -86,6 +86,10 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {commands}")
     command = parser.parse_args(sys.argv[1:2]).command
     register()
+    if command == "train":
+        from sb3_pg_extras.zoo.storage import share_searches
+
+        share_searches()
     module = COMMANDS[command]
     sys.argv = [module, *zoo_arguments(command, sys.argv[2:])]
     try:
