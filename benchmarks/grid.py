@@ -112,14 +112,16 @@ class Plan(NamedTuple):
     folder: Path
     checkpoint_freq: int
     eval_episodes: int
+    # Of the hyper-parameters; None for the zoo's.
+    conf_file: Path | None
     # Name of a dataset -> where it is, and the id of its environment.
     datasets: dict[str, tuple[str, str]]
 
 
-def hyperparams(algo: str, env_id: str) -> dict[str, Any]:
-    """:return: The zoo's entry for an environment, or the algorithm's default one."""
-    entries = yaml.safe_load(hyperparams_file(algo).read_text())
-    entry: dict[str, Any] = entries.get(env_id, entries["default"])
+def hyperparams(plan: Plan, algo: str, env_id: str) -> dict[str, Any]:
+    """:return: The entry for an environment, or the algorithm's default one."""
+    entries = yaml.safe_load((plan.conf_file or hyperparams_file(algo)).read_text())
+    entry: dict[str, Any] = entries[env_id if env_id in entries else "default"]
     for name in ("env_wrapper", "frame_stack"):
         if name in entry:
             raise ValueError(f"{name} of {algo}'s entry for {env_id} is for the zoo alone: use sb3-pg-extras train")
@@ -129,7 +131,7 @@ def hyperparams(algo: str, env_id: str) -> dict[str, Any]:
 def run_folder(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> Path:
     """:return: Where a run keeps its checkpoints: another folder for other settings."""
     source, env_id = plan.datasets[dataset]
-    settings = zlib.crc32(f"{source} {n_timesteps} {sorted(hyperparams(algo, env_id).items())}".encode())
+    settings = zlib.crc32(f"{source} {n_timesteps} {sorted(hyperparams(plan, algo, env_id).items())}".encode())
     return plan.folder / f"{algo}-{re.sub(r'[^a-zA-Z0-9.-]+', '-', Path(dataset).name)}-{seed}-{settings:08x}"
 
 
@@ -174,7 +176,7 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     step, checkpoint = list(checkpoints(folder).items())[-1] if checkpoints(folder) else (0, folder)
     note_start(folder, step)
     source, env_id = plan.datasets[dataset]
-    entry = dict(hyperparams(algo, env_id))
+    entry = dict(hyperparams(plan, algo, env_id))
     env = make_envs(env_id, seed, entry, checkpoint / "vecnormalize.pkl")
     if step > 0:
         model = ALGORITHMS[algo].load(checkpoint / "model.zip", env, device="cpu")
@@ -233,6 +235,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", default=["bundled:pendulum-mixed-v0"], help="what load_dataset takes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("-n", "--n-timesteps", type=int, help="of each run; the zoo entry's by default")
+    parser.add_argument("-conf", "--conf-file", type=Path, help="hyper-parameters, as the zoo's")
     parser.add_argument("--checkpoint-freq", type=int, default=1_000, help="timesteps between two checkpoints")
     parser.add_argument("--eval-episodes", type=int, default=100)
     parser.add_argument("--address", default="local", help="a Ray cluster: auto or host:port")
@@ -244,6 +247,10 @@ def main() -> None:
     for name in ("checkpoint_freq", "eval_episodes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
+    if args.conf_file is not None:
+        if len(args.algos) > 1 or not args.conf_file.is_file():
+            parser.error(f"--conf-file {args.conf_file}: a file of one algorithm, for --algos with one name")
+        args.conf_file = args.conf_file.resolve()
     try:
         ray = start_ray(args.address, args.workers)
         datasets = {}
@@ -252,13 +259,13 @@ def main() -> None:
             if env_id is None:
                 raise DatasetError(f"{name}: env_id is not set, and nothing says where to evaluate: save it with env_id=")
             datasets[name] = (os.path.abspath(name) if os.path.exists(name) else name, env_id)
+        plan = Plan(args.folder.resolve(), args.checkpoint_freq, args.eval_episodes, args.conf_file, datasets)
         jobs = [
-            (algo, name, seed, args.n_timesteps or int(hyperparams(algo, datasets[name][1])["n_timesteps"]))
+            (algo, name, seed, args.n_timesteps or int(hyperparams(plan, algo, datasets[name][1])["n_timesteps"]))
             for algo in args.algos
             for name in args.datasets
             for seed in args.seeds
         ]
-        plan = Plan(args.folder.resolve(), args.checkpoint_freq, args.eval_episodes, datasets)
         run_missing(
             args.output, FIELDS, jobs,
             lambda row: (row["algo"], row["dataset"], int(row["seed"]), int(row["n_timesteps"])),

@@ -36,10 +36,18 @@ from sb3_pg_extras.zoo.storage import HEARTBEAT, open_storage
 RESULTS = Path(__file__).parent / "results" / "kills.csv"
 FIELDS = ["what", "repetition", "asked", "finished", "killed_at", "lost", "twice", "seconds"]
 WHAT = ["search, PostgreSQL", "search, journal file", "grid, Ray"]
-TRIALS, WORKERS, PATIENCE = 8, 3, 120.0
+TRIALS, WORKERS, PATIENCE = 8, 3, 180.0
 GRID, DATASET = Path(__file__).parent / "grid.py", "bundled:pendulum-mixed-v0"
-# The last checkpoint before the kill is past the zoo entry's warm-up of 2,000 gradient steps.
-GRID_STEPS, CHECKPOINT, KILL_AFTER = 2_600, 100, 2_100
+# A small BEAR. The last checkpoint before the kill is past its warm-up.
+GRID_STEPS, CHECKPOINT, KILL_AFTER = 1_500, 100, 300
+GRID_ENTRY = """
+Pendulum-v1:
+  n_timesteps: 1500
+  policy: MlpPolicy
+  warmup_steps: 200
+  batch_size: 64
+  policy_kwargs: "dict(net_arch=[32, 32], vae_net_arch=[32, 32])"
+"""
 # The command, with a heartbeat that does not take a minute to miss.
 WORKER = """
 from sb3_pg_extras.zoo import main, storage
@@ -51,7 +59,7 @@ main()
 def start_worker(storage: str, folder: Path, n_trials: int = TRIALS, grace: float = 4.0) -> subprocess.Popen[bytes]:
     """:return: ``sb3-pg-extras train -optimize``, running; its output goes to a file in the folder."""
     arguments = [
-        "train", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "20000", "-optimize", "--storage", storage,
+        "train", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "10000", "-optimize", "--storage", storage,
         "--study-name", "kills", "--max-total-trials", str(n_trials), "--n-evaluations", "2", "--eval-episodes", "2",
         "--no-optim-plots", "--num-threads", "1", "--sampler", "random", "--pruner", "none", "-f", str(folder),
     ]  # fmt: skip
@@ -82,16 +90,17 @@ def stop_in_a_trial(worker: subprocess.Popen[bytes], study: optuna.Study) -> Fro
     return None
 
 
-def kill_search(url: str, folder: Path) -> dict[str, Any]:
+def kill_search(url: str, folder: Path, n_workers: int = WORKERS) -> dict[str, Any]:
     """
     Kill one of the workers of a search in the middle of a trial.
 
     :param url: The search's ``--storage``.
     :param folder: An empty folder for the workers.
+    :param n_workers: How many there are.
     :return: What came of it: the columns of a row that do not name the repetition.
     """
     start = time.monotonic()
-    workers = [start_worker(url, folder / f"worker_{i}") for i in range(WORKERS)]
+    workers = [start_worker(url, folder / f"worker_{i}") for i in range(n_workers)]
     try:
         storage = open_storage(url)
         wait_for(lambda: "kills" in optuna.get_all_study_names(storage), "the study")
@@ -170,8 +179,9 @@ def start_grid(folder: Path) -> subprocess.Popen[bytes]:
     arguments = [
         "--algos", "bear", "--datasets", DATASET, "--seeds", "0", "--n-timesteps", str(GRID_STEPS),
         "--checkpoint-freq", str(CHECKPOINT), "--eval-episodes", "2", "--workers", "1",
-        "--folder", str(folder / "runs"), "--output", str(folder / "grid.csv"),
+        "--conf-file", "grid.yml", "--folder", str(folder / "runs"), "--output", str(folder / "grid.csv"),
     ]  # fmt: skip
+    (folder / "grid.yml").write_text(GRID_ENTRY)
     with open(folder / "output.txt", "wb") as output:
         return subprocess.Popen([sys.executable, str(GRID), *arguments], cwd=folder, stdout=output, stderr=output)
 
@@ -183,7 +193,8 @@ def weights_of(run: Path) -> dict[str, th.Tensor]:
 
 def undisturbed_weights(folder: Path) -> dict[str, th.Tensor]:
     """:return: The weights of the grid's run when nobody disturbs it, trained in this process."""
-    plan = Plan(folder, CHECKPOINT, 1, {DATASET: (DATASET, "Pendulum-v1")})
+    (folder / "grid.yml").write_text(GRID_ENTRY)
+    plan = Plan(folder, CHECKPOINT, 1, folder / "grid.yml", {DATASET: (DATASET, "Pendulum-v1")})
     run_one(plan, "bear", DATASET, 0, GRID_STEPS)
     return weights_of(run_folder(plan, "bear", DATASET, 0, GRID_STEPS))
 

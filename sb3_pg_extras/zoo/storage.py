@@ -183,10 +183,17 @@ def run_trials(
     :param kwargs: More arguments of it.
     """
 
+    # Trials of this worker that others have taken, as they do when a machine sleeps for longer than the grace period.
+    taken: list[int] = []
+
     def counted_objective(trial: optuna.Trial) -> float:
         if trial.number not in {counted.number for counted in counted_trials(study, max_total_trials)}:
             raise _OneTooMany(f"{max_total_trials} trials are running or have ended")
-        return objective(trial)
+        try:
+            return objective(trial)
+        finally:
+            if study.get_trials(deepcopy=False)[trial.number].state == TrialState.FAIL:
+                taken.append(trial.number)
 
     def stop(study: optuna.Study, trial: FrozenTrial) -> None:
         if _nothing_to_start(counted_trials(study, max_total_trials), max_total_trials):
@@ -202,11 +209,11 @@ def run_trials(
             waiting = False
             try:
                 optimize(study, counted_objective, callbacks=[stop], catch=(_OneTooMany,), **kwargs)
-            except ValueError as error:
-                # A machine that slept for longer than the grace period wakes up with a trial that another worker has taken.
-                if "Cannot tell a FAIL trial" not in str(error):
+            except Exception:
+                # Optuna's complaint that the trial has ended already.
+                if not taken:
                     raise
-                _logger.warning("This worker was taken for dead; what it was running is run by another one")
+                _logger.warning(f"Another worker took this one for dead, and runs its trial {taken.pop()} again")
             continue
         running = [str(trial.number) for trial in trials if not trial.state.is_finished()]
         if not running:
