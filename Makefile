@@ -53,6 +53,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/load_speed.py
 	$(BIN)/python benchmarks/bigger_than_memory.py
+	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/report.py
 
 dataset: $(INSTALLED)

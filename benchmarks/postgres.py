@@ -1,6 +1,7 @@
 """A PostgreSQL server for a test or a benchmark: on a temporary folder and a free port, gone afterwards."""
 
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -30,13 +31,14 @@ def postgres() -> Iterator[str]:
     if folder is None:
         raise RuntimeError("PostgreSQL is not installed: apt-get install postgresql")
     # It refuses to run as root.
-    user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+    nobody = pwd.getpwnam("nobody")
+    user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
     with tempfile.TemporaryDirectory(prefix="pg-") as name, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
         if user:
-            shutil.chown(name, "nobody", "nogroup")
+            os.chown(name, nobody.pw_uid, nobody.pw_gid)
 
         def run(program: str, *arguments: str) -> None:
             # Its output goes to a file: the server would hold a pipe open.

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -30,7 +31,10 @@ import postgres  # noqa: E402
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 needs_postgres = pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL is not installed")
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed"),
+]
 
 
 class Clock:
@@ -59,6 +63,15 @@ def states(study: optuna.Study) -> list[str]:
 
 def objective(trial: optuna.Trial) -> float:
     return trial.suggest_float("x", 0, 1)
+
+
+def optimize(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The command as a user types it."""
+    search = ["train", "--algo", "reinforce", "--env", "CartPole-v1", "-optimize"]
+    return subprocess.run(
+        [sys.executable, "-m", "sb3_pg_extras.zoo", *search, *arguments],
+        cwd=folder, text=True, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
 
 
 # -- heartbeats
@@ -226,6 +239,21 @@ def test_errors_of_the_objective_are_not_swallowed(url):
         run_trials(open_study(url), wrong, 2)
 
 
+def test_a_search_of_one_worker_by_n_trials_leaves_what_the_zoo_leaves(tmp_path):
+    arguments = ["--storage", "logs/study.log", "--study-name", "s", "--n-evaluations", "1", "--no-optim-plots"]
+    result = optimize(tmp_path, *arguments, "-n", "300", "--eval-episodes", "1", "--n-trials", "2")
+    assert result.returncode == 0, result.stderr
+    (report,) = (tmp_path / "logs" / "reinforce").glob("report_CartPole-v1_2-trials-*.pkl")
+    # The study in it finds the journal again, and takes no trial for dead by the clock of another process.
+    study = pickle.loads(report.read_bytes())
+    assert states(study) == ["COMPLETE", "COMPLETE"]
+    assert all(shared.HEARTBEAT in trial.system_attrs for trial in study.trials)
+    assert study._storage._seen == {}
+    result = optimize(tmp_path, *arguments, "--max-total-trials", "0")
+    assert result.returncode == 1
+    assert result.stderr.endswith("sb3-pg-extras train: error: --max-total-trials 0: at least 1\n")
+
+
 # -- the journal file
 
 
@@ -281,11 +309,7 @@ def test_postgresql_without_its_driver(monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="psycopg is not installed")
 def test_a_server_that_does_not_answer_ends_in_one_line_without_the_password(tmp_path):
-    arguments = ["--algo", "reinforce", "--env", "CartPole-v1", "-optimize", "--storage"]
-    result = subprocess.run(
-        [sys.executable, "-m", "sb3_pg_extras.zoo", "train", *arguments, "postgresql://me:secret@127.0.0.1:1/name"],
-        cwd=tmp_path, text=True, capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
+    result = optimize(tmp_path, "--storage", "postgresql://me:secret@127.0.0.1:1/name")
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("sb3-pg-extras train: error: --storage postgresql://me:***@127.0.0.1:1/name: cannot be reached")

@@ -53,6 +53,10 @@ class HeartbeatMixin(BaseHeartbeat):
     # Trial -> its last heartbeat and when this process first saw it.
     _seen: dict[int, tuple[Any, float]]
 
+    def __getstate__(self) -> dict[Any, Any]:
+        # Times are this process's own.
+        return {**super().__getstate__(), "_seen": {}}  # type: ignore[misc, dict-item]
+
     def record_heartbeat(self, trial_id: int) -> None:
         beat = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
         try:
@@ -235,11 +239,13 @@ def share_searches() -> None:
     def hyperparameters_optimization(manager: ExperimentManager) -> None:
         if manager.storage is None:
             return zoo_search(manager)
+        total = manager.max_total_trials
         try:
+            if total is not None and total < 1:
+                raise ValueError(f"--max-total-trials {total}: at least 1")
             storage = open_storage(manager.storage)
         except ValueError as error:
             sys.exit(f"sb3-pg-extras train: error: {error}")
-        total = manager.max_total_trials
         # The zoo would count the trials of dead workers, and leave before others have ended.
         manager.max_total_trials = None
 
