@@ -55,7 +55,7 @@ class HeartbeatMixin(BaseHeartbeat):
 
     def __getstate__(self) -> dict[Any, Any]:
         # Times are this process's own.
-        return {**super().__getstate__(), "_seen": {}}  # type: ignore[misc, dict-item]
+        return {**super().__getstate__(), "_seen": {}}  # type: ignore[dict-item]
 
     def record_heartbeat(self, trial_id: int) -> None:
         beat = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
