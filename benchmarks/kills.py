@@ -51,23 +51,21 @@ Pendulum-v1:
 # The command, with a heartbeat that does not take a minute to miss.
 WORKER = """
 from sb3_pg_extras.zoo import main, storage
-storage.HEARTBEAT_INTERVAL, storage.GRACE_PERIOD, storage.LOCK_GRACE_PERIOD = 0.5, {grace}, 3
+storage.HEARTBEAT_INTERVAL, storage.GRACE_PERIOD, storage.LOCK_GRACE_PERIOD = 0.5, 4.0, 3
 main()
 """
 
 
-def start_worker(storage: str, folder: Path, n_trials: int = TRIALS, grace: float = 4.0) -> subprocess.Popen[bytes]:
+def start_worker(storage: str, folder: Path) -> subprocess.Popen[bytes]:
     """:return: ``sb3-pg-extras train -optimize``, running; its output goes to a file in the folder."""
     arguments = [
         "train", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "10000", "-optimize", "--storage", storage,
-        "--study-name", "kills", "--max-total-trials", str(n_trials), "--n-evaluations", "2", "--eval-episodes", "2",
+        "--study-name", "kills", "--max-total-trials", str(TRIALS), "--n-evaluations", "2", "--eval-episodes", "2",
         "--no-optim-plots", "--num-threads", "1", "--sampler", "random", "--pruner", "none", "-f", str(folder),
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "output.txt", "wb") as output:
-        return subprocess.Popen(
-            [sys.executable, "-c", WORKER.format(grace=grace), *arguments], cwd=folder, stdout=output, stderr=output
-        )
+        return subprocess.Popen([sys.executable, "-c", WORKER, *arguments], cwd=folder, stdout=output, stderr=output)
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
@@ -117,9 +115,9 @@ def kill_search(url: str, folder: Path, n_workers: int = WORKERS) -> dict[str, A
         killed = wait_for(lambda: stop_in_a_trial(victim, study), "the victim in a trial")
         victim.kill()
         victim.wait()
-        for worker in workers:
+        for i, worker in enumerate(workers, 1):
             if worker.wait(PATIENCE) != 0:
-                raise RuntimeError(f"a worker failed: {(folder / 'worker_1' / 'output.txt').read_text()}")
+                raise RuntimeError(f"a worker failed: {(folder / f'worker_{i}' / 'output.txt').read_text()}")
     finally:
         for worker in workers:
             worker.kill()
