@@ -221,10 +221,14 @@ def start_ray(address: str, workers: int | None) -> Any:
     # It reports to its makers otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = require("ray", "ray")
+    host, _, port = address.rpartition(":")
     here = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
     try:
+        if port.isdigit():
+            # Ray itself gives up after more than a minute.
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, logging_level="warning", **here)
-    except ConnectionError as error:
+    except OSError as error:
         raise ConnectionError(f"--address {address}: no Ray cluster answers ({error})") from error
     return ray
 

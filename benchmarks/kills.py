@@ -172,12 +172,12 @@ def kill_grid(folder: Path, undisturbed: dict[str, th.Tensor]) -> dict[str, Any]
     }
 
 
-def start_grid(folder: Path) -> subprocess.Popen[bytes]:
-    """:return: The grid of one run of BEAR, running."""
+def start_grid(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    """:return: The grid of one run of BEAR, running, with more arguments."""
     arguments = [
         "--algos", "bear", "--datasets", DATASET, "--seeds", "0", "--n-timesteps", str(GRID_STEPS),
         "--checkpoint-freq", str(CHECKPOINT), "--eval-episodes", "2", "--workers", "1",
-        "--conf-file", "grid.yml", "--folder", str(folder / "runs"), "--output", str(folder / "grid.csv"),
+        "--conf-file", "grid.yml", "--folder", str(folder / "runs"), "--output", str(folder / "grid.csv"), *more,
     ]  # fmt: skip
     (folder / "grid.yml").write_text(GRID_ENTRY)
     with open(folder / "output.txt", "wb") as output:

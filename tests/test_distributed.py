@@ -4,9 +4,11 @@ import importlib.util
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
+import types
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -344,6 +346,46 @@ def test_a_killed_worker_of_a_grid_goes_on_to_the_same_weights(tmp_path):
 
 
 # -- the grid
+
+
+@pytest.mark.services
+@needs_ray
+def test_a_grid_on_a_cluster_by_its_address(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Without a token of Ray's in the home folder.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    head = ["start", "--head", "--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "1", "--block"]
+    with open(tmp_path / "head.txt", "wb") as output:
+        cluster = subprocess.Popen(
+            [sys.executable, "-c", "from ray.scripts.scripts import main; main()", *head, "--include-dashboard", "false"],
+            stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        kills.wait_for(lambda: b"runtime started" in (tmp_path / "head.txt").read_bytes(), "the cluster")
+        assert kills.start_grid(tmp_path, "--address", f"127.0.0.1:{port}", "-n", "205").wait(kills.PATIENCE) == 0
+    finally:
+        cluster.terminate()
+        cluster.wait()
+    assert len((tmp_path / "grid.csv").read_text().splitlines()) == 2
+
+
+def test_ray_is_started_here_unless_an_address_is_given(monkeypatch):
+    started = []
+    fake = types.SimpleNamespace(init=lambda address, **kwargs: started.append((address, kwargs.get("num_cpus", "its own"))))
+    monkeypatch.setattr(grid, "require", lambda module, extra: fake)
+    grid.start_ray("local", 3)
+    grid.start_ray("auto", 3)
+    assert started == [("local", 3), ("auto", "its own")]
+
+
+@needs_ray
+def test_a_cluster_that_does_not_answer(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["grid.py", "--address", "127.0.0.1:1", "--output", str(tmp_path / "grid.csv")])
+    with pytest.raises(SystemExit, match=r"grid.py: error: --address 127.0.0.1:1: no Ray cluster answers \(.*refused"):
+        grid.main()
 
 
 def test_grid_without_ray_names_the_command_that_installs_it(tmp_path):
