@@ -57,6 +57,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/speed.py --d3rlpy $(D3RLPY)/bin/python
 	$(BIN)/python benchmarks/load_speed.py
 	$(BIN)/python benchmarks/bigger_than_memory.py
+	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/report.py
 
 dataset: $(INSTALLED)

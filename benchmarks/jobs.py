@@ -6,6 +6,8 @@ from concurrent.futures import Executor, as_completed
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 
 def run_missing(
     output: Path,
@@ -32,7 +34,8 @@ def run_missing(
         writer = csv.DictWriter(file, fields)
         if not rows:
             writer.writeheader()
-        for future in as_completed([pool.submit(run, *job) for job in jobs if job not in done]):
+        futures = [pool.submit(run, *job) for job in jobs if job not in done]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
             row = future.result()
             writer.writerow(row)
             file.flush()

@@ -176,12 +176,24 @@ def bigger_than_memory() -> str:
     return markdown(["dataset", "GB", "opened in, s", "resident, GB", "steps/s, as a share of in-memory"], lines)
 
 
+def kills() -> str:
+    """Workers killed with SIGKILL."""
+    rows = read("kills")
+    lines = []
+    for what in dict.fromkeys(r["what"] for r in rows):
+        own = [r for r in rows if r["what"] == what]
+        sums = [str(sum(int(r[column]) for r in own)) for column in ("asked", "finished", "lost", "twice")]
+        lines.append([what, str(len(own)), *sums])
+    return markdown(["", "kills", "trials or runs asked for", "finished", "lost", "counted twice"], lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
     "bear_speed": bear_speed,
     "bigger_than_memory": bigger_than_memory,
     "fine_tune": fine_tune,
+    "kills": kills,
     "load_speed": load_speed,
     "reinforce_default": reinforce_default,
     "reinforce_exercises": reinforce_exercises,

@@ -99,6 +99,8 @@ class OfflineReplayBuffer(ReplayBuffer):
             source = getattr(self.dataset, name)
             if self.format.holds_unchanged(name, source):
                 self.dataset._move_into(name, records[name])
+        if self.n_steps == 1 and self.return_rms is None and self.dataset.rewards.dtype == np.float32:
+            self.dataset._move_into("rewards", records["rewards"][:, 0])
 
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None, generator: th.Generator | None = None

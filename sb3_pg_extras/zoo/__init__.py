@@ -100,6 +100,10 @@ def main() -> None:
     command = parser.parse_args(sys.argv[1:2]).command
     upstream.mend(command)
     register()
+    if command == "train":
+        from sb3_pg_extras.zoo.storage import share_searches
+
+        share_searches()
     module = COMMANDS[command]
     sys.argv = [module, *zoo_arguments(command, sys.argv[2:])]
     # The zoo's package of plots imports the module that is then run.
