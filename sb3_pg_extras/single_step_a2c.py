@@ -285,7 +285,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
         if self._learner is None:
             td_errors = self._update(rewards, terminations, next_obs, dones)
         else:
-            td_errors = self._learner.td_errors(obs, rewards, terminations, next_obs)
+            td_errors = self._learner.td_errors(rewards, terminations, next_obs)
             self._check_finite(td_errors, rewards)
             self._learner.update(td_errors, dones)
         self._n_updates += 1
