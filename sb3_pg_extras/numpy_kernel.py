@@ -24,7 +24,6 @@ from torch import nn
 from sb3_pg_extras.optimizers import ObGD
 from sb3_pg_extras.policies import STD_MIN, StreamPolicy
 
-
 # NumPy takes a scalar of the array's own type faster than a Python number.
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -312,17 +311,16 @@ class NumpyOptimizer:
 
     :param optimizer: An optimiser that :meth:`applies_to` accepts.
     :param theta: Its parameters as one vector, shape (P,).
+    :param scratch: Memory to work in, shape (P,).
     """
 
     STATES: ClassVar[dict[type[th.optim.Optimizer], tuple[str, ...]]] = {
         th.optim.SGD: (), th.optim.RMSprop: ("square_avg",), th.optim.Adam: ("exp_avg", "exp_avg_sq"), ObGD: ()
     }  # fmt: skip
 
-    def __init__(self, optimizer: th.optim.Optimizer, theta: np.ndarray) -> None:
+    def __init__(self, optimizer: th.optim.Optimizer, theta: np.ndarray, scratch: np.ndarray) -> None:
         (self.group,) = optimizer.param_groups
-        self.theta, self.kind = theta, type(optimizer)
-        # Large arrays are costly to allocate at every step.
-        self.scratch = np.empty_like(theta)
+        self.theta, self.scratch, self.kind = theta, scratch, type(optimizer)
         params, names = self.group["params"], self.STATES[self.kind]
         self.states = [np.zeros_like(theta) for _ in names]
         self.steps = np.zeros(len(params), dtype=np.float32)
@@ -440,22 +438,34 @@ class NumpyLearner:
         theta = th.cat([p.detach().flatten() for p in params])
         self.traces = None if traces is None else traces.numpy()
         rows = 1 if self.traces is None else len(self.traces)
+        self.theta = theta.numpy()
         self.gradients = np.zeros((rows, len(theta)), dtype=np.float32)
-        self.gradient = np.empty(len(theta), dtype=np.float32)
+        self.direction = np.empty(len(theta), dtype=np.float32)
         self.value_gradient = np.full((rows, 1), 2.0 * vf_coef, dtype=np.float32)
         gradients: dict[th.Tensor, np.ndarray] = {}
         for p, part, end in zip(params, theta.split(sizes), np.cumsum(sizes), strict=True):
             p.data = part.view_as(p)
             gradients[p] = self.gradients[:, end - p.numel() : end].reshape(rows, *p.shape)
             assert np.shares_memory(gradients[p], self.gradients)
+        self.bind_optimizers(optimizers)
+        self.act = NumpyActor(policy, gradients)
+        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
+
+    def bind_optimizers(self, optimizers: Sequence[th.optim.Optimizer]) -> None:
+        """
+        Take up the optimisers' states: when the learner is made, and whenever they have been loaded since.
+
+        :param optimizers: Those that the learner was made with.
+        """
+        # Traces have taken up the gradients when an optimiser steps: the less memory, the more of it stays in the cache.
+        scratch = self.direction if self.traces is None else self.gradients[0]
         self.optimizers: list[tuple[NumpyOptimizer, slice]] = []
         start = 0
         for optimizer in optimizers:
             end = start + sum(p.numel() for p in optimizer.param_groups[0]["params"])
-            self.optimizers.append((NumpyOptimizer(optimizer, theta.numpy()[start:end]), slice(start, end)))
+            part = slice(start, end)
+            self.optimizers.append((NumpyOptimizer(optimizer, self.theta[part], scratch[part]), part))
             start = end
-        self.act = NumpyActor(policy, gradients)
-        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
 
     def td_errors(self, rewards: np.ndarray, terminations: np.ndarray, next_obs: Any) -> np.ndarray:
         """See :func:`sb3_pg_extras.losses.td_errors`, from the states acted on last; one forward pass for both values."""
@@ -486,7 +496,7 @@ class NumpyLearner:
                 direction, scale = self.traces[0], -float(td_errors[0])
             else:
                 # Not a matrix product: its threads cost more than they do.
-                direction, scale = np.einsum("n,np->p", td_errors, self.traces, out=self.gradient), -1.0 / n
+                direction, scale = np.einsum("n,np->p", td_errors, self.traces, out=self.direction), -1.0 / n
         size = float(np.add.reduce(np.abs(td_errors))) / n
         for optimizer, part in self.optimizers:
             factor = scale
