@@ -49,6 +49,8 @@ benchmark: $(INSTALLED)
 	test -d $(STREAM_X) || git clone --quiet https://github.com/mohmdelsayed/streaming-drl $(STREAM_X)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --speed
+	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --parts
+	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
 	$(BIN)/python benchmarks/load_speed.py

@@ -10,6 +10,7 @@ github.com/mohmdelsayed/streaming-drl.
 
 import argparse
 import csv
+import importlib
 import io
 import subprocess
 import sys
@@ -256,6 +257,7 @@ class Timers(BaseCallback):
     def __init__(self) -> None:
         super().__init__()
         self.seconds: dict[tuple[str, str], list[float]] = {}
+        self.steps: list[float] = []
 
     def time(self, within: str, part: str, owner: Any, method: str) -> None:
         function, seconds = getattr(owner, method), self.seconds.setdefault((within, part), [])
@@ -273,33 +275,53 @@ class Timers(BaseCallback):
         learner, env = model._learner, cast(Any, model.env)
         assert learner is not None
         single = env.venv.envs[0]
-        self.time("", "one step of learn(): acting", model, "collect_rollouts")
+        self.time("one step", "acting", model, "collect_rollouts")
         self.time("acting", "network and draw", type(learner.act), "__call__")
         self.time("acting", "environment", env, "step_wait")
         self.time("environment", "without VecNormalize", env.venv, "step_wait")
         self.time("environment", "without DummyVecEnv", single, "step")
         self.time("environment", "without Monitor and wrappers", single.unwrapped, "step")
         self.time("environment", "MuJoCo's physics", single.unwrapped, "do_simulation")
-        self.time("", "one step of learn(): learning", model, "train")
+        self.time("one step", "learning", model, "train")
         self.time("learning", "TD error", learner, "td_errors")
         self.time("learning", "update", learner, "update")
         self.time("update", "actor's gradient", learner.act, "backward")
         self.time("update", "critic's gradient", learner.critic, "backward")
 
     def _on_step(self) -> bool:
+        self.steps.append(time.perf_counter())
         return True
 
 
-def parts(steps: int = 10_000) -> None:
-    """Where one step on Hopper-v5 goes, in microseconds, medians."""
+def script_steps(stream_x: Path, steps: int) -> list[float]:
+    """:return: When each step of the authors' script began."""
+    starts: list[float] = []
+    sys.path.insert(0, str(stream_x.resolve()))
+    agent = importlib.import_module("stream_ac_continuous").StreamAC
+    sample_action = agent.sample_action
+
+    def noted(self: Any, state: Any) -> Any:
+        starts.append(time.perf_counter())
+        return sample_action(self, state)
+
+    agent.sample_action = noted
+    stream_reference.train(stream_x, "Hopper-v5", 0, steps, io.StringIO())
+    return starts
+
+
+def parts(stream_x: Path | None, steps: int = 10_000) -> None:
+    """Where one step on Hopper-v5 goes, in microseconds: medians, which other work on the machine disturbs least."""
     th.set_num_threads(1)
     timers = Timers()
     zoo_model("Hopper-v5", 0).learn(steps, callback=timers, log_interval=None)
+    seconds = {("", "one step"): np.diff(timers.steps), **timers.seconds}
+    if stream_x is not None:
+        seconds["", "one step of stream-x's script"] = np.diff(script_steps(stream_x, steps))
     with open(RESULTS / "single_step_a2c_parts.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["within", "part", "microseconds"])
-        for (within, part), seconds in timers.seconds.items():
-            row = [within, part, f"{1e6 * np.median(seconds[100:]):.0f}"]  # the first ones warm up
+        for (within, part), figures in seconds.items():
+            row = [within, part, f"{1e6 * np.median(figures[100:]):.0f}"]  # the first ones warm up
             writer.writerow(row)
             print(*row, sep="\t")
 
@@ -318,7 +340,7 @@ def main() -> None:
         speed(args.stream_x)
         return
     if args.parts:
-        parts()
+        parts(args.stream_x)
         return
     jobs = [(experiment, seed, args.stream_x) for experiment in args.experiments for seed in args.seeds]
     pool = ProcessPoolExecutor(args.workers)
