@@ -613,6 +613,7 @@ def test_vec_normalize_and_set_env():
         ({"n_episodes": 0}, ["n_episodes", "0"]),
         ({"n_steps": -1}, ["n_steps", "-1"]),
         ({"gamma": 1.5}, ["gamma", "1.5"]),
+        ({"kernel": "numpy"}, ["kernel", "numpy"]),
     ],
 )
 def test_wrong_arguments_are_named(kwargs, words):

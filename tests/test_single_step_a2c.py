@@ -443,6 +443,15 @@ def test_a_callback_may_set_parameters(settings, kernel):
             th.testing.assert_close(part, loaded.get_parameters()[name], atol=0, rtol=0, msg=name)
 
 
+def test_setting_parameters_draws_a_new_noise_matrix_for_gsde(monkeypatch):
+    model = make(env="Pendulum-v1", use_sde=True)
+    steps: list[int] = []
+    reset_noise = model.policy.reset_noise
+    monkeypatch.setattr(model.policy, "reset_noise", lambda n: (steps.append(model.num_timesteps), reset_noise(n))[1])
+    model.learn(20, callback=Replace(model.get_parameters(), 8))
+    assert steps == [0, 8]
+
+
 @KERNELS
 def test_an_episode_that_ends_as_parameters_are_set_takes_its_traces_along(kernel):
     model = make(env=Chain(4), trace_decay=0.8, kernel=kernel).learn(2)
