@@ -51,6 +51,8 @@ benchmark: $(INSTALLED)
 	test -d $(STREAM_X) || git clone --quiet https://github.com/mohmdelsayed/streaming-drl $(STREAM_X)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --speed
+	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --parts
+	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
 	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1; }

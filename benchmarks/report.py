@@ -152,6 +152,13 @@ def single_step_speed() -> str:
     return markdown(["environment", "loop", "steps/s", "range", "SingleStepA2C is faster by"], lines)
 
 
+def single_step_parts() -> str:
+    """Where the time of one step on Hopper-v5 goes."""
+    rows = read("single_step_a2c_parts")
+    lines = [[r["part"], r["within"], r["microseconds"]] for r in rows]
+    return markdown(["part", "of", "microseconds"], lines)
+
+
 def load_speed() -> str:
     """Loading one million transitions from HDF5."""
     columns = ["file", "megabytes", "h5py_seconds", "seconds", "ratio", "floor_ratio", "memory"]
@@ -200,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reinforce_speed": reinforce_speed,
     "single_step_literal": single_step_literal,
     "single_step_mountain_car": single_step_mountain_car,
+    "single_step_parts": single_step_parts,
     "single_step_speed": single_step_speed,
     "single_step_stream": single_step_stream,
     "zoo_entries_reinforce": lambda: zoo_entries("reinforce"),

@@ -1,6 +1,6 @@
 """
 SingleStepA2C against the reference experiments: ``python benchmarks/single_step_a2c.py``, and its speed:
-``python benchmarks/single_step_a2c.py --speed``.
+``python benchmarks/single_step_a2c.py --speed``; ``--parts`` says where the time of one step on Hopper-v5 goes.
 
 Each run trains in a process of its own with one thread; its row goes to ``benchmarks/results/single_step_a2c.csv`` as it
 ends, and runs that are there already are not repeated. The speed comparison takes turns in one process and writes
@@ -10,6 +10,7 @@ github.com/mohmdelsayed/streaming-drl.
 
 import argparse
 import csv
+import importlib
 import io
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -198,6 +199,24 @@ def speed(stream_x: Path | None, turns: int = 7, steps: int = 3_000) -> None:
         stream_reference.train(stream_x, "Hopper-v5", 0, steps, log)
         return steps / (time.perf_counter() - start)
 
+    def environment(env: VecEnv | gym.Env) -> Callable[[], float]:
+        """The floor of any learner: random actions, nobody learns."""
+        actions = [env.action_space.sample() for _ in range(steps)]
+
+        def step() -> float:
+            env.reset()
+            start = time.perf_counter()
+            for action in actions:
+                if isinstance(env, VecEnv):
+                    env.step(action[None])
+                else:
+                    _, _, terminated, truncated, _ = env.step(action)
+                    if terminated or truncated:
+                        env.reset()
+            return steps / (time.perf_counter() - start)
+
+        return step
+
     jobs: dict[str, dict[str, Callable[[], float]]] = {
         "CartPole-v1": {
             "SingleStepA2C": learner(cartpole(SingleStepA2C), 5 * steps),
@@ -205,7 +224,13 @@ def speed(stream_x: Path | None, turns: int = 7, steps: int = 3_000) -> None:
             "SingleStepA2C, kernel='torch'": learner(cartpole(SingleStepA2C, kernel="torch"), steps),
             "SB3 A2C, n_steps=1": learner(cartpole(A2C, n_steps=1), steps),
         },
-        "Hopper-v5": {"SingleStepA2C, stream preset": learner(zoo_model("Hopper-v5", 0), steps)},
+        "Hopper-v5": {
+            "SingleStepA2C, stream preset": learner(zoo_model("Hopper-v5", 0), steps),
+            "its environment alone, with SB3's Monitor, DummyVecEnv and VecNormalize": environment(
+                cast(VecEnv, zoo_model("Hopper-v5", 0).env)
+            ),
+            "the environment alone, as gym.make gives it": environment(gym.make("Hopper-v5")),
+        },
     }
     if stream_x is not None:
         jobs["Hopper-v5"]["stream-x's script"] = script
@@ -226,9 +251,85 @@ def speed(stream_x: Path | None, turns: int = 7, steps: int = 3_000) -> None:
             print(*row, sep="\t")
 
 
+class Timers(BaseCallback):
+    """Notes the seconds that each call of some methods takes; what one calls is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[tuple[str, str], list[float]] = {}
+        self.steps: list[float] = []
+
+    def time(self, within: str, part: str, owner: Any, method: str) -> None:
+        function, seconds = getattr(owner, method), self.seconds.setdefault((within, part), [])
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            seconds.append(time.perf_counter() - start)
+            return result
+
+        setattr(owner, method, timed)
+
+    def _on_training_start(self) -> None:
+        model = cast(SingleStepA2C, self.model)
+        learner, env = model._learner, cast(Any, model.env)
+        assert learner is not None
+        single = env.venv.envs[0]
+        self.time("one step", "acting", model, "collect_rollouts")
+        self.time("acting", "network and draw", type(learner.act), "__call__")
+        self.time("acting", "environment", env, "step_wait")
+        self.time("environment", "without VecNormalize", env.venv, "step_wait")
+        self.time("environment", "without DummyVecEnv", single, "step")
+        self.time("environment", "without Monitor and wrappers", single.unwrapped, "step")
+        self.time("environment", "MuJoCo's physics", single.unwrapped, "do_simulation")
+        self.time("one step", "learning", model, "train")
+        self.time("learning", "TD error", learner, "td_errors")
+        self.time("learning", "update", learner, "update")
+        self.time("update", "actor's gradient", learner.act, "backward")
+        self.time("update", "critic's gradient", learner.critic, "backward")
+
+    def _on_step(self) -> bool:
+        self.steps.append(time.perf_counter())
+        return True
+
+
+def script_steps(stream_x: Path, steps: int) -> list[float]:
+    """:return: When each step of the authors' script began."""
+    starts: list[float] = []
+    sys.path.insert(0, str(stream_x.resolve()))
+    agent = importlib.import_module("stream_ac_continuous").StreamAC
+    sample_action = agent.sample_action
+
+    def noted(self: Any, state: Any) -> Any:
+        starts.append(time.perf_counter())
+        return sample_action(self, state)
+
+    agent.sample_action = noted
+    stream_reference.train(stream_x, "Hopper-v5", 0, steps, io.StringIO())
+    return starts
+
+
+def parts(stream_x: Path | None, steps: int = 10_000) -> None:
+    """Where one step on Hopper-v5 goes, in microseconds: medians, which other work on the machine disturbs least."""
+    th.set_num_threads(1)
+    timers = Timers()
+    zoo_model("Hopper-v5", 0).learn(steps, callback=timers, log_interval=None)
+    seconds = {("", "one step"): np.diff(timers.steps), **timers.seconds}
+    if stream_x is not None:
+        seconds["", "one step of stream-x's script"] = np.diff(script_steps(stream_x, steps))
+    with open(RESULTS / "single_step_a2c_parts.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["within", "part", "microseconds"])
+        for (within, part), figures in seconds.items():
+            row = [within, part, f"{1e6 * np.median(figures[100:]):.0f}"]  # the first ones warm up
+            writer.writerow(row)
+            print(*row, sep="\t")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speed", action="store_true", help="compare speeds instead")
+    parser.add_argument("--parts", action="store_true", help="take the time of one step apart instead")
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--stream-x", type=Path, help="a clone of github.com/mohmdelsayed/streaming-drl")
@@ -237,6 +338,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.speed:
         speed(args.stream_x)
+        return
+    if args.parts:
+        parts(args.stream_x)
         return
     jobs = [(experiment, seed, args.stream_x) for experiment in args.experiments for seed in args.seeds]
     pool = ProcessPoolExecutor(args.workers)

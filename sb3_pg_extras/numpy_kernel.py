@@ -24,6 +24,11 @@ from torch import nn
 from sb3_pg_extras.optimizers import ObGD
 from sb3_pg_extras.policies import STD_MIN, StreamPolicy
 
+# NumPy takes a scalar of the array's own type faster than a Python number.
+ZERO, ONE = np.float32(0), np.float32(1)
+
+# A layer keeps what its forward pass was given or returned; its backward pass may overwrite the gradient it is given.
+
 
 class Dense:
     """
@@ -44,7 +49,8 @@ class Dense:
         y += self.bias
         return y
 
-    def backward(self, gradient: np.ndarray) -> np.ndarray:
+    def learn(self, gradient: np.ndarray) -> None:
+        """Write the parameters' gradients, with respect to the output's."""
         assert self.weight_gradients is not None and self.bias_gradients is not None
         x = self.x[: len(gradient)]
         if len(self.weight_gradients) == 1:
@@ -53,6 +59,9 @@ class Dense:
         else:
             np.multiply(gradient[:, :, None], x[:, None, :], out=self.weight_gradients)
             self.bias_gradients[:] = gradient
+
+    def backward(self, gradient: np.ndarray) -> np.ndarray:
+        self.learn(gradient)
         return np.dot(gradient, self.weight)
 
 
@@ -66,7 +75,10 @@ class Tanh:
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         y = self.y[: len(gradient)]
-        return gradient * (1.0 - y * y)
+        slope = y * y
+        np.subtract(ONE, slope, out=slope)
+        gradient *= slope
+        return gradient
 
 
 class ReLU:
@@ -74,11 +86,12 @@ class ReLU:
         pass
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self.y = np.maximum(x, 0.0)
+        self.y = np.maximum(x, ZERO)
         return self.y
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
-        return gradient * (self.y[: len(gradient)] > 0)
+        gradient *= self.y[: len(gradient)] > ZERO
+        return gradient
 
 
 class LeakyReLU:
@@ -86,11 +99,12 @@ class LeakyReLU:
         self.slope = np.float32(module.negative_slope)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self.x = x
-        return np.where(x > 0, x, self.slope * x)
+        self.slopes = np.where(x > ZERO, ONE, self.slope)
+        return x * self.slopes
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
-        return gradient * np.where(self.x[: len(gradient)] > 0, np.float32(1), self.slope)
+        gradient *= self.slopes[: len(gradient)]
+        return gradient
 
 
 class ELU:
@@ -98,32 +112,40 @@ class ELU:
         self.alpha = np.float32(module.alpha)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self.x, self.negative = x, self.alpha * np.expm1(np.minimum(x, 0.0))
-        return np.where(x > 0, x, self.negative)
+        self.x, self.negative = x, self.alpha * np.expm1(np.minimum(x, ZERO))
+        return np.where(x > ZERO, x, self.negative)
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         n = len(gradient)
-        return gradient * np.where(self.x[:n] > 0, np.float32(1), self.negative[:n] + self.alpha)
+        gradient *= np.where(self.x[:n] > ZERO, ONE, self.negative[:n] + self.alpha)
+        return gradient
 
 
 class LayerNorm:
     """Layer normalisation over the last axis, without parameters."""
 
     def __init__(self, module: nn.LayerNorm) -> None:
-        self.eps, self.size = module.eps, module.normalized_shape[-1]
+        self.size = module.normalized_shape[-1]
+        self.eps = np.float32(module.eps)
+        self.averaging = np.full(self.size, 1.0 / self.size, dtype=np.float32)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        x = x - np.add.reduce(x, axis=1, keepdims=True) / self.size
-        self.scale = 1.0 / np.sqrt(np.add.reduce(x * x, axis=1, keepdims=True) / self.size + self.eps)
-        self.y = x * self.scale
-        return self.y
+        x = x - np.dot(x, self.averaging)[:, None]
+        variance = np.dot(x * x, self.averaging)
+        variance += self.eps
+        self.std = np.sqrt(variance, out=variance)[:, None]
+        x /= self.std
+        self.y = x
+        return x
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
-        y = self.y[: len(gradient)]
-        along = np.add.reduce(gradient * y, axis=1, keepdims=True) / self.size
-        return (gradient - np.add.reduce(gradient, axis=1, keepdims=True) / self.size - y * along) * self.scale[
-            : len(gradient)
-        ]
+        n = len(gradient)
+        y = self.y[:n]
+        along = np.dot(gradient * y, self.averaging)[:, None]
+        gradient -= np.dot(gradient, self.averaging)[:, None]
+        gradient -= y * along
+        gradient /= self.std[:n]
+        return gradient
 
 
 ACTIVATIONS: dict[type[nn.Module], Any] = {
@@ -135,7 +157,7 @@ class Net:
     """
     Layers in a row. A forward pass may hold more states than the backward pass, which takes the first ones.
 
-    :param modules: Linear layers, activations and layer norms.
+    :param modules: Linear layers, activations and layer norms; a linear one first.
     :param gradients: See :class:`Dense`.
     """
 
@@ -151,8 +173,11 @@ class Net:
         return x
 
     def backward(self, gradient: np.ndarray) -> None:
-        for layer in reversed(self.layers):
+        for layer in self.layers[:0:-1]:
             gradient = layer.backward(gradient)
+        # Nothing is behind the first layer, so nothing needs the gradient of its input.
+        for layer in self.layers[:1]:
+            layer.learn(gradient)
 
 
 def applies_to(policy: ActorCriticPolicy) -> bool:
@@ -186,7 +211,8 @@ def flatten(obs: np.ndarray | dict[str, np.ndarray], space: spaces.Space) -> np.
     """:return: Observations of B states as float32, shape (B, D); those of a dict in the order of its space."""
     if isinstance(obs, dict):
         assert isinstance(space, spaces.Dict)
-        return np.concatenate([flatten(obs[key], part) for key, part in space.spaces.items()], axis=1)
+        parts = [obs[key].reshape(len(obs[key]), -1) for key in space.spaces]
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
     return obs.reshape(len(obs), -1).astype(np.float32, copy=False)
 
 
@@ -202,8 +228,7 @@ class NumpyActor:
         gradients = gradients or {}
         self.observation_space = policy.observation_space
         self.action_shape = policy.action_space.shape or ()
-        self.noise_tensor = th.empty(0)
-        self.noise = self.noise_tensor.numpy()
+        self._make_room((0,))
         self.discrete = isinstance(policy.action_dist, CategoricalDistribution)
         std_net = getattr(policy, "std_net", None)
         log_std = None if self.discrete or std_net is not None else policy.log_std
@@ -218,11 +243,11 @@ class NumpyActor:
         :param obs: Observations of B states, (B, ...).
         :return: Actions before any clipping, (B, *action_space.shape).
         """
-        latent = self.trunk.forward(flatten(obs, self.observation_space))
+        self.states = flatten(obs, self.observation_space)
+        latent = self.trunk.forward(self.states)
         output = self.head.forward(latent)  # logits or means, (B, K)
-        if len(self.noise) != len(output):
-            self.noise_tensor = th.empty(output.shape)
-            self.noise = self.noise_tensor.numpy()
+        if self.noise.shape != output.shape:
+            self._make_room(output.shape)
         if self.discrete:
             output -= np.maximum.reduce(output, axis=1, keepdims=True)
             self.logits, self.odds = output, np.exp(output)
@@ -240,19 +265,25 @@ class NumpyActor:
         self.noise_tensor.normal_()
         return (output + self.std * self.noise).reshape(-1, *self.action_shape)
 
-    def backward(self, weights: np.ndarray, entropy_weights: np.ndarray | None) -> None:
+    def _make_room(self, shape: tuple[int, ...]) -> None:
+        self.noise_tensor = th.empty(shape)
+        self.noise = self.noise_tensor.numpy()
+        self.rows = np.arange(shape[0])
+
+    def backward(self, weights: np.ndarray | float, entropy_weights: np.ndarray | float | None) -> None:
         """
         The gradient of ``weight log pi(a|s) + entropy_weight H(pi(.|s))`` for the actions just drawn, summed over the states
         or (R = B) one by one.
 
-        :param weights: shape (B, 1).
-        :param entropy_weights: shape (B, 1) or None.
+        :param weights: shape (B, 1), or one for all.
+        :param entropy_weights: shape (B, 1), or one for all, or None.
         """
         if self.discrete:
             total = np.add.reduce(self.odds, axis=1, keepdims=True)
             probs = self.odds / total
-            gradient = -weights * probs
-            gradient[np.arange(len(gradient)), self.actions] += weights[:, 0]
+            gradient = np.negative(probs)
+            gradient[self.rows, self.actions] += ONE
+            gradient *= weights
             if entropy_weights is not None:
                 log_probs = self.logits - np.log(total)
                 entropy = -np.add.reduce(probs * log_probs, axis=1, keepdims=True)
@@ -280,17 +311,16 @@ class NumpyOptimizer:
 
     :param optimizer: An optimiser that :meth:`applies_to` accepts.
     :param theta: Its parameters as one vector, shape (P,).
+    :param scratch: Memory to work in, shape (P,).
     """
 
     STATES: ClassVar[dict[type[th.optim.Optimizer], tuple[str, ...]]] = {
         th.optim.SGD: (), th.optim.RMSprop: ("square_avg",), th.optim.Adam: ("exp_avg", "exp_avg_sq"), ObGD: ()
     }  # fmt: skip
 
-    def __init__(self, optimizer: th.optim.Optimizer, theta: np.ndarray) -> None:
+    def __init__(self, optimizer: th.optim.Optimizer, theta: np.ndarray, scratch: np.ndarray) -> None:
         (self.group,) = optimizer.param_groups
-        self.theta, self.kind = theta, type(optimizer)
-        # Large arrays are costly to allocate at every step.
-        self.scratch = np.empty_like(theta)
+        self.theta, self.scratch, self.kind = theta, scratch, type(optimizer)
         params, names = self.group["params"], self.STATES[self.kind]
         self.states = [np.zeros_like(theta) for _ in names]
         self.steps = np.zeros(len(params), dtype=np.float32)
@@ -331,43 +361,49 @@ class NumpyOptimizer:
             and not any(optimizer.param_groups[0].get(name) for name in variants)
         )
 
-    def step(self, gradient: np.ndarray, td_error: float) -> None:
+    def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
         """
-        :param gradient: shape (P,); overwritten.
+        :param direction: The gradient up to a factor, shape (P,).
+        :param scale: That factor.
         :param td_error: Mean size of the TD errors, for ObGD.
         """
-        group, lr, scratch = self.group, self.group["lr"], self.scratch
-        if self.kind is ObGD:
-            bound = float(np.add.reduce(np.abs(gradient, out=scratch))) / max(min(td_error, 1.0), 1e-12)
-            lr /= max(1.0, lr * group["kappa"] * bound)
+        group, scratch = self.group, self.scratch
+        rate = group["lr"]
+        if self.kind is ObGD or self.kind is th.optim.SGD:
+            if self.kind is ObGD:
+                # einsum sums faster than reduce.
+                bound = float(np.einsum("i->", np.abs(direction, out=scratch))) * abs(scale) / max(min(td_error, 1.0), 1e-12)
+                rate /= max(1.0, rate * group["kappa"] * bound)
+            np.multiply(direction, rate * scale, out=scratch)
         elif self.kind is th.optim.RMSprop:
-            self.steps += 1.0
+            self.steps += ONE
             (square_avg,) = self.states
             square_avg *= group["alpha"]
-            np.multiply(gradient, gradient, out=scratch)
-            scratch *= 1.0 - group["alpha"]
+            np.multiply(direction, direction, out=scratch)
+            scratch *= (1.0 - group["alpha"]) * scale * scale
             square_avg += scratch
             np.sqrt(square_avg, out=scratch)
             scratch += group["eps"]
-            gradient /= scratch
-        elif self.kind is th.optim.Adam:
-            self.steps += 1.0
+            np.divide(direction, scratch, out=scratch)
+            scratch *= rate * scale
+        else:
+            self.steps += ONE
             (beta1, beta2), step = group["betas"], float(self.steps[0])
             exp_avg, exp_avg_sq = self.states
             exp_avg *= beta1
-            np.multiply(gradient, 1.0 - beta1, out=scratch)
+            np.multiply(direction, (1.0 - beta1) * scale, out=scratch)
             exp_avg += scratch
             exp_avg_sq *= beta2
-            gradient *= gradient
-            gradient *= 1.0 - beta2
-            exp_avg_sq += gradient
-            np.sqrt(exp_avg_sq, out=gradient)
-            gradient /= math.sqrt(1.0 - beta2**step)
-            gradient += group["eps"]
-            np.divide(exp_avg, gradient, out=gradient)
-            lr /= 1.0 - beta1**step
-        gradient *= lr
-        self.theta -= gradient
+            np.multiply(direction, direction, out=scratch)
+            scratch *= (1.0 - beta2) * scale * scale
+            exp_avg_sq += scratch
+            # The corrections of both averages' bias, moved to the scalars.
+            correction = math.sqrt(1.0 - beta2**step)
+            np.sqrt(exp_avg_sq, out=scratch)
+            scratch += group["eps"] * correction
+            np.divide(exp_avg, scratch, out=scratch)
+            scratch *= rate * correction / (1.0 - beta1**step)
+        self.theta -= scratch
 
 
 class NumpyLearner:
@@ -402,27 +438,39 @@ class NumpyLearner:
         theta = th.cat([p.detach().flatten() for p in params])
         self.traces = None if traces is None else traces.numpy()
         rows = 1 if self.traces is None else len(self.traces)
+        self.theta = theta.numpy()
         self.gradients = np.zeros((rows, len(theta)), dtype=np.float32)
-        self.gradient = np.empty(len(theta), dtype=np.float32)
+        self.direction = np.empty(len(theta), dtype=np.float32)
+        self.value_gradient = np.full((rows, 1), 2.0 * vf_coef, dtype=np.float32)
         gradients: dict[th.Tensor, np.ndarray] = {}
         for p, part, end in zip(params, theta.split(sizes), np.cumsum(sizes), strict=True):
             p.data = part.view_as(p)
             gradients[p] = self.gradients[:, end - p.numel() : end].reshape(rows, *p.shape)
             assert np.shares_memory(gradients[p], self.gradients)
+        self.bind_optimizers(optimizers)
+        self.act = NumpyActor(policy, gradients)
+        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
+
+    def bind_optimizers(self, optimizers: Sequence[th.optim.Optimizer]) -> None:
+        """
+        Take up the optimisers' states: when the learner is made, and whenever they have been loaded since.
+
+        :param optimizers: Those that the learner was made with.
+        """
+        # Traces have taken up the gradients when an optimiser steps: the less memory, the more of it stays in the cache.
+        scratch = self.direction if self.traces is None else self.gradients[0]
         self.optimizers: list[tuple[NumpyOptimizer, slice]] = []
         start = 0
         for optimizer in optimizers:
             end = start + sum(p.numel() for p in optimizer.param_groups[0]["params"])
-            self.optimizers.append((NumpyOptimizer(optimizer, theta.numpy()[start:end]), slice(start, end)))
+            part = slice(start, end)
+            self.optimizers.append((NumpyOptimizer(optimizer, self.theta[part], scratch[part]), part))
             start = end
-        self.act = NumpyActor(policy, gradients)
-        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
 
-    def td_errors(self, obs: Any, rewards: np.ndarray, terminations: np.ndarray, next_obs: Any) -> np.ndarray:
-        """See :func:`sb3_pg_extras.losses.td_errors`; one forward pass for both values."""
+    def td_errors(self, rewards: np.ndarray, terminations: np.ndarray, next_obs: Any) -> np.ndarray:
+        """See :func:`sb3_pg_extras.losses.td_errors`, from the states acted on last; one forward pass for both values."""
         n = len(rewards)
-        states = np.concatenate([flatten(x, self.act.observation_space) for x in (obs, next_obs)])
-        values = self.critic.forward(states)[:, 0]
+        values = self.critic.forward(np.concatenate((self.act.states, flatten(next_obs, self.act.observation_space))))[:, 0]
         errors = rewards + self.gamma * (1.0 - terminations) * values[n:] - values[:n]
         return errors.astype(np.float32, copy=False)
 
@@ -436,27 +484,25 @@ class NumpyLearner:
         n, delta = len(td_errors), td_errors[:, None]
         if self.traces is None:
             # The loss of the literal form, and its sign: a descent.
-            weights, entropy_weights = delta / -n, np.full_like(delta, -self.ent_coef / n)
-            value_gradient = delta * (-2.0 * self.vf_coef / n)
+            self.act.backward(delta / -n, -self.ent_coef / n if self.ent_coef else None)
+            self.critic.backward(delta * (-2.0 * self.vf_coef / n))
+            direction, scale = self.gradients[0], 1.0
         else:
-            weights, entropy_weights = np.ones_like(delta), self.ent_coef * np.sign(delta)
-            value_gradient = np.full_like(delta, 2.0 * self.vf_coef)
-        self.act.backward(weights, entropy_weights if self.ent_coef else None)
-        self.critic.backward(value_gradient)
-        gradient = self.gradients[0]
-        if self.traces is not None:
+            self.act.backward(1.0, self.ent_coef * np.sign(delta) if self.ent_coef else None)
+            self.critic.backward(self.value_gradient)
             self.traces *= self.decay
             self.traces += self.gradients
-            # Not a matrix product: its threads cost more than they do.
-            gradient = np.einsum("n,np->p", td_errors, self.traces, out=self.gradient)
-            gradient /= -n
-            if dones.any():
-                self.traces[dones] = 0.0
-        size = float(np.abs(td_errors).mean())
+            if n == 1:
+                direction, scale = self.traces[0], -float(td_errors[0])
+            else:
+                # Not a matrix product: its threads cost more than they do.
+                direction, scale = np.einsum("n,np->p", td_errors, self.traces, out=self.direction), -1.0 / n
+        size = float(np.add.reduce(np.abs(td_errors))) / n
         for optimizer, part in self.optimizers:
-            g = gradient[part]
+            factor = scale
             if self.max_grad_norm is not None:
-                clip = self.max_grad_norm / (math.sqrt(np.dot(g, g)) + 1e-6)
-                if clip < 1.0:
-                    g *= clip
-            optimizer.step(g, size)
+                norm = abs(scale) * math.sqrt(np.dot(direction[part], direction[part]))
+                factor *= min(1.0, self.max_grad_norm / (norm + 1e-6))
+            optimizer.step(direction[part], factor, size)
+        if self.traces is not None and np.count_nonzero(dones):
+            self.traces[dones] = 0.0

@@ -1,5 +1,6 @@
 """SingleStepA2C: the one-step actor-critic, updated after every environment step (Sutton & Barto 2018, section 13.5)."""
 
+import math
 from copy import deepcopy
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -16,7 +17,7 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -41,7 +42,7 @@ STREAM_PRESET: dict[str, Any] = {
 
 
 # The step just taken, and what is built when learn() begins.
-TRANSIENT = ("_transition", "_log_prob", "_entropy", "_values", "_td_errors", "_learner")
+TRANSIENT = ("_transition", "_log_prob", "_entropy", "_values", "_td_errors", "_learner", "_parameters_replaced")
 
 
 class SingleStepA2C(OnPolicyAlgorithm):
@@ -138,6 +139,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
         self.kernel = kernel
         self._learner: NumpyLearner | None = None
         self._td_errors: np.ndarray | None = None
+        self._parameters_replaced = False
 
         if _init_setup_model:
             self._setup_model()
@@ -241,6 +243,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
         callback.on_rollout_start()
         if self.use_sde and self.sde_sample_freq > 0 and self._n_updates % self.sde_sample_freq == 0:
             self.policy.reset_noise(env.num_envs)
+        self._parameters_replaced = False
         obs = self._last_obs
         actions = self._act(obs) if self._learner is None else self._learner.act(obs)
         new_obs, rewards, dones, infos = env.step(environment_actions(self.policy, actions))
@@ -251,7 +254,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
         if not callback.on_step():
             return False
         self._update_info_buffer(infos, dones)
-        self._transition = (obs, rewards, new_obs, dones, infos)
+        self._transition = (rewards, new_obs, dones, infos)
         callback.on_rollout_end()
         return True
 
@@ -278,14 +281,21 @@ class SingleStepA2C(OnPolicyAlgorithm):
 
     def train(self) -> None:
         """One update of actor and critic from the step just taken."""
-        obs, rewards, new_obs, dones, infos = self._transition
+        rewards, new_obs, dones, infos = self._transition
+        if self._parameters_replaced:
+            # What chose this action is gone, and with it what could be learnt from it.
+            if self.traces is not None:
+                self.traces.reset(dones)
+            if self.use_sde:
+                self.policy.reset_noise(self.n_envs)
+            return
         next_obs, terminations = successors(new_obs, dones, infos)
         for optimizer, schedule in self.optimizers:
             update_learning_rate(optimizer, schedule(self._current_progress_remaining))
         if self._learner is None:
             td_errors = self._update(rewards, terminations, next_obs, dones)
         else:
-            td_errors = self._learner.td_errors(obs, rewards, terminations, next_obs)
+            td_errors = self._learner.td_errors(rewards, terminations, next_obs)
             self._check_finite(td_errors, rewards)
             self._learner.update(td_errors, dones)
         self._n_updates += 1
@@ -332,7 +342,8 @@ class SingleStepA2C(OnPolicyAlgorithm):
         return td_errors
 
     def _check_finite(self, td_errors: np.ndarray, rewards: np.ndarray) -> None:
-        if not np.isfinite(td_errors).all():
+        # The sum is not finite if one of them is not, and is cheaper to ask.
+        if not math.isfinite(sum(td_errors.tolist())):
             raise ValueError(
                 f"td_error={td_errors} after {self.num_timesteps} steps, with rewards={rewards}: if the rewards are finite, "
                 f"training diverged; lower learning_rate={self.learning_rate} or "
@@ -371,6 +382,24 @@ class SingleStepA2C(OnPolicyAlgorithm):
     ) -> SelfSingleStepA2C:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
+    def set_parameters(
+        self,
+        load_path_or_dict: str | TensorDict,
+        exact_match: bool = True,
+        device: th.device | str = "auto",
+    ) -> None:
+        """
+        As in SB3. A callback may do so during ``learn``: the step that the old parameters chose is then not learnt from.
+
+        :param load_path_or_dict: A saved model's path, or what ``get_parameters`` gave.
+        :param exact_match: Whether each of the model's parts must be given.
+        :param device: Where to load to.
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._parameters_replaced = True
+        if self._learner is not None:
+            self._learner.bind_optimizers([optimizer for optimizer, _ in self.optimizers])
+
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *TRANSIENT]
 
@@ -393,6 +422,8 @@ def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> 
     :return: The observations, where an episode was cut off its last; and 1 where an episode terminated, shape (n_envs,).
     """
     terminations = dones.astype(np.float32)
+    if not np.count_nonzero(dones):
+        return new_obs, terminations
     truncated = [
         i for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]
     ]

@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch_calls import torch_calls
 
 from sb3_pg_extras import REINFORCE, losses
 from sb3_pg_extras.buffers import discounted_returns
@@ -242,13 +243,12 @@ def test_gradient_equals_the_softmax_policy_gradient_on_a_two_armed_bandit():
 @pytest.mark.parametrize("truncated", [False, True])
 def test_with_a_value_baseline_it_is_a2c_on_whole_episodes(n_envs, action_space, truncated, monkeypatch):
     """Same seed, same draws, same optimiser: the same parameters after 5 updates."""
-    monkeypatch.setattr("sb3_pg_extras.reinforce.applies_to", lambda policy: False)
     env = [DummyVecEnv([lambda: FixedLength(action_space, truncated)] * n_envs) for _ in range(2)]
     kwargs = {"gamma": 0.9, "ent_coef": 0.01, "vf_coef": 0.4, "max_grad_norm": 0.7, "seed": 3, "device": "cpu"}
     a2c = A2C("MlpPolicy", env[0], n_steps=6, gae_lambda=1.0, **kwargs).learn(6 * n_envs * 5)
     rms_prop = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0}}
     kwargs |= {"n_episodes": n_envs, "baseline": "value", "normalize_returns": False, "policy_kwargs": rms_prop}
-    ours = REINFORCE("MlpPolicy", env[1], learning_rate=7e-4, **kwargs)
+    ours = REINFORCE("MlpPolicy", env[1], learning_rate=7e-4, kernel="torch", **kwargs)
     monkeypatch.setattr(ours, "_act", th.no_grad()(lambda obs: ours.policy(th.as_tensor(obs))[0].numpy()))
     ours.learn(6 * n_envs * 5)
     assert ours._n_updates == a2c._n_updates == 5
@@ -331,11 +331,36 @@ def test_numpy_actor_leaves_other_policies_to_torch():
     assert silu.learn(60)._n_updates > 0
 
 
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
+def test_both_kernels_take_the_same_actions_and_the_log_names_numpys(action_space, capsys):
+    def train(kernel):
+        model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=2, kernel=kernel, seed=3, verbose=1).learn(60)
+        return model, "Using the NumPy kernel" in capsys.readouterr().out
+
+    (ours, ours_named), (oracle, oracle_named) = train("auto"), train("torch")
+    assert ours_named and not oracle_named and ours._n_updates == oracle._n_updates == 5
+    for mine, theirs in zip(ours.policy.parameters(), oracle.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*without an update")
+def test_acting_calls_torch_for_the_draw_only():
+    """The gate for speed that needs no clock: what 50 more steps of a rollout call of PyTorch."""
+
+    def calls(n_steps, kernel):
+        model = REINFORCE("MlpPolicy", "CartPole-v1", n_steps=1_000, kernel=kernel, seed=0, device="cpu")
+        return torch_calls(lambda: model.learn(n_steps))
+
+    assert calls(100, "auto") - calls(50, "auto") == {"exponential_": 50}
+    # And it counts.
+    assert (calls(100, "torch") - calls(50, "torch")).total() > 50 * 50
+
+
 @pytest.mark.parametrize("numpy_actor", [False, True])
 @pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
 def test_log_probs_in_one_batch_equal_those_of_the_acting_distribution(action_space, numpy_actor, monkeypatch):
     acting = []
-    model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=3, seed=0, device="cpu")
+    model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=3, kernel="torch", seed=0, device="cpu")
     actor = (NumpyActor if numpy_actor else torch_actor)(model.policy)
 
     def spy(obs):
@@ -344,7 +369,6 @@ def test_log_probs_in_one_batch_equal_those_of_the_acting_distribution(action_sp
             acting.append(model.policy.get_distribution(th.as_tensor(obs)).log_prob(th.as_tensor(actions)))
         return actions
 
-    monkeypatch.setattr("sb3_pg_extras.reinforce.applies_to", lambda policy: False)
     monkeypatch.setattr(model, "_act", spy)
     model.collect_rollouts(*prepare(model))
     batch = model.rollout_buffer.get_samples()
@@ -589,6 +613,7 @@ def test_vec_normalize_and_set_env():
         ({"n_episodes": 0}, ["n_episodes", "0"]),
         ({"n_steps": -1}, ["n_steps", "-1"]),
         ({"gamma": 1.5}, ["gamma", "1.5"]),
+        ({"kernel": "numpy"}, ["kernel", "numpy"]),
     ],
 )
 def test_wrong_arguments_are_named(kwargs, words):

@@ -9,13 +9,14 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
+from torch_calls import torch_calls
 
 from sb3_pg_extras import STREAM_PRESET, SingleStepA2C, losses
 from sb3_pg_extras.optimizers import EligibilityTraces, ObGD
@@ -364,6 +365,100 @@ def test_the_kernel_works_in_the_memory_of_the_policy_and_its_optimizers():
     model.kernel = "torch"
     model.learn(50, reset_num_timesteps=False)
     assert state["step"] == 150
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+@pytest.mark.parametrize(
+    ("policy", "env_id", "draw"),
+    [("MlpPolicy", "CartPole-v1", "exponential_"), ("MlpPolicy", "Pendulum-v1", "normal_"),
+     ("StreamPolicy", "Pendulum-v1", "normal_")],
+)  # fmt: skip
+def test_a_step_on_the_kernel_calls_torch_for_the_draw_only(policy, env_id, draw, n_envs):
+    """
+    The gate for speed that needs no clock. The draw is PyTorch's because its generator is what SB3 seeds, and because
+    ``kernel="torch"`` is then the oracle; one at a time, because PyTorch draws many in another order.
+    """
+
+    def calls(n_updates, kernel):
+        settings = STREAM_PRESET if policy == "StreamPolicy" else {}
+        env = VecNormalize(make_vec_env(env_id, n_envs, seed=0))
+        model = make(policy, env, kernel=kernel, device="cpu", **settings)
+        return torch_calls(lambda: model.learn(n_updates * n_envs, log_interval=None))
+
+    assert calls(100, "auto") - calls(50, "auto") == {draw: 50}
+    # And it counts.
+    assert (calls(20, "torch") - calls(10, "torch")).total() > 10 * 100
+
+
+class Replace(BaseCallback):
+    """Puts the given parameters into the model before the update of one step."""
+
+    def __init__(self, parameters: dict, step: int) -> None:
+        super().__init__()
+        self.parameters, self.step = parameters, step
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            # A copy: an optimiser of PyTorch goes on in the very tensors it is given.
+            self.model.set_parameters(deepcopy(self.parameters))
+        return True
+
+
+@KERNELS
+@pytest.mark.parametrize("settings", [{}, {"trace_decay": 0.8}, {"critic_learning_rate": None}])
+def test_a_callback_may_set_parameters(settings, kernel):
+    """From there on it learns as a model does that starts with those parameters, optimisers and traces."""
+
+    def model():
+        return make(env=Chain(10**6), kernel=kernel, **settings)
+
+    earlier = model().learn(8)
+    saved = deepcopy(earlier.get_parameters())
+    replaced = model().learn(20, callback=Replace(saved, 20))
+    for name, part in replaced.get_parameters().items():
+        th.testing.assert_close(part, saved[name], msg=name)  # the step in flight was not learnt from
+    assert replaced._n_updates == 19
+
+    def go_on(model):
+        """The same draws and rewards from here on."""
+        th.manual_seed(1)
+        model.env.envs[0].unwrapped.t, model._last_obs = 0, np.array([[1.0, 0.0]], dtype=np.float32)
+
+    # Within one learn(): 3 steps, then the parameters are replaced at the 4th, then 6 more.
+    class Sync(Replace):
+        def _on_rollout_start(self) -> None:
+            if self.model.num_timesteps == self.step:
+                go_on(self.model)
+
+    within = model().learn(10, callback=Sync(saved, 4))
+    loaded = model()
+    loaded.learn(0)
+    loaded.set_parameters(deepcopy(saved))
+    go_on(loaded)
+    loaded.learn(6, reset_num_timesteps=False)
+    assert within._n_updates == 9 and loaded._n_updates == 6
+    assert th.equal(vector(within), vector(loaded))
+    for name, part in within.get_parameters().items():
+        if "optim" in name or name == "traces":
+            th.testing.assert_close(part, loaded.get_parameters()[name], atol=0, rtol=0, msg=name)
+
+
+def test_setting_parameters_draws_a_new_noise_matrix_for_gsde(monkeypatch):
+    model = make(env="Pendulum-v1", use_sde=True)
+    steps: list[int] = []
+    reset_noise = model.policy.reset_noise
+    monkeypatch.setattr(model.policy, "reset_noise", lambda n: (steps.append(model.num_timesteps), reset_noise(n))[1])
+    model.learn(20, callback=Replace(model.get_parameters(), 8))
+    assert steps == [0, 8]
+
+
+@KERNELS
+def test_an_episode_that_ends_as_parameters_are_set_takes_its_traces_along(kernel):
+    model = make(env=Chain(4), trace_decay=0.8, kernel=kernel).learn(2)
+    saved = deepcopy(model.get_parameters())
+    assert saved["traces"]["traces"].abs().sum() > 0
+    model.learn(4, callback=Replace(saved, 4))
+    assert (model.traces.traces == 0).all()
 
 
 # --- ObGD and the stream policy ---------------------------------------------------------------------------------------

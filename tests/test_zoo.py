@@ -64,6 +64,16 @@ def test_importing_the_package_imports_nothing_heavy():
     assert result.stdout.strip() == "[]"
 
 
+def test_importing_the_package_imports_nothing_that_sb3_has_not():
+    """So that it takes hardly longer: no module but our own and the standard library's is loaded beyond SB3's."""
+    code = (
+        "import stable_baselines3, sys; before = set(sys.modules); import sb3_pg_extras; "
+        "print({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert result.stdout.strip() == "{'sb3_pg_extras'}"
+
+
 def test_our_hyperparameter_file_is_added_where_the_user_names_none():
     ours = str(hyperparams_file("bear"))
     assert zoo_arguments("train", ["--algo", "bear"]) == ["--algo", "bear", "--conf-file", ours]
