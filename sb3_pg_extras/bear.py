@@ -27,9 +27,11 @@ LOG_ALPHA_MIN = -5.0
 # mmd_threshold="auto": this much above the mean divergence of the warm-up's last steps.
 AUTO_MARGIN = 0.1
 AUTO_WINDOW = 1000
+# Gradient steps between two looks at the noise floor, which is only logged.
+NOISE_FLOOR_EVERY = 10
 # behavior_steps: samples per state that are kept at most, and states whose samples are drawn at a time.
 MAX_CACHED_SAMPLES = 16
-CACHED_AT_ONCE = 1024
+CACHED_AT_ONCE = 256
 
 
 class BEAR(OfflineAlgorithm):
@@ -299,9 +301,7 @@ class BEAR(OfflineAlgorithm):
         reconstruction, mean, log_std = self.behavior_vae(replay_data.observations, replay_data.actions, noise)
         reconstruction_loss, kl_loss = losses.vae_loss(reconstruction, replay_data.actions, mean, log_std)
         vae_loss = reconstruction_loss + self.vae_kl_weight * kl_loss
-        self.behavior_vae.optimizer.zero_grad()
-        vae_loss.backward()
-        self.behavior_vae.optimizer.step()
+        _descend(self.behavior_vae.optimizer, vae_loss)
         self._record(reconstruction_loss=reconstruction_loss, kl_loss=kl_loss)
 
     def _behavior_actions(self, replay_data: Any, indices: th.Tensor) -> th.Tensor:
@@ -335,14 +335,15 @@ class BEAR(OfflineAlgorithm):
             assert self._seed_of_dataset_draws is not None
             generator = th.Generator(self.device).manual_seed(self._seed_of_dataset_draws)
             self.policy.set_training_mode(False)
-            parts = []
+            # Whole from the start: small pieces kept between large ones that go would leave the memory full of holes.
+            samples = th.empty((n_rows, n_samples, self.replay_buffer.action_dim), device=self.device)
+            parts = th.arange(n_rows, device=self.device).split(CACHED_AT_ONCE)
             with th.no_grad():
-                parts_of_rows = th.arange(n_rows, device=self.device).split(CACHED_AT_ONCE)
-                for rows in tqdm(parts_of_rows, "Drawing the behaviour's actions", delay=2, disable=self.verbose == 0):
+                for rows in tqdm(parts, "Drawing the behaviour's actions", delay=2, disable=self.verbose == 0):
                     noise = th.randn((len(rows), n_samples, n_dims), generator=generator, device=self.device)
                     observations = self.replay_buffer.get(rows, env=self._vec_normalize_env).observations
-                    parts.append(self.behavior_vae.raw_actions(observations, noise))
-            self._behavior_samples = th.cat(parts)
+                    samples[rows] = self.behavior_vae.raw_actions(observations, noise)
+            self._behavior_samples = samples
             self.policy.set_training_mode(True)
         return self._behavior_samples
 
@@ -358,9 +359,7 @@ class BEAR(OfflineAlgorithm):
         actions = replay_data.actions.unsqueeze(1)
         current_q_values = self.policy.q_values(self.critic, replay_data.observations, actions).squeeze(2)
         critic_loss = losses.ensemble_critic_loss(current_q_values, target_q_values, mask)
-        self.critic.optimizer.zero_grad()
-        critic_loss.backward()
-        self.critic.optimizer.step()
+        _descend(self.critic.optimizer, critic_loss)
         # How far the critics disagree.
         q_value_std = current_q_values.detach().std(dim=0, unbiased=False).mean()
         self._record(critic_loss=critic_loss, q_value=current_q_values.mean(), q_value_std=q_value_std)
@@ -375,7 +374,7 @@ class BEAR(OfflineAlgorithm):
         if self.divergence == "mmd":
             kernel = (self.mmd_kernel, self.mmd_sigma)
             divergence = losses.mmd_divergence(raw_actions, behavior_actions, *kernel, self.mmd_estimator)
-            if self.n_mmd_samples > 1:
+            if self.n_mmd_samples > 1 and self._n_updates % NOISE_FLOOR_EVERY == 0:
                 unbiased = self.mmd_estimator == "unbiased"
                 floor = th.zeros(()) if unbiased else losses.mmd_noise_floor(behavior_actions, *kernel)
                 self._record(mmd_floor=floor)
@@ -390,10 +389,8 @@ class BEAR(OfflineAlgorithm):
             actor_q_value = losses.reduce_q_values(q_values, self.q_reduction, self.variance_penalty).mean()
             actor_loss = actor_loss - actor_q_value
             self._record(actor_q_value=actor_q_value)
-        self.actor.optimizer.zero_grad()
         # The critics are a means here: their own gradient is not wanted.
-        actor_loss.backward(inputs=list(self.actor.parameters()))
-        self.actor.optimizer.step()
+        _descend(self.actor.optimizer, actor_loss, inputs=list(self.actor.parameters()))
 
         self._record(actor_loss=actor_loss, std=log_std.detach().exp().mean())
         self._record(**{self.divergence: self._in_units_of_threshold(divergence.detach())})
@@ -543,6 +540,15 @@ class BEAR(OfflineAlgorithm):
         if self.alpha_optimizer is not None:
             state_dicts.append("alpha_optimizer")
         return state_dicts, ["log_alpha"]
+
+
+def _descend(optimizer: th.optim.Optimizer, loss: th.Tensor, **backward_kwargs: Any) -> None:
+    # As zero_grad(), without its bookkeeping.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+    loss.backward(**backward_kwargs)
+    optimizer.step()
 
 
 def _is_auto_or_number(value: Any, lowest: float = -float("inf")) -> bool:
