@@ -60,6 +60,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/load_speed.py
 	$(BIN)/python benchmarks/bigger_than_memory.py
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/trained_agents.py
 	$(BIN)/python benchmarks/report.py
 
 dataset: $(INSTALLED)

@@ -166,6 +166,13 @@ def load_speed() -> str:
     return markdown(["file", "MB", "h5py, s", "load_dataset, s", "ratio", "floor of the ratio", "memory / arrays"], lines)
 
 
+def trained_agents() -> str:
+    """The agents in ``rl-trained-agents/``."""
+    columns = ["algo", "env", "mean_return", "std", "episodes", "kilobytes"]
+    lines = [[r[column] for column in columns] for r in read("trained_agents")]
+    return markdown(["algorithm", "environment", "mean return", "std", "episodes", "kB"], lines)
+
+
 def bear_speed() -> str:
     """Gradient steps per second of BEAR, d3rlpy's BEAR, and the matrix products alone."""
     lines = []
@@ -195,6 +202,7 @@ def kills() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "trained_agents": trained_agents,
     "bear_pendulum": bear_pendulum,
     "bear_pendulum_variants": bear_pendulum_variants,
     "bear_speed": bear_speed,

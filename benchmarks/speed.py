@@ -227,6 +227,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         axes.bar_label(bars, [row[column] for row in shown.values()], padding=2, fontsize=7)
     axes.set_yticks(range(len(loops)), loops)
     axes.invert_yaxis()
+    axes.margins(x=0.1)
     axes.set(xlabel=f"gradient steps per second, as a multiple of {name}")
     axes.legend()
     figure.tight_layout()

@@ -254,6 +254,7 @@ class BEAR(OfflineAlgorithm):
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
         self.behavior_vae = self.policy.behavior_vae
+        self._largest_matrix = max(parameter.numel() for parameter in self.policy.parameters())
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
         self._target_parameters: list[th.Tensor] = [parameter.data for parameter in self.critic_target.parameters()]
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
@@ -277,7 +278,7 @@ class BEAR(OfflineAlgorithm):
         self.policy.set_training_mode(True)
         self._update_learning_rates()
         autocast = th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
-        with fast_matmuls(self.device), autocast:
+        with fast_matmuls(self.device, self._largest_matrix), autocast:
             for _ in range(gradient_steps):
                 indices = self.replay_buffer.sample_indices(batch_size, self.generator)
                 replay_data = self.replay_buffer.get(indices, env=self._vec_normalize_env)

@@ -104,7 +104,10 @@ def test_the_users_matmul_precision_comes_back(monkeypatch):
         BEAR, "_train_critics", lambda *args: seen.append(th.get_float32_matmul_precision()) or original(*args)
     )
     assert th.get_float32_matmul_precision() == "highest"
-    model = pendulum().learn(1)
+    pendulum().learn(1)  # too small to gain
+    assert seen.pop() == "highest"
+    model = pendulum(policy_kwargs={"net_arch": [256, 256], "vae_net_arch": [32]}).learn(1)
+    assert seen == ["medium"]
     assert th.get_float32_matmul_precision() == "highest"
     monkeypatch.setattr("sb3_pg_extras.matmuls._medium_is_accurate", lambda: False)
     model.learn(1, reset_num_timesteps=False)
