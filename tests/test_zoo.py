@@ -274,3 +274,25 @@ def test_wheel_and_sdist_hold_everything_and_the_wheel_trains(tmp_path):
     result = train(folder, PYTHONPATH=str(installed))
     assert result.returncode == 0, result.stderr
     assert f"Loading hyperparameters from: {installed}" in result.stdout
+
+
+TRAINED_AGENTS = sorted((ROOT / "rl-trained-agents").glob("*/*_1"))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run, id=f"{run.parent.name}-{run.name}", marks=[] if run.name == "CartPole-v1_1" else pytest.mark.slow)
+        for run in TRAINED_AGENTS
+    ],
+)
+def test_enjoy_shows_the_trained_agents_without_training(run):
+    env = run.name.removesuffix("_1")
+    played = command(ROOT, "enjoy", "--algo", run.parent.name, "--env", env, "--no-render", "-n", "1000")
+    assert played.returncode == 0, played.stderr
+    assert "Mean reward" in played.stdout
+
+
+def test_trained_agents_are_small():
+    assert {run.parent.name for run in TRAINED_AGENTS} == set(ALGORITHMS)
+    assert sum(path.stat().st_size for run in TRAINED_AGENTS for path in run.rglob("*") if path.is_file()) < 20e6
