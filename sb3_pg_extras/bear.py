@@ -550,6 +550,8 @@ def _descend(optimizer: th.optim.Optimizer, loss: th.Tensor, **backward_kwargs: 
             parameter.grad = None
     loss.backward(**backward_kwargs)
     optimizer.step()
+    # autocast keeps its bfloat16 copies of weights for as long as it is entered: these are not the weights any more.
+    th.clear_autocast_cache()
 
 
 def _is_auto_or_number(value: Any, lowest: float = -float("inf")) -> bool:

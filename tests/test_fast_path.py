@@ -168,6 +168,20 @@ def test_bf16_gradients_point_where_those_of_fp32_do():
         assert not th.equal(ours, theirs)
 
 
+def test_bf16_multiplies_by_the_weights_as_they_are_after_each_update():
+    """autocast's cached copies would let the actor see old critics, and several steps in one call none of their updates."""
+    changes = {}
+    for precision in ("fp32", "bf16"):
+        rates = dict.fromkeys(("learning_rate", "critic_learning_rate", "vae_learning_rate"), 1e-2)
+        model = pendulum(precision=precision, warmup_steps=0, batch_size=256, **rates)
+        model._setup_learn(20)
+        before = {name: parameter.detach().clone() for name, parameter in model.policy.named_parameters()}
+        model.train(20, 256)
+        changes[precision] = {n: (p.detach() - before[n]).flatten() for n, p in model.policy.named_parameters()}
+    for name, change in changes["fp32"].items():
+        assert th.cosine_similarity(change, changes["bf16"][name], dim=0) > 0.95, name
+
+
 def test_bf16_is_refused_by_name_where_the_processor_lacks_it(monkeypatch):
     monkeypatch.setattr(bear_module, "has_bf16", lambda device: False)
     with pytest.raises(ValueError, match='precision="bf16": this processor'):

@@ -26,7 +26,7 @@ def sample_reinforce(trial: optuna.Trial, n_actions: int, n_envs: int, additiona
     """
     trial.suggest_float("learning_rate", 1e-4, 3e-2, log=True)
     trial.suggest_categorical("n_episodes", [1, 2, 4, 8, 16, 32])
-    trial.suggest_float("one_minus_gamma", 1e-4, 3e-2, log=True)
+    trial.suggest_float("one_minus_gamma", 1e-4, 1e-1, log=True)
     trial.suggest_categorical("baseline", ["none", "mean", "value"])
     trial.suggest_categorical("normalize_returns", [False, True])
     trial.suggest_float("ent_coef", 1e-8, 1e-1, log=True)
@@ -66,7 +66,7 @@ def sample_single_step_a2c(
     """
     trial.suggest_float("learning_rate", 1e-5, 3e-3, log=True)
     trial.suggest_float("critic_learning_rate", 1e-5, 1e-2, log=True)
-    trial.suggest_float("one_minus_gamma", 1e-4, 3e-2, log=True)
+    trial.suggest_float("one_minus_gamma", 1e-4, 1e-1, log=True)
     trial.suggest_float("trace_decay", 0.0, 0.98)
     trial.suggest_float("ent_coef", 1e-8, 1e-1, log=True)
     trial.suggest_float("max_grad_norm", 0.3, 5.0, log=True)
