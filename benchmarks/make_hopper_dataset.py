@@ -1,9 +1,9 @@
 """
 Make a Hopper-v5 medium-replay dataset: ``python benchmarks/make_hopper_dataset.py``.
 
-As D4RL's sets of that name: everything that SAC stepped through until its policy was of medium quality, here a mean return of
-1,200 over 20 greedy episodes (a third of D4RL's expert). Hyper-parameters are the RL Zoo's for Hopper. The dataset goes to
-``benchmarks/runs/hopper-medium-replay.npz``, with a CSV of the evaluations beside the other results.
+As D4RL's sets of that name: everything that SAC stepped through until its policy was of medium quality, here a mean return
+of 1,200 over 20 greedy episodes (a third of D4RL's expert). Hyper-parameters are the RL Zoo's for Hopper. The dataset goes
+to ``benchmarks/runs/hopper-medium-replay.npz``, with a CSV of the evaluations beside the other results.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 The searches behind the tuned entries of ``hyperparams/``: ``python benchmarks/search.py``.
 
 Each is ``sb3-pg-extras train -optimize`` with the flags below, on a journal file in ``benchmarks/runs/searches/``, so that a
-search that was stopped goes on where it was. Its trials go to ``benchmarks/results/searches/<algo>-<env>.csv``, the best first.
-What won is put into ``hyperparams/`` by hand, if ``benchmarks/zoo_entries.py`` finds it better than what stands there over
-seeds that the search has not seen.
+search that was stopped goes on where it was. Its trials go to ``benchmarks/results/searches/<algo>-<env>.csv``, the best
+first. What won is put into ``hyperparams/`` by hand, if ``benchmarks/zoo_entries.py`` finds it better than what stands there
+over seeds that the search has not seen.
 """
 
 import argparse

@@ -7,13 +7,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update, update_learning_rate
 from stable_baselines3.sac.policies import Actor, SACPolicy
 from tqdm import tqdm
 
 from sb3_pg_extras import losses, online
 from sb3_pg_extras.buffers import StreamReplayBuffer
+from sb3_pg_extras.cuda_graphs import RecordedSteps
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline import OfflineAlgorithm
@@ -82,6 +83,8 @@ class BEAR(OfflineAlgorithm):
     :param behavior_steps: Gradient steps after which the behaviour VAE stops learning and its samples at the dataset's
         states are drawn once, so that later steps cost much less. None trains it along with the rest, as published.
     :param behavior_cache_bytes: Room for those samples; it decides how many there are per state.
+    :param cuda_graphs: On a GPU, record gradient steps as CUDA graphs, which start faster. Not yet tried on one, hence not
+        the default. Without a GPU it has no effect.
     :param replay_buffer_kwargs: ``normalize_observations=True`` and ``normalize_rewards=True`` normalise with the dataset's
         statistics (see :class:`~sb3_pg_extras.buffers.OfflineReplayBuffer`); ``predict`` takes observations as they are.
     :param policy_kwargs: Additional arguments of the policy: ``net_arch``, ``vae_net_arch``, ``n_critics``, ...
@@ -139,6 +142,7 @@ class BEAR(OfflineAlgorithm):
         precision: Literal["fp32", "bf16"] = "fp32",
         behavior_steps: int | None = None,
         behavior_cache_bytes: int = 1 << 26,
+        cuda_graphs: bool = False,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -189,6 +193,7 @@ class BEAR(OfflineAlgorithm):
         self.precision = precision
         self.behavior_steps = behavior_steps
         self.behavior_cache_bytes = behavior_cache_bytes
+        self.cuda_graphs = cuda_graphs
         # mmd_threshold="auto": sum and number of the divergences seen at the end of the warm-up.
         self._warmup_divergence_sum = 0.0
         self._warmup_divergence_count = 0
@@ -196,6 +201,7 @@ class BEAR(OfflineAlgorithm):
         self._bootstrap_masks: th.Tensor | None = None
         self._behavior_samples: th.Tensor | None = None
         self._behavior_samples_for: tuple[int, int] | None = None
+        self._recorded_steps: RecordedSteps | None = None
 
         if _init_setup_model:
             self._setup_model()
@@ -266,6 +272,9 @@ class BEAR(OfflineAlgorithm):
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
         if self._seed_of_dataset_draws is None:
             self._seed_of_dataset_draws = int(th.randint(2**31, (1,)))
+        if self.cuda_graphs and self.device.type == "cuda":
+            optimizers = [self.behavior_vae.optimizer, self.critic.optimizer, self.actor.optimizer, self.alpha_optimizer]
+            self._recorded_steps = RecordedSteps([o for o in optimizers if o is not None], self.generator)
 
     def train(self, gradient_steps: int, batch_size: int = 256) -> None:
         """
@@ -282,15 +291,38 @@ class BEAR(OfflineAlgorithm):
             for _ in range(gradient_steps):
                 indices = self.replay_buffer.sample_indices(batch_size, self.generator)
                 replay_data = self.replay_buffer.get(indices, env=self._vec_normalize_env)
-                if not self.behavior_is_frozen:
-                    self._train_behavior_vae(replay_data)
-                self._train_critics(replay_data, self._masks_of(indices))
-                divergence = self._train_actor(replay_data, indices)
-                self._train_alpha(divergence)
-                th._foreach_lerp_(self._target_parameters, self._critic_parameters, self.tau)
-                # Running statistics of batch normalisation, if there are any, are copied as they are (SB3 issue 996).
-                polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+                inputs = (replay_data, indices, self._masks_of(indices))
+                if self._recorded_steps is None or self._measures_threshold:
+                    values = self._gradient_step(*inputs)
+                else:
+                    values = self._recorded_steps(self._kind_of_step(batch_size), self._gradient_step, *inputs)
+                self._sum_up(values)
                 self._n_updates += 1
+
+    def _gradient_step(self, replay_data: Any, indices: th.Tensor, masks: th.Tensor | None) -> dict[str, th.Tensor]:
+        """:return: Values for the log."""
+        self._step_values = {}
+        if not self.behavior_is_frozen:
+            self._train_behavior_vae(replay_data)
+        self._train_critics(replay_data, masks)
+        divergence = self._train_actor(replay_data, indices)
+        self._train_alpha(divergence)
+        th._foreach_lerp_(self._target_parameters, self._critic_parameters, self.tau)
+        # Running statistics of batch normalisation, if there are any, are copied as they are (SB3 issue 996).
+        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        return self._step_values
+
+    def _kind_of_step(self, batch_size: int) -> tuple[Any, ...]:
+        """What a recorded gradient step takes for granted."""
+        looks_at_floor = self._n_updates % NOISE_FLOOR_EVERY == 0
+        in_warmup = self._n_updates < self.warmup_steps
+        return self.behavior_is_frozen, in_warmup, looks_at_floor, self.constraint_threshold, batch_size
+
+    @property
+    def _measures_threshold(self) -> bool:
+        """Whether this is one of the warm-up's last steps, whose divergences ``mmd_threshold="auto"`` goes by."""
+        in_window = self.warmup_steps - AUTO_WINDOW <= self._n_updates < self.warmup_steps
+        return self.mmd_threshold == "auto" and in_window
 
     @property
     def behavior_is_frozen(self) -> bool:
@@ -377,7 +409,7 @@ class BEAR(OfflineAlgorithm):
             divergence = losses.mmd_divergence(raw_actions, behavior_actions, *kernel, self.mmd_estimator)
             if self.n_mmd_samples > 1 and self._n_updates % NOISE_FLOOR_EVERY == 0:
                 unbiased = self.mmd_estimator == "unbiased"
-                floor = th.zeros(()) if unbiased else losses.mmd_noise_floor(behavior_actions, *kernel)
+                floor = th.zeros_like(divergence) if unbiased else losses.mmd_noise_floor(behavior_actions, *kernel)
                 self._record(mmd_floor=floor)
         else:
             divergence = losses.kl_divergence(behavior_actions, mean, log_std)
@@ -396,12 +428,11 @@ class BEAR(OfflineAlgorithm):
         self._record(actor_loss=actor_loss, std=log_std.detach().exp().mean())
         self._record(**{self.divergence: self._in_units_of_threshold(divergence.detach())})
         if threshold is not None:
-            self._record(mmd_threshold=self._in_units_of_threshold(th.tensor(threshold)))
+            self._record(mmd_threshold=self._in_units_of_threshold(th.full_like(divergence, threshold)))
         return divergence.detach()
 
     def _train_alpha(self, divergence: th.Tensor) -> None:
-        in_warmup = self._n_updates < self.warmup_steps
-        if self.mmd_threshold == "auto" and in_warmup and self._n_updates >= self.warmup_steps - AUTO_WINDOW:
+        if self._measures_threshold:
             self._warmup_divergence_sum += divergence.item()  # in these steps only: elsewhere nothing waits for the device
             self._warmup_divergence_count += 1
         threshold = self.constraint_threshold
@@ -532,9 +563,26 @@ class BEAR(OfflineAlgorithm):
             *networks,
             "_bootstrap_masks",
             "_behavior_samples",
+            "_recorded_steps",
             "_critic_parameters",
             "_target_parameters",
         ]
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._forget_recorded_steps()
+
+    def set_dataset(self, dataset: DatasetSource) -> None:
+        super().set_dataset(dataset)
+        self._forget_recorded_steps()
+
+    def _forget_recorded_steps(self) -> None:
+        # Optimisers put their loaded state elsewhere, and another dataset has other samples of the behaviour.
+        recorded_steps = getattr(self, "_recorded_steps", None)
+        if recorded_steps is not None:
+            recorded_steps.clear()
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", "actor.optimizer", "critic.optimizer", "behavior_vae.optimizer"]

@@ -115,6 +115,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         self._generator_state: tuple[str, th.Tensor] | None = None
         # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
         self._stats: dict[str, tuple[th.Tensor, int]] = {}
+        self._step_values: dict[str, th.Tensor] = {}
         if dataset is not None:
             self.set_dataset(dataset)
 
@@ -138,7 +139,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         super().set_random_seed(seed)
         # Training draws from a generator of its own: what runs in between (evaluations, other models) changes nothing.
-        self.generator = th.Generator(device=self.device)
+        if not hasattr(self, "generator"):
+            self.generator = th.Generator(device=self.device)
         self.generator.manual_seed(int(th.randint(2**31, (1,))))
 
     def set_dataset(self, dataset: DatasetSource) -> None:
@@ -305,10 +307,17 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
 
     def _record(self, **values: th.Tensor) -> None:
-        """Note values for the log; the mean since the last line is written."""
+        """Note values of a gradient step for the log; the mean since the last line is written."""
+        self._step_values |= {name: value.detach() for name, value in values.items()}
+
+    def _sum_up(self, values: dict[str, th.Tensor]) -> None:
+        """Add the values of one gradient step to the sums."""
+        known = [name for name in values if name in self._stats]
+        if known:
+            th._foreach_add_([self._stats[name][0] for name in known], [values[name] for name in known])
         for name, value in values.items():
-            total, count = self._stats.get(name, (0.0, 0))
-            self._stats[name] = (total + value.detach(), count + 1)
+            total, count = self._stats[name] if name in self._stats else (value.clone(), 0)
+            self._stats[name] = (total, count + 1)
 
     def dump_logs(self) -> None:
         """Write the log: ``time/fps`` is gradient steps per second."""
@@ -384,7 +393,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         memory_only = [] if isinstance(self.dataset, str) else ["dataset"]
-        return [*super()._excluded_save_params(), *memory_only, "generator", "_stats"]
+        return [*super()._excluded_save_params(), *memory_only, "generator", "_stats", "_step_values"]
 
 
 def _open(
