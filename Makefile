@@ -45,18 +45,16 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/bear_pendulum.py
 	$(BIN)/python benchmarks/fine_tune.py
 	$(BIN)/python benchmarks/reinforce.py
-	$(BIN)/python benchmarks/reinforce.py --speed
 	$(BIN)/python benchmarks/zoo_entries.py --algo reinforce
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
 	test -d $(STREAM_X) || git clone --quiet https://github.com/mohmdelsayed/streaming-drl $(STREAM_X)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X)
-	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --speed
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --parts
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c
 	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
 	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1; }
-	$(BIN)/python benchmarks/speed.py --d3rlpy $(D3RLPY)/bin/python
+	$(BIN)/python benchmarks/speed.py --d3rlpy $(D3RLPY)/bin/python --stream-x $(STREAM_X)
 	$(BIN)/python benchmarks/load_speed.py
 	$(BIN)/python benchmarks/bigger_than_memory.py
 	$(BIN)/python benchmarks/kills.py

@@ -1,16 +1,12 @@
 """
-REINFORCE against the two reference exercises and out of the box: ``python benchmarks/reinforce.py``, and its speed:
-``python benchmarks/reinforce.py --speed``.
+REINFORCE against the two reference exercises and out of the box: ``python benchmarks/reinforce.py``.
 
 Each run trains in a process of its own with one thread; its row goes to ``benchmarks/results/reinforce.csv`` as it ends, and
-runs that are there already are not repeated. The speed comparison takes turns in one process and writes
-``benchmarks/results/reinforce_speed.csv``.
+runs that are there already are not repeated. Its speed: ``benchmarks/online_speed.py``.
 """
 
 import argparse
-import csv
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,6 @@ import numpy as np
 import torch as th
 from jobs import run_missing
 from reinforce_reference import course, greedy_return, vpg
-from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -129,65 +124,13 @@ EXPERIMENTS = [
 ]  # fmt: skip
 
 
-def speed(turns: int = 7, steps: int = 10_000) -> None:
-    """Environment steps per second of several loops on CartPole-v1, taking turns."""
-    th.set_num_threads(1)
-    same = {"device": "cpu", "policy_kwargs": network(10, 10), "seed": 0}
-    models: dict[str, Any] = {
-        "REINFORCE, 1 environment": REINFORCE("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=500, **same),
-        "SB3 A2C, n_steps=500, 1 environment": A2C("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=500, **same),
-        "SB3 A2C, n_steps=5, 1 environment": A2C("MlpPolicy", make_vec_env("CartPole-v1"), n_steps=5, **same),
-        "REINFORCE, 8 environments": REINFORCE("MlpPolicy", make_vec_env("CartPole-v1", n_envs=8), n_steps=4000, **same),
-        "SB3 A2C, n_steps=500, 8 environments": A2C("MlpPolicy", make_vec_env("CartPole-v1", n_envs=8), n_steps=500, **same),
-    }
-
-    def learn(model: Any) -> float:
-        before, start = model.num_timesteps, time.perf_counter()
-        model.learn(steps, reset_num_timesteps=False)
-        return (model.num_timesteps - before) / (time.perf_counter() - start)
-
-    def reference(loop: Callable) -> float:
-        counted, start = [0], time.perf_counter()
-
-        def enough(n: int) -> bool:
-            counted[0] = n
-            return n < steps
-
-        loop(0, on_step=enough)
-        return counted[0] / (time.perf_counter() - start)
-
-    jobs: dict[str, Callable[[], float]] = {name: lambda model=model: learn(model) for name, model in models.items()}
-    jobs["hand-written loop (course)"] = lambda: reference(course)
-    jobs["hand-written loop (vpg)"] = lambda: reference(vpg)
-    figures: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(turns + 1):
-        for name, job in jobs.items():
-            figure = job()
-            if turn > 0:  # the first turn warms up
-                figures[name].append(figure)
-    medians = {name: float(np.median(values)) for name, values in figures.items()}
-    RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / "reinforce_speed.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["loop", "steps_per_second", "lowest", "highest", "ratio_of_reinforce"])
-        for name, median in medians.items():
-            ours = medians[f"REINFORCE, {'8 environments' if '8 env' in name else '1 environment'}"]
-            row = [name, f"{median:.0f}", f"{min(figures[name]):.0f}", f"{max(figures[name]):.0f}", f"{ours / median:.2f}"]
-            writer.writerow(row)
-            print(*row, sep="\t")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speed", action="store_true", help="compare speeds instead")
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS / "reinforce.csv")
     args = parser.parse_args()
-    if args.speed:
-        speed()
-        return
     jobs = [(experiment, seed) for experiment in args.experiments for seed in args.seeds]
     pool = ProcessPoolExecutor(args.workers)
     run_missing(args.output, FIELDS, jobs, lambda row: (row["experiment"], int(row["seed"])), run, pool)

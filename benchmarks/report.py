@@ -95,13 +95,19 @@ def reinforce_exercises() -> str:
     return markdown(header, lines)
 
 
-def reinforce_speed() -> str:
-    """Environment steps per second on CartPole-v1."""
-    lines = [
-        [r["loop"], r["steps_per_second"], f"{r['lowest']}-{r['highest']}", r["ratio_of_reinforce"]]
-        for r in read("reinforce_speed")
-    ]
-    return markdown(["loop", "steps/s", "range", "REINFORCE is faster by"], lines)
+def online_speed(groups: str) -> str:
+    """Environment steps per second of the groups whose names start so."""
+    columns = ["group", "loop", "steps_per_second", "lowest", "highest", "ours_is_faster_by"]
+    lines = [[r[column] for column in columns] for r in read("online_speed") if r["group"].startswith(groups)]
+    return markdown(["", "loop", "steps/s", "lowest", "highest", "the first is faster by"], lines)
+
+
+def loop_cost() -> str:
+    """What callbacks and the progress bar cost."""
+    columns = ["loop", "microseconds", "percent_of_fastest_step", "percent_of_default_step"]
+    lines = [[r[column] for column in columns] for r in read("loop_cost")]
+    header = ["", "microseconds per step", "% of the fastest gradient step", "% of the default one"]
+    return markdown(header, lines)
 
 
 def zoo_entries(algo: str) -> str:
@@ -141,15 +147,6 @@ def single_step_stream() -> str:
     """The stream preset and the authors' script."""
     lines = single_step_rows(lambda name: name.startswith(("Hopper", "HalfCheetah")))
     return markdown(["", "last 100 episodes", "seed by seed"], sorted(lines))
-
-
-def single_step_speed() -> str:
-    """Environment steps per second of the one-step update."""
-    lines = [
-        [r["env"], r["loop"], r["steps_per_second"], f"{r['lowest']}-{r['highest']}", r["ratio_of_ours"]]
-        for r in read("single_step_a2c_speed")
-    ]
-    return markdown(["environment", "loop", "steps/s", "range", "SingleStepA2C is faster by"], lines)
 
 
 def single_step_parts() -> str:
@@ -210,13 +207,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "fine_tune": fine_tune,
     "kills": kills,
     "load_speed": load_speed,
+    "loop_cost": loop_cost,
     "reinforce_default": reinforce_default,
     "reinforce_exercises": reinforce_exercises,
-    "reinforce_speed": reinforce_speed,
+    "reinforce_speed": lambda: online_speed("whole episodes"),
     "single_step_literal": single_step_literal,
     "single_step_mountain_car": single_step_mountain_car,
     "single_step_parts": single_step_parts,
-    "single_step_speed": single_step_speed,
+    "single_step_speed": lambda: online_speed("one-step update"),
     "single_step_stream": single_step_stream,
     "zoo_entries_reinforce": lambda: zoo_entries("reinforce"),
     "zoo_entries_single_step_a2c": lambda: zoo_entries("single_step_a2c"),

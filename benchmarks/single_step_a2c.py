@@ -1,11 +1,10 @@
 """
-SingleStepA2C against the reference experiments: ``python benchmarks/single_step_a2c.py``, and its speed:
-``python benchmarks/single_step_a2c.py --speed``; ``--parts`` says where the time of one step on Hopper-v5 goes.
+SingleStepA2C against the reference experiments: ``python benchmarks/single_step_a2c.py``; ``--parts`` says where the time of
+one step on Hopper-v5 goes.
 
 Each run trains in a process of its own with one thread; its row goes to ``benchmarks/results/single_step_a2c.csv`` as it
-ends, and runs that are there already are not repeated. The speed comparison takes turns in one process and writes
-``benchmarks/results/single_step_a2c_speed.csv``. Comparisons with stream-x need ``--stream-x``, a clone of
-github.com/mohmdelsayed/streaming-drl.
+ends, and runs that are there already are not repeated. Comparisons with stream-x need ``--stream-x``, a clone of
+github.com/mohmdelsayed/streaming-drl. Its speed: ``benchmarks/online_speed.py``.
 """
 
 import argparse
@@ -15,7 +14,6 @@ import io
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +26,6 @@ import yaml
 from jobs import run_missing
 from rl_zoo3.utils import get_wrapper_class
 from single_step_reference import mountain_car, observation_statistics, xavier
-from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -177,80 +174,6 @@ EXPERIMENTS = [
 ]  # fmt: skip
 
 
-def speed(stream_x: Path | None, turns: int = 7, steps: int = 3_000) -> None:
-    """Environment steps per second, taking turns in one process."""
-    th.set_num_threads(1)
-
-    def learner(model: Any, steps: int) -> Callable[[], float]:
-        def learn() -> float:
-            before, start = model.num_timesteps, time.perf_counter()
-            model.learn(steps, reset_num_timesteps=False, log_interval=None)
-            return (model.num_timesteps - before) / (time.perf_counter() - start)
-
-        return learn
-
-    def cartpole(algorithm: Any, **kwargs: Any) -> Any:
-        return algorithm("MlpPolicy", make_vec_env("CartPole-v1", seed=0), seed=0, device="cpu", **kwargs)
-
-    def script() -> float:
-        assert stream_x is not None
-        log = io.StringIO()
-        start = time.perf_counter()
-        stream_reference.train(stream_x, "Hopper-v5", 0, steps, log)
-        return steps / (time.perf_counter() - start)
-
-    def environment(env: VecEnv | gym.Env) -> Callable[[], float]:
-        """The floor of any learner: random actions, nobody learns."""
-        actions = [env.action_space.sample() for _ in range(steps)]
-
-        def step() -> float:
-            env.reset()
-            start = time.perf_counter()
-            for action in actions:
-                if isinstance(env, VecEnv):
-                    env.step(action[None])
-                else:
-                    _, _, terminated, truncated, _ = env.step(action)
-                    if terminated or truncated:
-                        env.reset()
-            return steps / (time.perf_counter() - start)
-
-        return step
-
-    jobs: dict[str, dict[str, Callable[[], float]]] = {
-        "CartPole-v1": {
-            "SingleStepA2C": learner(cartpole(SingleStepA2C), 5 * steps),
-            "SingleStepA2C, one optimiser": learner(cartpole(SingleStepA2C, critic_learning_rate=None), 5 * steps),
-            "SingleStepA2C, kernel='torch'": learner(cartpole(SingleStepA2C, kernel="torch"), steps),
-            "SB3 A2C, n_steps=1": learner(cartpole(A2C, n_steps=1), steps),
-        },
-        "Hopper-v5": {
-            "SingleStepA2C, stream preset": learner(zoo_model("Hopper-v5", 0), steps),
-            "its environment alone, with SB3's Monitor, DummyVecEnv and VecNormalize": environment(
-                cast(VecEnv, zoo_model("Hopper-v5", 0).env)
-            ),
-            "the environment alone, as gym.make gives it": environment(gym.make("Hopper-v5")),
-        },
-    }
-    if stream_x is not None:
-        jobs["Hopper-v5"]["stream-x's script"] = script
-    figures: dict[tuple[str, str], list[float]] = {(env, name): [] for env in jobs for name in jobs[env]}
-    for turn in range(turns + 1):
-        for env, name in figures:
-            figure = jobs[env][name]()
-            if turn > 0:  # the first turn warms up
-                figures[env, name].append(figure)
-    RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / "single_step_a2c_speed.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["env", "loop", "steps_per_second", "lowest", "highest", "ratio_of_ours"])
-        for (env, name), values in figures.items():
-            ours = np.median(figures[env, next(iter(jobs[env]))])
-            row = [env, name, *(f"{f(values):.0f}" for f in (np.median, min, max)), f"{ours / np.median(values):.2f}"]
-            writer.writerow(row)
-            print(*row, sep="\t")
-
-
 class Timers(BaseCallback):
     """Notes the seconds that each call of some methods takes; what one calls is in it."""
 
@@ -328,7 +251,6 @@ def parts(stream_x: Path | None, steps: int = 10_000) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--speed", action="store_true", help="compare speeds instead")
     parser.add_argument("--parts", action="store_true", help="take the time of one step apart instead")
     parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -336,9 +258,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, default=RESULTS / "single_step_a2c.csv")
     args = parser.parse_args()
-    if args.speed:
-        speed(args.stream_x)
-        return
     if args.parts:
         parts(args.stream_x)
         return

@@ -1,7 +1,7 @@
 """
-How fast a gradient step of BEAR is.
+How fast a gradient step of BEAR is; then ``online_speed.py``, the same of the other two algorithms, and ``loop_cost.py``.
 
-    python benchmarks/speed.py [--d3rlpy PYTHON] [--threads 1 2] [--turns 7] [--rows 1000000]
+    python benchmarks/speed.py [--d3rlpy PYTHON] [--stream-x CHECKOUT] [--threads 1 2] [--turns 7] [--rows 1000000]
 
 writes ``benchmarks/results/bear_speed.csv`` and ``docs/images/bear_speed.png``. The data are random numbers of Hopper-v5's
 size, the networks the default ones, the batch 256; a step includes drawing its batch. Each loop is a process of its own;
@@ -48,6 +48,7 @@ LOOPS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d3rlpy", help="the Python of a virtual environment with d3rlpy 2.8.1")
+    parser.add_argument("--stream-x", help="a clone of github.com/mohmdelsayed/streaming-drl")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -72,6 +73,9 @@ def main() -> None:
                 writer.writeheader()
                 writer.writerows(rows)
     plot(rows)
+    stream_x = [] if args.stream_x is None else ["--stream-x", args.stream_x]
+    for script in (["online_speed.py", *stream_x], ["loop_cost.py"]):
+        subprocess.run([sys.executable, *script], check=True, cwd=Path(__file__).parent)
 
 
 def measure(args: argparse.Namespace, file: str, device: str, threads: int) -> list[dict[str, Any]]:
