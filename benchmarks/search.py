@@ -29,13 +29,11 @@ SEARCHES = {
     ("reinforce", "CartPole-v1"): "-n 100000 --max-total-trials 30",
     ("reinforce", "Pendulum-v1"): "-n 400000 --max-total-trials 40",
     ("reinforce", "MountainCarContinuous-v0"): "-n 200000 --max-total-trials 30",
-    ("single_step_a2c", "CartPole-v1"): "-n 100000 --max-total-trials 30",
-    ("single_step_a2c", "Acrobot-v1"): "-n 150000 --max-total-trials 30",
     # Without the stream preset, whose optimiser has no learning rate to search.
     ("single_step_a2c", "Pendulum-v1"): (
-        "-n 200000 --max-total-trials 30 -params policy:\"'MlpPolicy'\" critic_optimizer_kwargs:None"
+        "-n 150000 --max-total-trials 20 -params policy:\"'MlpPolicy'\" critic_optimizer_kwargs:None"
     ),
-    ("bear", "Pendulum-v1"): "-n 6000 --max-total-trials 30 -params warmup_steps:1500",
+    ("bear", "Pendulum-v1"): "-n 6000 --max-total-trials 20 -params warmup_steps:1500",
 }
 
 

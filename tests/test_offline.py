@@ -129,6 +129,35 @@ def test_progress_bar_counts_gradient_steps(n_envs):
     assert (bar.n, bar.total) == (4, 4)
 
 
+def test_an_evaluation_copies_no_model(monkeypatch):
+    """It plays with the very weights that learn, and makes no tensor as large as one of their matrices."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    model = BEAR("MlpPolicy", None, BUNDLED, policy_kwargs={"net_arch": [64, 64]}, n_action_samples=4, warmup_steps=0)
+    addresses = [parameter.data_ptr() for parameter in model.policy.parameters()]
+    largest = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if not getattr(function, "is_view", False) and hasattr(result, "numel") and "::t" not in str(function):
+                largest.append(result.numel())
+            return result
+
+    evaluation = EvalCallback(make_vec_env("Pendulum-v1"), n_eval_episodes=1, eval_freq=1, verbose=0)
+    on_step = evaluation._on_step
+
+    def watched() -> bool:
+        with Sizes():
+            return on_step()
+
+    monkeypatch.setattr(evaluation, "_on_step", watched)
+    model.learn(1, callback=evaluation)
+    assert len(largest) > 200
+    assert max(largest) < 64 * 64
+    assert [parameter.data_ptr() for parameter in model.policy.parameters()] == addresses
+
+
 def test_log_interval(tmp_path):
     def lines(log_interval) -> int:
         model = pendulum()
