@@ -179,7 +179,8 @@ def load_speed() -> str:
 def trained_agents() -> str:
     """The agents in ``rl-trained-agents/``."""
     columns = ["algo", "env", "mean_return", "std", "episodes", "kilobytes"]
-    lines = [[r[column] for column in columns] for r in read("trained_agents")]
+    rows = sorted(read("trained_agents"), key=lambda r: (r["algo"], r["env"]))
+    lines = [[r[column] for column in columns] for r in rows]
     return markdown(["algorithm", "environment", "mean return", "std", "episodes", "kB"], lines)
 
 

@@ -82,6 +82,8 @@ def note(algo: str, env: str, run: Path) -> None:
     assert found is not None, said
     size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
     rows = list(csv.DictReader(RESULTS.open())) if RESULTS.exists() else []
+    # What an agent that is not there any more had come to is in zoo_entries.csv, if it was measured.
+    rows = [row for row in rows if (row["algo"], row["env"]) != (algo, env)]
     rows.append(dict(zip(FIELDS, [algo, env, found[2], found[3], found[1], f"{size / 1e3:.0f}"], strict=True)))
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS)
