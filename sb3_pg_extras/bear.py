@@ -262,7 +262,7 @@ class BEAR(OfflineAlgorithm):
         self.behavior_vae = self.policy.behavior_vae
         self._largest_matrix = max(parameter.numel() for parameter in self.policy.parameters())
         self._critic_parameters: list[th.Tensor] = list(self.critic.parameters())
-        self._target_parameters: list[th.Tensor] = [parameter.data for parameter in self.critic_target.parameters()]
+        self._target_parameters: list[th.Tensor] = list(self.critic_target.parameters())
         self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
         self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
         self.log_alpha = th.log(th.ones(1, device=self.device) * (1.0 if self.alpha == "auto" else float(self.alpha)))
@@ -307,7 +307,8 @@ class BEAR(OfflineAlgorithm):
         self._train_critics(replay_data, masks)
         divergence = self._train_actor(replay_data, indices)
         self._train_alpha(divergence)
-        th._foreach_lerp_(self._target_parameters, self._critic_parameters, self.tau)
+        with th.no_grad():
+            th._foreach_lerp_(self._target_parameters, self._critic_parameters, self.tau)
         # Running statistics of batch normalisation, if there are any, are copied as they are (SB3 issue 996).
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
         return self._step_values

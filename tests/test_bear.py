@@ -253,6 +253,20 @@ def test_target_critics_follow_by_tau():
     th.testing.assert_close(after["critic_target"], 0.75 * before + 0.25 * after["critic"])
 
 
+def test_target_critics_keep_no_graph_of_their_updates():
+    """A graph that grows by a node per step and parameter is memory that never comes back."""
+    model = tiny_bear().learn(3)
+    assert all(tensor.grad_fn is None for tensor in model._target_parameters)
+
+
+def test_a_deep_copy_learns_as_the_model_does():
+    model = tiny_bear(tau=0.5).learn(2)
+    copied = copy.deepcopy(model)
+    model.learn(3, reset_num_timesteps=False)
+    copied.learn(3, reset_num_timesteps=False)
+    assert changed(model, copied) == set()
+
+
 def test_target_critics_take_over_batch_statistics():
     class Normalized(FlattenExtractor):
         def __init__(self, observation_space):
