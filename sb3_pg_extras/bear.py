@@ -424,7 +424,8 @@ class BEAR(OfflineAlgorithm):
             actor_loss = actor_loss - actor_q_value
             self._record(actor_q_value=actor_q_value)
         # The critics are a means here: their own gradient is not wanted.
-        _descend(self.actor.optimizer, actor_loss, inputs=list(self.actor.parameters()))
+        learning = [parameter for parameter in self.actor.parameters() if parameter.requires_grad]
+        _descend(self.actor.optimizer, actor_loss, inputs=learning)
 
         self._record(actor_loss=actor_loss, std=log_std.detach().exp().mean())
         self._record(**{self.divergence: self._in_units_of_threshold(divergence.detach())})

@@ -146,6 +146,21 @@ def test_shared_features_learn_from_the_actor_alone(shared):
     assert model.actor.features_extractor.linear.weight.grad.abs().sum() > 0
 
 
+class Pretrained(Learned):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.requires_grad_(False)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_features_that_do_not_learn_stay(shared):
+    model = tiny_bear(policy_kwargs={"share_features_extractor": shared, "features_extractor_class": Pretrained})
+    start, features = weights(model), model.actor.features_extractor.linear.weight.clone()
+    after = weights(model.learn(2))
+    assert all(not th.equal(start[name], after[name]) for name in NETWORKS)
+    assert th.equal(features, model.actor.features_extractor.linear.weight)
+
+
 def test_gsde_is_refused():
     with pytest.raises(ValueError, match="use_sde"):
         tiny_bear(policy_kwargs={"use_sde": True})
