@@ -578,6 +578,8 @@ class BEAR(OfflineAlgorithm):
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         super().set_dataset(dataset)
+        # A buffer may get the address, and so the id, of one that is gone.
+        self._behavior_samples = None
         self._forget_recorded_steps()
 
     def _forget_recorded_steps(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
-from conftest import Operators
+from conftest import TINY, Operators, make_arrays
 
 from sb3_pg_extras import BEAR, load_dataset
 from sb3_pg_extras import bear as bear_module
@@ -272,6 +272,15 @@ def test_another_dataset_gets_samples_of_its_own():
     model.learn(1, reset_num_timesteps=False)
     assert not th.equal(first, model._behavior_samples)
     assert th.allclose(first.mean(dim=1), model._behavior_samples.mean(dim=1).flip(0), atol=0.5)
+
+
+def test_a_dataset_at_the_address_of_one_that_is_gone_gets_samples_of_its_own(monkeypatch):
+    monkeypatch.setattr(bear_module, "id", lambda _: 0, raising=False)
+    model = BEAR("MlpPolicy", None, make_arrays(), seed=0, policy_kwargs=TINY, warmup_steps=0, behavior_steps=1).learn(2)
+    first = model._behavior_samples
+    model.set_dataset(make_arrays(seed=1))
+    model.learn(1, reset_num_timesteps=False)
+    assert not th.equal(first, model._behavior_samples)
 
 
 def test_wrong_behaviour_steps_are_named():
