@@ -205,6 +205,7 @@ class BEAR(OfflineAlgorithm):
 
         if _init_setup_model:
             self._setup_model()
+            self._check_device()
 
     def _check_arguments(self) -> None:
         """One error that names the argument and its value, before any time is spent."""
@@ -241,9 +242,6 @@ class BEAR(OfflineAlgorithm):
             f"behavior_steps={self.behavior_steps}: must be at least 1, or None": (
                 self.behavior_steps is not None and self.behavior_steps < 1
             ),
-            'precision="bf16": this processor has no bfloat16 arithmetic, use "fp32"': (
-                self.precision == "bf16" and not has_bf16(self.device)
-            ),
             f"variance_penalty={self.variance_penalty} needs n_critics of at least 2, not {n_critics}": (
                 self.variance_penalty > 0 and n_critics < 2
             ),
@@ -251,6 +249,11 @@ class BEAR(OfflineAlgorithm):
         for message, is_wrong in wrong.items():
             if is_wrong:
                 raise ValueError(message)
+
+    def _check_device(self) -> None:
+        """What a model needs to learn, but not to be loaded and to act."""
+        if self.precision == "bf16" and not has_bf16(self.device):
+            raise ValueError('precision="bf16": this processor has no bfloat16 arithmetic, use "fp32"')
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -507,6 +510,7 @@ class BEAR(OfflineAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfBEAR:
+        self._check_device()
         steps = self.default_total_timesteps if total_timesteps is None else total_timesteps
         if 0 < self._n_updates + steps <= self.warmup_steps:
             warnings.warn(

@@ -190,6 +190,18 @@ def test_bf16_is_refused_by_name_where_the_processor_lacks_it(monkeypatch):
         pendulum(precision="fp16")
 
 
+def test_a_bf16_model_is_loaded_and_acts_where_the_processor_lacks_it(monkeypatch, tmp_path):
+    model = pendulum(precision="bf16")
+    model.save(tmp_path / "model")
+    monkeypatch.setattr(bear_module, "has_bf16", lambda device: False)
+    loaded = BEAR.load(tmp_path / "model", device="cpu")
+    obs = np.zeros(3, np.float32)
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+    with pytest.raises(ValueError, match='precision="bf16": this processor'):
+        loaded.learn(1)
+    BEAR.load(tmp_path / "model", device="cpu", precision="fp32").learn(1)
+
+
 # A frozen behaviour model.
 
 
