@@ -320,6 +320,20 @@ def check_spaces(dataset: OfflineDataset, observation_space: spaces.Space, actio
         raise DatasetError(f"action_space of the dataset is {ours}, of the environment {theirs}")
 
 
+def has_spaces(dataset: OfflineDataset, observation_space: spaces.Space, action_space: spaces.Space) -> bool:
+    """
+    :param dataset: The dataset.
+    :param observation_space: The model's observation space.
+    :param action_space: The model's action space.
+    :return: Whether the dataset's are these, as :func:`check_spaces` sees it.
+    """
+    try:
+        check_spaces(dataset, observation_space, action_space)
+    except DatasetError:
+        return False
+    return True
+
+
 def _same_layout(ours: spaces.Space, theirs: spaces.Space) -> bool:
     if isinstance(ours, spaces.Dict) and isinstance(theirs, spaces.Dict):
         return set(ours.spaces) == set(theirs.spaces) and all(_same_layout(ours[key], theirs[key]) for key in ours.spaces)

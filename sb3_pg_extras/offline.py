@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pg_extras.buffers import OfflineReplayBuffer, StreamReplayBuffer, running_returns
+from sb3_pg_extras.buffers import OfflineReplayBuffer, StreamReplayBuffer, has_spaces, running_returns
 from sb3_pg_extras.datasets import DatasetSource, OfflineDataset, bundled_dataset_for, collect_dataset, load_dataset
 from sb3_pg_extras.datasets.parquet_stream import PREFIX as STREAM_PREFIX
 from sb3_pg_extras.datasets.parquet_stream import ParquetStream
@@ -186,7 +186,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         spec = self.env.get_attr("spec")[0]
         env_id = None if spec is None else spec.id
         bundled = bundled_dataset_for(env_id)
-        if bundled is not None:
+        # A wrapped environment keeps its id, but may have other spaces.
+        if bundled is not None and has_spaces(load_dataset(bundled), self.observation_space, self.action_space):
             if self.verbose >= 1:
                 print(f"Learning from the dataset that ships for {env_id}: {bundled}")
             return bundled

@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from conftest import TINY, make_arrays
 from gymnasium import spaces
+from gymnasium.wrappers import RescaleAction, TimeAwareObservation
 from stable_baselines3 import SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -69,6 +70,15 @@ def test_without_any_dataset_random_steps_are_collected_with_a_warning():
     with pytest.warns(UserWarning, match=r"120 uniformly random steps in MountainCarContinuous-v0.*dataset="):
         model.learn(2)
     assert model.replay_buffer.size() == 120
+
+
+@pytest.mark.parametrize("wrap", [lambda env: RescaleAction(env, -1.0, 1.0), TimeAwareObservation])
+def test_a_wrapped_environment_whose_spaces_the_bundled_dataset_does_not_have_is_stepped(wrap):
+    env = wrap(gym.make("Pendulum-v1"))
+    model = BEAR("MlpPolicy", env, n_collect_steps=50, policy_kwargs=TINY, warmup_steps=0)
+    with pytest.warns(UserWarning, match="50 uniformly random steps in Pendulum-v1"):
+        model.learn(1)
+    assert model.replay_buffer.size() == 50
 
 
 def test_neither_env_nor_dataset_is_refused():
