@@ -110,14 +110,13 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.n_collect_steps = n_collect_steps
         self.n_steps = n_steps
         self.replay_buffer_kwargs = replay_buffer_kwargs or {}
-        self.dataset: DatasetSource | None = None
+        # Subclasses call set_dataset() with it once their arguments were found right: it may take long to read.
+        self.dataset: DatasetSource | None = dataset
         self.replay_buffer = None
         self._generator_state: tuple[str, th.Tensor] | None = None
         # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
         self._stats: dict[str, tuple[th.Tensor, int]] = {}
         self._step_values: dict[str, th.Tensor] = {}
-        if dataset is not None:
-            self.set_dataset(dataset)
 
     def _setup_model(self) -> None:
         if not hasattr(self, "action_space"):
@@ -187,7 +186,9 @@ class OfflineAlgorithm(BaseAlgorithm):
         env_id = None if spec is None else spec.id
         bundled = bundled_dataset_for(env_id)
         # A wrapped environment keeps its id, but may have other spaces.
-        if bundled is not None and has_spaces(load_dataset(bundled), self.observation_space, self.action_space):
+        if bundled is not None and has_spaces(
+            load_dataset(bundled, verbose=self.verbose), self.observation_space, self.action_space
+        ):
             if self.verbose >= 1:
                 print(f"Learning from the dataset that ships for {env_id}: {bundled}")
             return bundled

@@ -102,6 +102,7 @@ def from_sac(bear_class: type[SelfBEAR], sac: SAC, env: GymEnv | str | None, **b
     if isinstance(sac.policy, BEARPolicy):
         policy_class, changeable = type(sac.policy), OPTIMIZER_KWARGS
         defaults["n_action_samples"] = sac.policy.n_action_samples
+        networks.pop("n_action_samples", None)
     else:
         policy_class, changeable = BEARPolicy, OPTIMIZER_KWARGS | BEAR_POLICY_KWARGS
         networks["features_extractor_class"] = sac.policy.features_extractor_class

@@ -461,6 +461,25 @@ def test_threshold_is_squared_for_the_unbiased_estimator():
         ({"variance_penalty": 1.0, "policy_kwargs": {"n_critics": 1}}, ["variance_penalty", "n_critics"]),
         ({"bootstrap_probability": 0.0}, ["bootstrap_probability"]),
         ({"warmup_steps": -1}, ["warmup_steps", "-1"]),
+        # PyYAML reads 1e4 and 3e-4 as text.
+        ({"warmup_steps": "1e4"}, ["warmup_steps", "'1e4'"]),
+        ({"critic_learning_rate": "3e-4"}, ["critic_learning_rate", "'3e-4'"]),
+        ({"alpha_learning_rate": None}, ["alpha_learning_rate", "None"]),
+        ({"vae_learning_rate": -1e-3}, ["vae_learning_rate", "-0.001"]),
+        ({"learning_rate": float("nan")}, ["learning_rate", "nan"]),
+        ({"batch_size": 16.0}, ["batch_size", "16.0"]),
+        ({"n_mmd_samples": None}, ["n_mmd_samples", "None"]),
+        ({"n_steps": 0}, ["n_steps", "0"]),
+        ({"n_steps": "2"}, ["n_steps", "'2'"]),
+        ({"gamma": "0.9"}, ["gamma", "'0.9'"]),
+        ({"mmd_sigma": float("nan")}, ["mmd_sigma", "nan"]),
+        ({"mmd_sigma": "20"}, ["mmd_sigma", "'20'"]),
+        ({"log_alpha_max": "10"}, ["log_alpha_max", "'10'"]),
+        ({"vae_kl_weight": float("nan")}, ["vae_kl_weight", "nan"]),
+        ({"alpha": None}, ["alpha", "None"]),
+        ({"behavior_steps": "auto"}, ["behavior_steps", "'auto'"]),
+        ({"behavior_cache_bytes": "64MB"}, ["behavior_cache_bytes", "64MB"]),
+        ({"policy_kwargs": {"n_action_samples": 5}}, ["policy_kwargs", "n_action_samples=5", "n_action_samples=100"]),
     ],
 )
 def test_wrong_arguments_are_named(kwargs, words):
@@ -468,6 +487,17 @@ def test_wrong_arguments_are_named(kwargs, words):
         tiny_bear(**kwargs)
     for word in words:
         assert word in str(error.value)
+
+
+def test_wrong_arguments_are_named_before_the_dataset_is_read(tmp_path):
+    with pytest.raises(ValueError, match="divergence"):
+        BEAR("MlpPolicy", "Pendulum-v1", str(tmp_path / "nothing.npz"), divergence="wasserstein")
+
+
+def test_numbers_may_be_numpys():
+    arguments = {"batch_size": np.int32(8), "tau": np.float32(0.1), "mmd_threshold": np.float32(0.1), "warmup_steps": 1e1}
+    arguments |= {"alpha": np.float64(2.0), "critic_learning_rate": np.float64(1e-3), "n_steps": np.int64(2)}
+    assert tiny_bear(**arguments).learn(11).num_timesteps == 11
 
 
 def test_everything_the_issue_of_the_constraint_needs_is_logged(tmp_path):
