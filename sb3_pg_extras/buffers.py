@@ -222,7 +222,8 @@ class StreamReplayBuffer(OfflineReplayBuffer):
         super().__init__(stream.first, observation_space, action_space, device, **kwargs)
         self.stream = stream
         self._indices = stream.indices(seed)
-        n_rows = max(len(stream.first), min(len(stream), max_bytes // self.format.dtype.itemsize))
+        # One row more than there are: a stream that fits leaves it empty, is never full, and stays.
+        n_rows = max(len(stream.first), min(len(stream) + 1, max_bytes // self.format.dtype.itemsize))
         self._records = th.empty((n_rows, self.format.dtype.itemsize), dtype=th.uint8, device=self.device)
         # What is read ahead meanwhile, by one thread.
         self._reader = ThreadPoolExecutor(1)

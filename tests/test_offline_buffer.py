@@ -478,6 +478,19 @@ def test_a_small_stream_is_held_whole(shards):
     assert th.equal(buffer._records, before)
 
 
+def test_a_small_stream_of_whole_episodes_is_held_whole(tmp_path, monkeypatch):
+    """No transition is lost between its parts: there are as many as there are frames."""
+    monkeypatch.setattr(parquet_stream, "PART_BYTES", 1)
+    write_shards(tmp_path / "shards", row_group_size=50)
+    buffer = stream_buffer(tmp_path / "shards", max_bytes=1 << 20)
+    assert buffer.size() == 1000
+    before = buffer._records[:1000].clone()
+    for _ in range(30):
+        buffer.sample(100)
+    assert buffer.size() == 1000
+    assert th.equal(buffer._records[:1000], before)
+
+
 def test_bear_learns_from_a_stream_and_says_what_it_cannot(shards, tmp_path):
     env = make_vec_env("Pendulum-v1")
     source = f"stream:{shards}"
