@@ -103,9 +103,16 @@ class BehaviorVAE(NormalizingPolicy):
             squash_output=True,
         )
         action_dim = get_action_dim(action_space)
+        self.net_arch = net_arch
+        self.features_dim = features_dim
         self.latent_dim = latent_dim
+        self.activation_fn = activation_fn
         self.encoder = nn.Sequential(*create_mlp(features_dim + action_dim, 2 * latent_dim, net_arch, activation_fn))
         self.decoder = nn.Sequential(*create_mlp(features_dim + latent_dim, action_dim, net_arch, activation_fn))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("net_arch", "features_extractor", "features_dim", "latent_dim", "activation_fn")
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """

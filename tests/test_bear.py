@@ -566,6 +566,16 @@ def test_behavior_vae_is_a_policy_that_imitates_the_data():
     evaluate_policy(BEAR("MlpPolicy", "Pendulum-v1").behavior_vae, make_vec_env("Pendulum-v1"), n_eval_episodes=1)
 
 
+def test_behavior_vae_is_saved_and_loaded_as_a_policy(tmp_path):
+    policy_kwargs = {"vae_net_arch": [7], "vae_latent_dim": 3, "activation_fn": th.nn.Tanh}
+    vae, observations = tiny_bear(policy_kwargs=policy_kwargs).learn(2).behavior_vae, make_arrays()["observations"]
+    vae.save(tmp_path / "vae.pth")
+    loaded = type(vae).load(tmp_path / "vae.pth", device="cpu")
+    np.testing.assert_array_equal(
+        loaded.predict(observations, deterministic=True)[0], vae.predict(observations, deterministic=True)[0]
+    )
+
+
 # --- saving, loading, seeds -------------------------------------------------------------------------------------------
 
 
