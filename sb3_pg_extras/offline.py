@@ -113,7 +113,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         # Subclasses call set_dataset() with it once their arguments were found right: it may take long to read.
         self.dataset: DatasetSource | None = dataset
         self.replay_buffer = None
-        self._generator_state: tuple[str, th.Tensor] | None = None
+        # Type of the device, state, and (not in the first models that were saved) seed.
+        self._generator_state: tuple[Any, ...] | None = None
         # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
         self._stats: dict[str, tuple[th.Tensor, int]] = {}
         self._step_values: dict[str, th.Tensor] = {}
@@ -126,9 +127,11 @@ class OfflineAlgorithm(BaseAlgorithm):
         policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
         self.policy = policy.to(self.device)
         self._tell_policy_the_statistics()
-        if self._generator_state is not None and self._generator_state[0] == self.device.type:
-            # A loaded model goes on where it stopped.
-            self.generator.set_state(self._generator_state[1])
+        if self._generator_state is not None:
+            # A loaded model goes on where it stopped, unless load() was given another seed.
+            device_type, state, *seed = self._generator_state
+            if device_type == self.device.type and seed in ([], [self.seed]):
+                self.generator.set_state(state)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -353,7 +356,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param exclude: Names of attributes to leave out, besides the default ones.
         :param include: Names of attributes to save although they are left out by default.
         """
-        self._generator_state = (self.device.type, self.generator.get_state())
+        self._generator_state = (self.device.type, self.generator.get_state(), self.seed)
         if not isinstance(path, (str, pathlib.Path)):
             super().save(path, exclude, include)
             return

@@ -606,6 +606,16 @@ def test_going_on_after_loading_equals_never_having_stopped(tmp_path, kwargs):
     assert changed(whole, loaded) == set()
 
 
+def test_a_seed_given_to_load_counts(tmp_path):
+    tiny_bear(seed=0).learn(2).save(tmp_path / "model")
+    same, one, two, again = (
+        BEAR.load(tmp_path / "model", device="cpu", dataset=make_arrays(), seed=seed).learn(3) for seed in (0, 1, 2, 2)
+    )
+    networks = {"vae", "critic", "critic_target", "actor"}
+    assert networks <= changed(same, one) & changed(one, two)
+    assert changed(two, again) == set()
+
+
 def test_loading_for_prediction_never_needs_the_dataset(arrays, tmp_path):
     path = tmp_path / "data.npz"
     OfflineDataset(**arrays).save(path)
