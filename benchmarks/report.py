@@ -64,9 +64,9 @@ def bear_hopper() -> str:
     for variant in dict.fromkeys(r["variant"] for r in rows):
         own = sorted((r for r in rows if r["variant"] == variant), key=lambda r: r["seed"])
         returns = [float(r["bear_mean"]) for r in own]
+        seeds = ", ".join(f"{x:.0f}" for x in returns)
         cloning = ", ".join(f"{float(r['cloning_mean']):.0f}" for r in own)
-        mean = f"{np.mean(returns):.0f}"
-        lines.append([variant, mean, ", ".join(f"{x:.0f}" for x in returns), "; ".join(r["checkpoints"] for r in own), cloning])
+        lines.append([variant, f"{np.mean(returns):.0f}", seeds, "; ".join(r["checkpoints"] for r in own), cloning])
     return markdown(["", "mean", "seed by seed", "last five checkpoints", "cloning from the same VAE"], lines)
 
 
