@@ -224,8 +224,7 @@ class SingleStepA2C(OnPolicyAlgorithm):
         if self.verbose >= 1:
             print("Using the NumPy kernel")
         traces = None if self.traces is None else self.traces.traces
-        settings = (self.gamma, self.trace_decay, self.ent_coef, self.vf_coef, self.max_grad_norm)
-        return NumpyLearner(self.policy, optimizers, traces, *settings)
+        return NumpyLearner(self.policy, optimizers, traces)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -295,9 +294,11 @@ class SingleStepA2C(OnPolicyAlgorithm):
         if self._learner is None:
             td_errors = self._update(rewards, terminations, next_obs, dones)
         else:
-            td_errors = self._learner.td_errors(rewards, terminations, next_obs)
+            td_errors = self._learner.td_errors(rewards, terminations, next_obs, self.gamma)
             self._check_finite(td_errors, rewards)
-            self._learner.update(td_errors, dones)
+            # Read anew for every update: a callback may anneal them.
+            settings = (self.gamma * self.trace_decay, self.ent_coef, self.vf_coef, self.max_grad_norm)
+            self._learner.update(td_errors, dones, *settings)
         self._n_updates += 1
         self._td_errors = td_errors
         if self.use_sde and self.sde_sample_freq <= 0 and dones.any():

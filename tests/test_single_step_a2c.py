@@ -367,6 +367,34 @@ def test_the_kernel_works_in_the_memory_of_the_policy_and_its_optimizers():
     assert state["step"] == 150
 
 
+class Call(BaseCallback):
+    """Does something to the model before the update of one step."""
+
+    def __init__(self, function, step: int = 10) -> None:
+        super().__init__()
+        self.function, self.step = function, step
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            self.function(self.model)
+        return True
+
+
+@pytest.mark.parametrize("trace_decay", [0.0, 0.8])
+@pytest.mark.parametrize(
+    "changed",
+    [{"gamma": 0.2}, {"ent_coef": 1.0}, {"vf_coef": 5.0}, {"max_grad_norm": 1e-3}, {"gamma": 0.9, "trace_decay": 0.1}],
+)
+def test_a_callback_may_change_the_settings(changed, trace_decay):
+    def train(kernel, changed):
+        model = chain_model(Chain(7), kernel=kernel, trace_decay=trace_decay, ent_coef=0.01, max_grad_norm=10.0)
+        return vector(model.learn(30, callback=Call(lambda model: vars(model).update(changed))))
+
+    ours = train("auto", changed)
+    th.testing.assert_close(ours, train("torch", changed), atol=1e-5, rtol=0)
+    assert (ours - train("auto", {})).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize(
     ("policy", "env_id", "draw"),
