@@ -187,6 +187,7 @@ def applies_to(policy: ActorCriticPolicy) -> bool:
         vectors, with layers that are known here and a Categorical or diagonal Gaussian distribution.
     """
     known = (nn.Linear, *ACTIVATIONS)
+    heads = [policy.action_net, policy.value_net, *([policy.std_net] if getattr(policy, "std_net", None) else [])]
     return (
         type(policy) in (ActorCriticPolicy, MultiInputActorCriticPolicy, StreamPolicy)
         and policy.device == th.device("cpu")
@@ -194,17 +195,20 @@ def applies_to(policy: ActorCriticPolicy) -> bool:
         and type(policy.mlp_extractor) is MlpExtractor
         and type(policy.action_dist) in (CategoricalDistribution, DiagGaussianDistribution)
         and all(type(m) in known for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net) for m in net)
+        and all(type(head) is nn.Linear for head in heads)
         and all(p.requires_grad and p.dtype == th.float32 for p in policy.parameters())
     )
 
 
 def _is_flattened(space: spaces.Space, extractors: Sequence[nn.Module]) -> bool:
     """:return: Whether the feature extractors only put the numbers of an observation in a row."""
-    expected = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
     parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
-    return all(type(extractor) is expected for extractor in extractors) and all(
-        isinstance(part, spaces.Box) and not is_image_space(part) for part in parts
-    )
+    return all(
+        # A CombinedExtractor has a CNN for what it is told are images, be they floats.
+        type(extractor) is FlattenExtractor
+        or (type(extractor) is CombinedExtractor and all(type(m) is nn.Flatten for m in extractor.extractors.values()))
+        for extractor in extractors
+    ) and all(isinstance(part, spaces.Box) and not is_image_space(part) for part in parts)
 
 
 def flatten(obs: np.ndarray | dict[str, np.ndarray], space: spaces.Space) -> np.ndarray:

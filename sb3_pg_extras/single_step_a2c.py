@@ -215,9 +215,11 @@ class SingleStepA2C(OnPolicyAlgorithm):
     def _make_learner(self) -> NumpyLearner | None:
         """:return: The NumPy kernel if it is wanted and applies."""
         optimizers = [optimizer for optimizer, _ in self.optimizers]
+        params = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
         if (
             self.kernel != "auto"
             or not numpy_kernel.applies_to(self.policy)
+            or params != set(self.policy.parameters())
             or not all(numpy_kernel.NumpyOptimizer.applies_to(optimizer) for optimizer in optimizers)
         ):
             return None

@@ -327,7 +327,9 @@ def test_numpy_actor_leaves_other_policies_to_torch():
     silu = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"activation_fn": th.nn.SiLU})
     one_hot = REINFORCE("MlpPolicy", Graph())
     binary = REINFORCE("MlpPolicy", FixedLength(spaces.MultiBinary(2)))
-    assert not any(applies_to(model.policy) for model in (silu, one_hot, binary))
+    head = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)))
+    head.policy.action_net = th.nn.Sequential(th.nn.Linear(64, 8), th.nn.Tanh(), th.nn.Linear(8, 3))
+    assert not any(applies_to(model.policy) for model in (silu, one_hot, binary, head))
     assert silu.learn(60)._n_updates > 0
 
 

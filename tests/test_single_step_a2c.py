@@ -348,6 +348,26 @@ def test_everything_else_is_left_to_torch(kwargs, capsys):
     assert model._learner is None and "NumPy" not in capsys.readouterr().out
 
 
+def test_images_of_floats_in_a_dict_are_left_to_torch():
+    space = spaces.Dict({"image": spaces.Box(0, 1, (3, 36, 36), np.float32), "vector": spaces.Box(-1, 1, (3,))})
+    images = {"normalize_images": False, "features_extractor_kwargs": {"normalized_image": True}}
+    model = make("MultiInputPolicy", Anything(space, spaces.Discrete(3)), policy_kwargs=images)
+    assert model.learn(10)._learner is None
+
+
+def test_networks_that_were_changed_are_left_to_torch():
+    head = make(policy_kwargs={"net_arch": [8]})
+    head.policy.action_net = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    head.policy.optimizer.add_param_group({"params": list(head.policy.action_net.parameters())})
+    assert head.learn(10)._learner is None
+    # An optimiser of some of the parameters: the others stay as they are.
+    part = make()
+    part.policy.optimizer = th.optim.Adam(part.policy.action_net.parameters())
+    before = deepcopy(part.policy.mlp_extractor.policy_net.state_dict())
+    assert part.learn(10)._learner is None
+    th.testing.assert_close(part.policy.mlp_extractor.policy_net.state_dict(), before, atol=0, rtol=0)
+
+
 def test_the_kernel_is_named_in_the_log(capsys):
     make(verbose=1).learn(3)
     assert "NumPy kernel" in capsys.readouterr().out
