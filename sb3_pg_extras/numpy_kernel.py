@@ -439,25 +439,26 @@ class NumpyLearner:
             p.data = part.view_as(p)
             gradients[p] = self.gradients[:, end - p.numel() : end].reshape(rows, *p.shape)
             assert np.shares_memory(gradients[p], self.gradients)
-        self.bind_optimizers(optimizers)
-        self.act = NumpyActor(policy, gradients)
-        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
-
-    def bind_optimizers(self, optimizers: Sequence[th.optim.Optimizer]) -> None:
-        """
-        Take up the optimisers' states: when the learner is made, and whenever they have been loaded since.
-
-        :param optimizers: Those that the learner was made with.
-        """
         # Traces have taken up the gradients when an optimiser steps: the less memory, the more of it stays in the cache.
         scratch = self.direction if self.traces is None else self.gradients[0]
         self.optimizers: list[tuple[NumpyOptimizer, slice]] = []
         start = 0
         for optimizer in optimizers:
             end = start + sum(p.numel() for p in optimizer.param_groups[0]["params"])
-            part = slice(start, end)
-            self.optimizers.append((NumpyOptimizer(optimizer, self.theta[part], scratch[part]), part))
+            part_of = slice(start, end)
+            self.optimizers.append((NumpyOptimizer(optimizer, self.theta[part_of], scratch[part_of]), part_of))
             start = end
+        self.act = NumpyActor(policy, gradients)
+        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
+
+    def steps_for(self, optimizers: Sequence[th.optim.Optimizer]) -> bool:
+        """
+        :param optimizers: The model's now.
+        :return: Whether they are those it was made with, in the state that it works on: loading one makes new groups.
+        """
+        return all(
+            ours.group is theirs.param_groups[0] for (ours, _), theirs in zip(self.optimizers, optimizers, strict=True)
+        )
 
     def td_errors(self, rewards: np.ndarray, terminations: np.ndarray, next_obs: Any, gamma: float) -> np.ndarray:
         """See :func:`sb3_pg_extras.losses.td_errors`, from the states acted on last; one forward pass for both values."""

@@ -17,7 +17,7 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -42,7 +42,7 @@ STREAM_PRESET: dict[str, Any] = {
 
 
 # The step just taken, and what is built when learn() begins.
-TRANSIENT = ("_transition", "_log_prob", "_entropy", "_values", "_td_errors", "_learner", "_parameters_replaced")
+TRANSIENT = ("_transition", "_log_prob", "_entropy", "_values", "_td_errors", "_learner", "_params", "_versions")
 
 
 class SingleStepA2C(OnPolicyAlgorithm):
@@ -139,7 +139,6 @@ class SingleStepA2C(OnPolicyAlgorithm):
         self.kernel = kernel
         self._learner: NumpyLearner | None = None
         self._td_errors: np.ndarray | None = None
-        self._parameters_replaced = False
 
         if _init_setup_model:
             self._setup_model()
@@ -206,6 +205,10 @@ class SingleStepA2C(OnPolicyAlgorithm):
         if self.traces is not None and (reset_num_timesteps or self._last_obs is None):
             self.traces.reset(np.ones(self.n_envs, dtype=bool))
         self._learner = self._make_learner()
+        # PyTorch counts their changes, but not the NumPy kernel's own.
+        self._params = list(self.policy.parameters())
+        if self.verbose >= 1 and self._learner is not None:
+            print("Using the NumPy kernel")
         # One forward pass acts and learns, so it runs in the mode that acts.
         self.policy.set_training_mode(False)
         if self.use_sde:
@@ -223,8 +226,6 @@ class SingleStepA2C(OnPolicyAlgorithm):
             or not all(numpy_kernel.NumpyOptimizer.applies_to(optimizer) for optimizer in optimizers)
         ):
             return None
-        if self.verbose >= 1:
-            print("Using the NumPy kernel")
         traces = None if self.traces is None else self.traces.traces
         return NumpyLearner(self.policy, optimizers, traces)
 
@@ -244,7 +245,10 @@ class SingleStepA2C(OnPolicyAlgorithm):
         callback.on_rollout_start()
         if self.use_sde and self.sde_sample_freq > 0 and self._n_updates % self.sde_sample_freq == 0:
             self.policy.reset_noise(env.num_envs)
-        self._parameters_replaced = False
+        if self._learner is not None and not self._learner.steps_for([optimizer for optimizer, _ in self.optimizers]):
+            # A callback has loaded or replaced an optimiser.
+            self._learner = self._make_learner()
+        self._versions = [p._version for p in self._params]
         obs = self._last_obs
         actions = self._act(obs) if self._learner is None else self._learner.act(obs)
         new_obs, rewards, dones, infos = env.step(environment_actions(self.policy, actions))
@@ -283,8 +287,8 @@ class SingleStepA2C(OnPolicyAlgorithm):
     def train(self) -> None:
         """One update of actor and critic from the step just taken."""
         rewards, new_obs, dones, infos = self._transition
-        if self._parameters_replaced:
-            # What chose this action is gone, and with it what could be learnt from it.
+        if self._versions != [p._version for p in self._params]:
+            # What chose this action is gone, by set_parameters or otherwise, and with it what could be learnt from it.
             if self.traces is not None:
                 self.traces.reset(dones)
             if self.use_sde:
@@ -384,24 +388,6 @@ class SingleStepA2C(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> SelfSingleStepA2C:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def set_parameters(
-        self,
-        load_path_or_dict: str | TensorDict,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """
-        As in SB3. A callback may do so during ``learn``: the step that the old parameters chose is then not learnt from.
-
-        :param load_path_or_dict: A saved model's path, or what ``get_parameters`` gave.
-        :param exact_match: Whether each of the model's parts must be given.
-        :param device: Where to load to.
-        """
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        self._parameters_replaced = True
-        if self._learner is not None:
-            self._learner.bind_optimizers([optimizer for optimizer, _ in self.optimizers])
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *TRANSIENT]

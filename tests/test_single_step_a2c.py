@@ -400,6 +400,62 @@ class Call(BaseCallback):
         return True
 
 
+def load_optimizer(model) -> None:
+    model.policy.optimizer.load_state_dict(deepcopy(model.policy.optimizer.state_dict()))
+
+
+def replace_optimizer(model) -> None:
+    model.policy.optimizer = th.optim.RMSprop(model.policy.optimizer.param_groups[0]["params"], eps=1.0)
+
+
+def replace_optimizer_by_one_of_torch(model) -> None:
+    model.policy.optimizer = th.optim.SGD(model.policy.optimizer.param_groups[0]["params"], momentum=0.9)
+
+
+@pytest.mark.parametrize("trace_decay", [0.0, 0.8])
+@pytest.mark.parametrize("function", [load_optimizer, replace_optimizer, replace_optimizer_by_one_of_torch])
+def test_a_callback_may_load_or_replace_an_optimizer(function, trace_decay):
+    class BetweenSteps(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps == 10:
+                function(self.model)
+
+        def _on_step(self) -> bool:
+            return True
+
+    def train(kernel, callback=None):
+        # A schedule: a learning rate that is read from the old group stands still.
+        settings = {"learning_rate": lambda progress: 0.1 * progress, "trace_decay": trace_decay, "max_grad_norm": 10.0}
+        return vector(chain_model(Chain(7), kernel=kernel, **settings).learn(30, callback=callback))
+
+    ours = train("auto", BetweenSteps())
+    th.testing.assert_close(ours, train("torch", BetweenSteps()), atol=1e-5, rtol=0)
+    changed = (ours - train("auto")).abs().max()
+    assert changed < 1e-5 if function is load_optimizer else changed > 1e-2
+
+
+def halve_in_place(model) -> None:
+    with th.no_grad():
+        for p in model.policy.parameters():
+            p.mul_(0.5)
+
+
+def load_policy(model) -> None:
+    model.policy.load_state_dict({name: 0.5 * value for name, value in model.policy.state_dict().items()})
+
+
+@KERNELS
+@pytest.mark.parametrize("function", [halve_in_place, load_policy])
+def test_a_callback_may_change_the_policy(function, kernel):
+    before: list[th.Tensor] = []
+    model = make(env=Chain(10**6), kernel=kernel)
+    model.learn(10, callback=Call(lambda model: (before.append(vector(model)), function(model)), step=10))
+    # The step in flight is not learnt from: what chose its action is gone.
+    assert th.equal(vector(model), 0.5 * before[0]) and model._n_updates == 9
+    model.learn(10, callback=Call(function, step=15), reset_num_timesteps=False)
+    assert model._n_updates == 18
+
+
 @pytest.mark.parametrize("trace_decay", [0.0, 0.8])
 @pytest.mark.parametrize(
     "changed",
