@@ -246,8 +246,10 @@ class REINFORCE(OnPolicyAlgorithm):
         for index in np.flatnonzero(dones & active):
             self._n_finished += 1
             self._update_info_buffer([infos[index]], dones[[index]])
-            if infos[index].get("TimeLimit.truncated", False):
-                rollout_buffer.add_truncated(int(index), infos[index]["terminal_observation"])
+            last = infos[index].get("terminal_observation")
+            # As in SB3: some VecEnvs do not keep the last observation, and then there is nothing to bootstrap with.
+            if last is not None and infos[index].get("TimeLimit.truncated", False):
+                rollout_buffer.add_truncated(int(index), last)
             if self._n_started < self.n_episodes or rollout_buffer.n_transitions < n_rollout_steps:
                 self._n_started += 1
             else:

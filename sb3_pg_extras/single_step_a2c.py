@@ -414,7 +414,9 @@ def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> 
     if not np.count_nonzero(dones):
         return new_obs, terminations
     truncated = [
-        i for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]
+        i
+        for i in np.flatnonzero(dones)
+        if infos[i].get("TimeLimit.truncated") and infos[i].get("terminal_observation") is not None
     ]
     if truncated:
         terminations[truncated] = 0.0

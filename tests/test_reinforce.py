@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 from torch_calls import torch_calls
 
 from sb3_pg_extras import REINFORCE, losses
@@ -276,6 +276,23 @@ def test_time_limit_bootstraps_with_a_value_baseline_only():
     plain, after = returns("value")
     # gamma^6 V, gamma^5 V, ... gamma V.
     th.testing.assert_close(after - plain, th.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
+
+
+def test_a_time_limit_without_the_last_observation_is_terminal_as_in_sb3():
+    class Forgetful(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, dones, infos = self.venv.step_wait()
+            for info in infos:
+                info.pop("terminal_observation", None)
+            return obs, rewards, dones, infos
+
+    env = Forgetful(DummyVecEnv([lambda: FixedLength(spaces.Discrete(2), truncated=True)]))
+    model = REINFORCE("MlpPolicy", env, baseline="value", n_episodes=2, seed=0)
+    model.collect_rollouts(*prepare(model))
+    assert model.rollout_buffer.truncated == [] and model.rollout_buffer.n_transitions == 12
 
 
 # --- acting -----------------------------------------------------------------------------------------------------------

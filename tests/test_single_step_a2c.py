@@ -59,6 +59,8 @@ def test_successors_are_the_last_states_of_episodes_that_were_cut_off():
     next_obs, terminations = successors(new_obs, dones, infos)
     assert next_obs.tolist() == [[0, 0], [5, 6], [0, 0], [0, 0]] and terminations.tolist() == [0, 0, 1, 1]
     assert (new_obs == 0).all()
+    # As in SB3, an episode whose last observation is not kept cannot be bootstrapped.
+    assert successors(new_obs, dones, [{}, {**infos[1], "terminal_observation": None}, {}, {}])[1].tolist() == [0, 1, 1, 1]
     next_obs, _ = successors(
         {"a": new_obs}, dones, [{}, {**infos[1], "terminal_observation": {"a": np.array([5, 6])}}, {}, {}]
     )
