@@ -362,6 +362,17 @@ def test_both_kernels_take_the_same_actions_and_the_log_names_numpys(action_spac
         th.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("kernel", ["auto", "torch"])
+def test_a_single_number_is_learnt_like_an_array_of_one(kernel):
+    def train(shape):
+        env = FixedLength(spaces.Box(-1, 1, shape))
+        return REINFORCE("MlpPolicy", env, n_episodes=2, kernel=kernel, seed=3, policy_kwargs=SMALL).learn(60)
+
+    number, array = train(()), train((1,))
+    for one, other in zip(number.policy.parameters(), array.policy.parameters(), strict=True):
+        th.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
 @pytest.mark.filterwarnings("ignore:.*without an update")
 def test_acting_calls_torch_for_the_draw_only():
     """The gate for speed that needs no clock: what 50 more steps of a rollout call of PyTorch."""
