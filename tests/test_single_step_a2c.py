@@ -644,6 +644,15 @@ def test_traces_ignore_parameters_without_gradient_and_are_saved():
     assert other.traces.tolist() == [[3, 4, 0]]
 
 
+def test_parameters_that_are_frozen_stay_as_they_are_and_the_others_learn_on():
+    model = make(trace_decay=0.8).learn(10)
+    net = model.policy.mlp_extractor.policy_net.requires_grad_(False)
+    before, everything = deepcopy(net.state_dict()), vector(model)
+    model.learn(10, reset_num_timesteps=False)
+    th.testing.assert_close(net.state_dict(), before, atol=0, rtol=0)
+    assert (vector(model) - everything).abs().max() > 1e-4
+
+
 def test_stream_policy_is_that_of_stream_ac():
     model = make("StreamPolicy", "Pendulum-v1", **STREAM_PRESET)
     policy = model.policy
