@@ -22,6 +22,7 @@ from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor, update_
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg_extras import losses, numpy_kernel
+from sb3_pg_extras.arguments import check_numbers, coefficient_bounds
 from sb3_pg_extras.numpy_kernel import NumpyLearner
 from sb3_pg_extras.optimizers import EligibilityTraces, ObGD
 from sb3_pg_extras.policies import StreamPolicy, environment_actions
@@ -156,9 +157,10 @@ class SingleStepA2C(OnPolicyAlgorithm):
     def _check_arguments(self) -> None:
         if self.kernel not in ("auto", "torch"):
             raise ValueError(f"kernel={self.kernel!r}: must be 'auto' or 'torch'")
-        for name in ("gamma", "trace_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be between 0 and 1")
+        check_numbers(self, {"gamma": (0, 1), "trace_decay": (0, 1), **coefficient_bounds(self)})
+        if not (self.critic_learning_rate is None or callable(self.critic_learning_rate)):
+            # The RL Zoo makes a schedule of a text for learning_rate only.
+            check_numbers(self, {"critic_learning_rate": (0, math.inf)})
         if self.critic_learning_rate is None and self.critic_optimizer_kwargs is not None:
             raise ValueError(
                 f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r} and critic_learning_rate=None: one optimiser for "

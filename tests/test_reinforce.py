@@ -644,6 +644,10 @@ def test_vec_normalize_and_set_env():
         ({"n_steps": -1}, ["n_steps", "-1"]),
         ({"gamma": 1.5}, ["gamma", "1.5"]),
         ({"kernel": "numpy"}, ["kernel", "numpy"]),
+        ({"n_episodes": "8"}, ["n_episodes='8'", "a number"]),
+        ({"gamma": None}, ["gamma=None", "a number"]),
+        ({"ent_coef": "1e-3"}, ["ent_coef='1e-3'", "!!float 1e-3"]),
+        ({"max_grad_norm": -0.5}, ["max_grad_norm=-0.5", "at least 0"]),
     ],
 )
 def test_wrong_arguments_are_named(kwargs, words):

@@ -903,6 +903,10 @@ def test_rewards_that_are_not_finite_end_in_one_error(kernel):
         ({"gamma": 1.5}, "gamma=1.5"),
         ({"trace_decay": -0.1}, "trace_decay=-0.1"),
         ({"kernel": "cuda"}, "kernel='cuda'"),
+        ({"trace_decay": "0.9"}, "trace_decay='0.9': must be a number"),
+        ({"vf_coef": None}, "vf_coef=None: must be a number"),
+        ({"critic_learning_rate": "lin_1e-3"}, "critic_learning_rate='lin_1e-3': must be a number"),
+        ({"max_grad_norm": "0.5"}, "max_grad_norm='0.5'"),
         ({"critic_learning_rate": None, "critic_optimizer_kwargs": {"kappa": 2.0}}, "critic_learning_rate=None"),
     ],
 )
