@@ -434,8 +434,8 @@ class EpisodeRolloutBuffer(RolloutBuffer):
             _by_env([step[column] for step in self._steps]) for column in range(5)
         )
         kept = np.flatnonzero(active)
-        # As in SB3's buffers, an action of several dimensions is one row.
-        actions = actions.reshape(len(actions), -1) if actions.ndim > 2 else actions
+        # As in SB3's buffers, an action that is an array is one row, be it a single number.
+        actions = actions if isinstance(self.action_space, spaces.Discrete) else actions.reshape(len(actions), -1)
         rewards, ends = rewards[kept], np.flatnonzero(dones[kept]) + 1
         returns_to_go = discounted_returns(rewards, ends, self.gamma)
         lengths = np.diff(ends, prepend=0)

@@ -187,6 +187,7 @@ def applies_to(policy: ActorCriticPolicy) -> bool:
         vectors, with layers that are known here and a Categorical or diagonal Gaussian distribution.
     """
     known = (nn.Linear, *ACTIVATIONS)
+    heads = [policy.action_net, policy.value_net, *([policy.std_net] if getattr(policy, "std_net", None) else [])]
     return (
         type(policy) in (ActorCriticPolicy, MultiInputActorCriticPolicy, StreamPolicy)
         and policy.device == th.device("cpu")
@@ -194,17 +195,20 @@ def applies_to(policy: ActorCriticPolicy) -> bool:
         and type(policy.mlp_extractor) is MlpExtractor
         and type(policy.action_dist) in (CategoricalDistribution, DiagGaussianDistribution)
         and all(type(m) in known for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net) for m in net)
+        and all(type(head) is nn.Linear for head in heads)
         and all(p.requires_grad and p.dtype == th.float32 for p in policy.parameters())
     )
 
 
 def _is_flattened(space: spaces.Space, extractors: Sequence[nn.Module]) -> bool:
     """:return: Whether the feature extractors only put the numbers of an observation in a row."""
-    expected = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
     parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
-    return all(type(extractor) is expected for extractor in extractors) and all(
-        isinstance(part, spaces.Box) and not is_image_space(part) for part in parts
-    )
+    return all(
+        # A CombinedExtractor has a CNN for what it is told are images, be they floats.
+        type(extractor) is FlattenExtractor
+        or (type(extractor) is CombinedExtractor and all(type(m) is nn.Flatten for m in extractor.extractors.values()))
+        for extractor in extractors
+    ) and all(isinstance(part, spaces.Box) and not is_image_space(part) for part in parts)
 
 
 def flatten(obs: np.ndarray | dict[str, np.ndarray], space: spaces.Space) -> np.ndarray:
@@ -413,11 +417,6 @@ class NumpyLearner:
     :param policy: A policy that :func:`applies_to` accepts. Its parameters become parts of one vector.
     :param optimizers: The actor's and the critic's, or one for both; :meth:`NumpyOptimizer.applies_to` accepts them.
     :param traces: Eligibility traces, shape (B, P) in the optimisers' order, or None.
-    :param gamma: Discount factor.
-    :param trace_decay: lambda.
-    :param ent_coef: Weight of the entropy.
-    :param vf_coef: Weight of the squared TD error.
-    :param max_grad_norm: Bound of the gradient's norm for each optimiser, or None.
     """
 
     def __init__(
@@ -425,14 +424,7 @@ class NumpyLearner:
         policy: ActorCriticPolicy,
         optimizers: Sequence[th.optim.Optimizer],
         traces: th.Tensor | None,
-        gamma: float,
-        trace_decay: float,
-        ent_coef: float,
-        vf_coef: float,
-        max_grad_norm: float | None,
     ) -> None:
-        self.gamma, self.decay, self.ent_coef, self.vf_coef = gamma, gamma * trace_decay, ent_coef, vf_coef
-        self.max_grad_norm = max_grad_norm
         params: list[nn.Parameter] = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
         sizes = [p.numel() for p in params]
         theta = th.cat([p.detach().flatten() for p in params])
@@ -441,56 +433,70 @@ class NumpyLearner:
         self.theta = theta.numpy()
         self.gradients = np.zeros((rows, len(theta)), dtype=np.float32)
         self.direction = np.empty(len(theta), dtype=np.float32)
-        self.value_gradient = np.full((rows, 1), 2.0 * vf_coef, dtype=np.float32)
+        self.value_gradient = np.empty((rows, 1), dtype=np.float32)
         gradients: dict[th.Tensor, np.ndarray] = {}
         for p, part, end in zip(params, theta.split(sizes), np.cumsum(sizes), strict=True):
             p.data = part.view_as(p)
             gradients[p] = self.gradients[:, end - p.numel() : end].reshape(rows, *p.shape)
             assert np.shares_memory(gradients[p], self.gradients)
-        self.bind_optimizers(optimizers)
-        self.act = NumpyActor(policy, gradients)
-        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
-
-    def bind_optimizers(self, optimizers: Sequence[th.optim.Optimizer]) -> None:
-        """
-        Take up the optimisers' states: when the learner is made, and whenever they have been loaded since.
-
-        :param optimizers: Those that the learner was made with.
-        """
         # Traces have taken up the gradients when an optimiser steps: the less memory, the more of it stays in the cache.
         scratch = self.direction if self.traces is None else self.gradients[0]
         self.optimizers: list[tuple[NumpyOptimizer, slice]] = []
         start = 0
         for optimizer in optimizers:
             end = start + sum(p.numel() for p in optimizer.param_groups[0]["params"])
-            part = slice(start, end)
-            self.optimizers.append((NumpyOptimizer(optimizer, self.theta[part], scratch[part]), part))
+            part_of = slice(start, end)
+            self.optimizers.append((NumpyOptimizer(optimizer, self.theta[part_of], scratch[part_of]), part_of))
             start = end
+        self.act = NumpyActor(policy, gradients)
+        self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], gradients)
 
-    def td_errors(self, rewards: np.ndarray, terminations: np.ndarray, next_obs: Any) -> np.ndarray:
+    def steps_for(self, optimizers: Sequence[th.optim.Optimizer]) -> bool:
+        """
+        :param optimizers: The model's now.
+        :return: Whether they are those it was made with, in the state that it works on: loading one makes new groups.
+        """
+        return all(
+            ours.group is theirs.param_groups[0] for (ours, _), theirs in zip(self.optimizers, optimizers, strict=True)
+        )
+
+    def td_errors(self, rewards: np.ndarray, terminations: np.ndarray, next_obs: Any, gamma: float) -> np.ndarray:
         """See :func:`sb3_pg_extras.losses.td_errors`, from the states acted on last; one forward pass for both values."""
         n = len(rewards)
         values = self.critic.forward(np.concatenate((self.act.states, flatten(next_obs, self.act.observation_space))))[:, 0]
-        errors = rewards + self.gamma * (1.0 - terminations) * values[n:] - values[:n]
+        errors = rewards + gamma * (1.0 - terminations) * values[n:] - values[:n]
         return errors.astype(np.float32, copy=False)
 
-    def update(self, td_errors: np.ndarray, dones: np.ndarray) -> None:
+    def update(
+        self,
+        td_errors: np.ndarray,
+        dones: np.ndarray,
+        decay: float,
+        ent_coef: float,
+        vf_coef: float,
+        max_grad_norm: float | None,
+    ) -> None:
         """
         One update of actor and critic from the step whose actions were drawn and whose TD errors were computed last.
 
         :param td_errors: shape (B,), float32.
         :param dones: shape (B,).
+        :param decay: Discount factor times lambda.
+        :param ent_coef: Weight of the entropy.
+        :param vf_coef: Weight of the squared TD error.
+        :param max_grad_norm: Bound of the gradient's norm for each optimiser, or None.
         """
         n, delta = len(td_errors), td_errors[:, None]
         if self.traces is None:
             # The loss of the literal form, and its sign: a descent.
-            self.act.backward(delta / -n, -self.ent_coef / n if self.ent_coef else None)
-            self.critic.backward(delta * (-2.0 * self.vf_coef / n))
+            self.act.backward(delta / -n, -ent_coef / n if ent_coef else None)
+            self.critic.backward(delta * (-2.0 * vf_coef / n))
             direction, scale = self.gradients[0], 1.0
         else:
-            self.act.backward(1.0, self.ent_coef * np.sign(delta) if self.ent_coef else None)
+            self.act.backward(1.0, ent_coef * np.sign(delta) if ent_coef else None)
+            self.value_gradient.fill(2.0 * vf_coef)
             self.critic.backward(self.value_gradient)
-            self.traces *= self.decay
+            self.traces *= decay
             self.traces += self.gradients
             if n == 1:
                 direction, scale = self.traces[0], -float(td_errors[0])
@@ -500,9 +506,9 @@ class NumpyLearner:
         size = float(np.add.reduce(np.abs(td_errors))) / n
         for optimizer, part in self.optimizers:
             factor = scale
-            if self.max_grad_norm is not None:
+            if max_grad_norm is not None:
                 norm = abs(scale) * math.sqrt(np.dot(direction[part], direction[part]))
-                factor *= min(1.0, self.max_grad_norm / (norm + 1e-6))
+                factor *= min(1.0, max_grad_norm / (norm + 1e-6))
             optimizer.step(direction[part], factor, size)
         if self.traces is not None and np.count_nonzero(dones):
             self.traces[dones] = 0.0

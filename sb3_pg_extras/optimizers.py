@@ -81,10 +81,15 @@ class EligibilityTraces(nn.Module):
         :param decay: Discount factor times lambda.
         """
         self.traces.mul_(decay)
+        # Some may have been frozen since, to learn with the others alone.
+        learnt = [p for p in self.params if p.requires_grad]
         for index, objective in enumerate(objectives):
             more = index + 1 < len(objectives)
-            grads = th.autograd.grad(objective, self.params, retain_graph=more, allow_unused=True, materialize_grads=True)
-            self.traces[index].add_(th.cat([grad.reshape(-1) for grad in grads]))
+            grads = th.autograd.grad(objective, learnt, retain_graph=more, allow_unused=True, materialize_grads=True)
+            by_param = dict(zip(learnt, grads, strict=True))
+            self.traces[index].add_(
+                th.cat([(by_param[p] if p.requires_grad else th.zeros_like(p)).reshape(-1) for p in self.params])
+            )
 
     def write_gradients(self, td_errors: th.Tensor) -> None:
         """
@@ -94,7 +99,7 @@ class EligibilityTraces(nn.Module):
         """
         gradient = -(td_errors @ self.traces) / len(td_errors)
         for p, part in zip(self.params, gradient.split(self.sizes), strict=True):
-            p.grad = part.view_as(p)
+            p.grad = part.view_as(p) if p.requires_grad else None
 
     def reset(self, dones: np.ndarray) -> None:
         """

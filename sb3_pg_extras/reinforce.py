@@ -1,5 +1,6 @@
 """REINFORCE: the Monte-Carlo policy gradient on whole episodes (Williams 1992; Sutton & Barto 2018, chapter 13)."""
 
+import math
 import warnings
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -21,6 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_pg_extras import losses
+from sb3_pg_extras.arguments import check_numbers, coefficient_bounds
 from sb3_pg_extras.buffers import EpisodeRolloutBuffer
 from sb3_pg_extras.numpy_kernel import NumpyActor, applies_to
 from sb3_pg_extras.policies import environment_actions
@@ -150,11 +152,8 @@ class REINFORCE(OnPolicyAlgorithm):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
-        for name, lowest in {"n_episodes": 1, "n_steps": 0}.items():
-            if getattr(self, name) < lowest:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be at least {lowest}")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma={self.gamma!r}: must be between 0 and 1")
+        bounds = {"n_episodes": (1, math.inf), "n_steps": (0, math.inf), "gamma": (0, 1), **coefficient_bounds(self)}
+        check_numbers(self, bounds)
         if not issubclass(self.rollout_buffer_class, EpisodeRolloutBuffer):  # type: ignore[arg-type]
             raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
 
@@ -246,8 +245,10 @@ class REINFORCE(OnPolicyAlgorithm):
         for index in np.flatnonzero(dones & active):
             self._n_finished += 1
             self._update_info_buffer([infos[index]], dones[[index]])
-            if infos[index].get("TimeLimit.truncated", False):
-                rollout_buffer.add_truncated(int(index), infos[index]["terminal_observation"])
+            last = infos[index].get("terminal_observation")
+            # As in SB3: some VecEnvs do not keep the last observation, and then there is nothing to bootstrap with.
+            if last is not None and infos[index].get("TimeLimit.truncated", False):
+                rollout_buffer.add_truncated(int(index), last)
             if self._n_started < self.n_episodes or rollout_buffer.n_transitions < n_rollout_steps:
                 self._n_started += 1
             else:

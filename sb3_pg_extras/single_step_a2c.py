@@ -17,11 +17,12 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg_extras import losses, numpy_kernel
+from sb3_pg_extras.arguments import check_numbers, coefficient_bounds
 from sb3_pg_extras.numpy_kernel import NumpyLearner
 from sb3_pg_extras.optimizers import EligibilityTraces, ObGD
 from sb3_pg_extras.policies import StreamPolicy, environment_actions
@@ -42,7 +43,7 @@ STREAM_PRESET: dict[str, Any] = {
 
 
 # The step just taken, and what is built when learn() begins.
-TRANSIENT = ("_transition", "_log_prob", "_entropy", "_values", "_td_errors", "_learner", "_parameters_replaced")
+TRANSIENT = ("_transition", "_log_prob", "_entropy", "_values", "_td_errors", "_learner", "_params", "_versions")
 
 
 class SingleStepA2C(OnPolicyAlgorithm):
@@ -139,7 +140,6 @@ class SingleStepA2C(OnPolicyAlgorithm):
         self.kernel = kernel
         self._learner: NumpyLearner | None = None
         self._td_errors: np.ndarray | None = None
-        self._parameters_replaced = False
 
         if _init_setup_model:
             self._setup_model()
@@ -157,9 +157,10 @@ class SingleStepA2C(OnPolicyAlgorithm):
     def _check_arguments(self) -> None:
         if self.kernel not in ("auto", "torch"):
             raise ValueError(f"kernel={self.kernel!r}: must be 'auto' or 'torch'")
-        for name in ("gamma", "trace_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be between 0 and 1")
+        check_numbers(self, {"gamma": (0, 1), "trace_decay": (0, 1), **coefficient_bounds(self)})
+        if not (self.critic_learning_rate is None or callable(self.critic_learning_rate)):
+            # The RL Zoo makes a schedule of a text for learning_rate only.
+            check_numbers(self, {"critic_learning_rate": (0, math.inf)})
         if self.critic_learning_rate is None and self.critic_optimizer_kwargs is not None:
             raise ValueError(
                 f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r} and critic_learning_rate=None: one optimiser for "
@@ -206,6 +207,10 @@ class SingleStepA2C(OnPolicyAlgorithm):
         if self.traces is not None and (reset_num_timesteps or self._last_obs is None):
             self.traces.reset(np.ones(self.n_envs, dtype=bool))
         self._learner = self._make_learner()
+        # PyTorch counts their changes, but not the NumPy kernel's own.
+        self._params = list(self.policy.parameters())
+        if self.verbose >= 1 and self._learner is not None:
+            print("Using the NumPy kernel")
         # One forward pass acts and learns, so it runs in the mode that acts.
         self.policy.set_training_mode(False)
         if self.use_sde:
@@ -215,17 +220,16 @@ class SingleStepA2C(OnPolicyAlgorithm):
     def _make_learner(self) -> NumpyLearner | None:
         """:return: The NumPy kernel if it is wanted and applies."""
         optimizers = [optimizer for optimizer, _ in self.optimizers]
+        params = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
         if (
             self.kernel != "auto"
             or not numpy_kernel.applies_to(self.policy)
+            or params != set(self.policy.parameters())
             or not all(numpy_kernel.NumpyOptimizer.applies_to(optimizer) for optimizer in optimizers)
         ):
             return None
-        if self.verbose >= 1:
-            print("Using the NumPy kernel")
         traces = None if self.traces is None else self.traces.traces
-        settings = (self.gamma, self.trace_decay, self.ent_coef, self.vf_coef, self.max_grad_norm)
-        return NumpyLearner(self.policy, optimizers, traces, *settings)
+        return NumpyLearner(self.policy, optimizers, traces)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -243,7 +247,10 @@ class SingleStepA2C(OnPolicyAlgorithm):
         callback.on_rollout_start()
         if self.use_sde and self.sde_sample_freq > 0 and self._n_updates % self.sde_sample_freq == 0:
             self.policy.reset_noise(env.num_envs)
-        self._parameters_replaced = False
+        if self._learner is not None and not self._learner.steps_for([optimizer for optimizer, _ in self.optimizers]):
+            # A callback has loaded or replaced an optimiser.
+            self._learner = self._make_learner()
+        self._versions = [p._version for p in self._params]
         obs = self._last_obs
         actions = self._act(obs) if self._learner is None else self._learner.act(obs)
         new_obs, rewards, dones, infos = env.step(environment_actions(self.policy, actions))
@@ -282,8 +289,8 @@ class SingleStepA2C(OnPolicyAlgorithm):
     def train(self) -> None:
         """One update of actor and critic from the step just taken."""
         rewards, new_obs, dones, infos = self._transition
-        if self._parameters_replaced:
-            # What chose this action is gone, and with it what could be learnt from it.
+        if self._versions != [p._version for p in self._params]:
+            # What chose this action is gone, by set_parameters or otherwise, and with it what could be learnt from it.
             if self.traces is not None:
                 self.traces.reset(dones)
             if self.use_sde:
@@ -295,9 +302,11 @@ class SingleStepA2C(OnPolicyAlgorithm):
         if self._learner is None:
             td_errors = self._update(rewards, terminations, next_obs, dones)
         else:
-            td_errors = self._learner.td_errors(rewards, terminations, next_obs)
+            td_errors = self._learner.td_errors(rewards, terminations, next_obs, self.gamma)
             self._check_finite(td_errors, rewards)
-            self._learner.update(td_errors, dones)
+            # Read anew for every update: a callback may anneal them.
+            settings = (self.gamma * self.trace_decay, self.ent_coef, self.vf_coef, self.max_grad_norm)
+            self._learner.update(td_errors, dones, *settings)
         self._n_updates += 1
         self._td_errors = td_errors
         if self.use_sde and self.sde_sample_freq <= 0 and dones.any():
@@ -382,24 +391,6 @@ class SingleStepA2C(OnPolicyAlgorithm):
     ) -> SelfSingleStepA2C:
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
-    def set_parameters(
-        self,
-        load_path_or_dict: str | TensorDict,
-        exact_match: bool = True,
-        device: th.device | str = "auto",
-    ) -> None:
-        """
-        As in SB3. A callback may do so during ``learn``: the step that the old parameters chose is then not learnt from.
-
-        :param load_path_or_dict: A saved model's path, or what ``get_parameters`` gave.
-        :param exact_match: Whether each of the model's parts must be given.
-        :param device: Where to load to.
-        """
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        self._parameters_replaced = True
-        if self._learner is not None:
-            self._learner.bind_optimizers([optimizer for optimizer, _ in self.optimizers])
-
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *TRANSIENT]
 
@@ -425,7 +416,9 @@ def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> 
     if not np.count_nonzero(dones):
         return new_obs, terminations
     truncated = [
-        i for i in np.flatnonzero(dones) if infos[i].get("TimeLimit.truncated") and "terminal_observation" in infos[i]
+        i
+        for i in np.flatnonzero(dones)
+        if infos[i].get("TimeLimit.truncated") and infos[i].get("terminal_observation") is not None
     ]
     if truncated:
         terminations[truncated] = 0.0

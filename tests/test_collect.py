@@ -372,6 +372,7 @@ def test_death_between_the_last_step_and_the_file(cli, monkeypatch):
         (["-o", "x.txt"], r"argument -o/--output: 'x\.txt': expected a name ending in \.npz"),
         (["-n", "0"], "argument --n-timesteps: 0: expected 1 or more"),
         (["--n-envs", "0"], "argument --n-envs: 0: expected 1 or more"),
+        (["--seed", "-1"], "argument --seed: -1: expected 0 or more"),
         (["--noise", "0.1"], r"argument --noise: 0\.1: --algo random is noise already"),
         (["--env", "Nowhere-v0"], "argument --env: .*Nowhere.*--gym-packages"),
         (["--algo", "ppo", "-f", "nowhere"], "argument -f/--folder: 'nowhere': .*was not found"),

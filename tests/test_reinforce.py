@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 from torch_calls import torch_calls
 
 from sb3_pg_extras import REINFORCE, losses
@@ -278,6 +278,23 @@ def test_time_limit_bootstraps_with_a_value_baseline_only():
     th.testing.assert_close(after - plain, th.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
 
 
+def test_a_time_limit_without_the_last_observation_is_terminal_as_in_sb3():
+    class Forgetful(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, dones, infos = self.venv.step_wait()
+            for info in infos:
+                info.pop("terminal_observation", None)
+            return obs, rewards, dones, infos
+
+    env = Forgetful(DummyVecEnv([lambda: FixedLength(spaces.Discrete(2), truncated=True)]))
+    model = REINFORCE("MlpPolicy", env, baseline="value", n_episodes=2, seed=0)
+    model.collect_rollouts(*prepare(model))
+    assert model.rollout_buffer.truncated == [] and model.rollout_buffer.n_transitions == 12
+
+
 # --- acting -----------------------------------------------------------------------------------------------------------
 
 
@@ -327,7 +344,9 @@ def test_numpy_actor_leaves_other_policies_to_torch():
     silu = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"activation_fn": th.nn.SiLU})
     one_hot = REINFORCE("MlpPolicy", Graph())
     binary = REINFORCE("MlpPolicy", FixedLength(spaces.MultiBinary(2)))
-    assert not any(applies_to(model.policy) for model in (silu, one_hot, binary))
+    head = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)))
+    head.policy.action_net = th.nn.Sequential(th.nn.Linear(64, 8), th.nn.Tanh(), th.nn.Linear(8, 3))
+    assert not any(applies_to(model.policy) for model in (silu, one_hot, binary, head))
     assert silu.learn(60)._n_updates > 0
 
 
@@ -341,6 +360,17 @@ def test_both_kernels_take_the_same_actions_and_the_log_names_numpys(action_spac
     assert ours_named and not oracle_named and ours._n_updates == oracle._n_updates == 5
     for mine, theirs in zip(ours.policy.parameters(), oracle.policy.parameters(), strict=True):
         th.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "torch"])
+def test_a_single_number_is_learnt_like_an_array_of_one(kernel):
+    def train(shape):
+        env = FixedLength(spaces.Box(-1, 1, shape))
+        return REINFORCE("MlpPolicy", env, n_episodes=2, kernel=kernel, seed=3, policy_kwargs=SMALL).learn(60)
+
+    number, array = train(()), train((1,))
+    for one, other in zip(number.policy.parameters(), array.policy.parameters(), strict=True):
+        th.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore:.*without an update")
@@ -614,6 +644,10 @@ def test_vec_normalize_and_set_env():
         ({"n_steps": -1}, ["n_steps", "-1"]),
         ({"gamma": 1.5}, ["gamma", "1.5"]),
         ({"kernel": "numpy"}, ["kernel", "numpy"]),
+        ({"n_episodes": "8"}, ["n_episodes='8'", "a number"]),
+        ({"gamma": None}, ["gamma=None", "a number"]),
+        ({"ent_coef": "1e-3"}, ["ent_coef='1e-3'", "!!float 1e-3"]),
+        ({"max_grad_norm": -0.5}, ["max_grad_norm=-0.5", "at least 0"]),
     ],
 )
 def test_wrong_arguments_are_named(kwargs, words):

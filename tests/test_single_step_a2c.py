@@ -59,6 +59,8 @@ def test_successors_are_the_last_states_of_episodes_that_were_cut_off():
     next_obs, terminations = successors(new_obs, dones, infos)
     assert next_obs.tolist() == [[0, 0], [5, 6], [0, 0], [0, 0]] and terminations.tolist() == [0, 0, 1, 1]
     assert (new_obs == 0).all()
+    # As in SB3, an episode whose last observation is not kept cannot be bootstrapped.
+    assert successors(new_obs, dones, [{}, {**infos[1], "terminal_observation": None}, {}, {}])[1].tolist() == [0, 1, 1, 1]
     next_obs, _ = successors(
         {"a": new_obs}, dones, [{}, {**infos[1], "terminal_observation": {"a": np.array([5, 6])}}, {}, {}]
     )
@@ -348,6 +350,26 @@ def test_everything_else_is_left_to_torch(kwargs, capsys):
     assert model._learner is None and "NumPy" not in capsys.readouterr().out
 
 
+def test_images_of_floats_in_a_dict_are_left_to_torch():
+    space = spaces.Dict({"image": spaces.Box(0, 1, (3, 36, 36), np.float32), "vector": spaces.Box(-1, 1, (3,))})
+    images = {"normalize_images": False, "features_extractor_kwargs": {"normalized_image": True}}
+    model = make("MultiInputPolicy", Anything(space, spaces.Discrete(3)), policy_kwargs=images)
+    assert model.learn(10)._learner is None
+
+
+def test_networks_that_were_changed_are_left_to_torch():
+    head = make(policy_kwargs={"net_arch": [8]})
+    head.policy.action_net = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    head.policy.optimizer.add_param_group({"params": list(head.policy.action_net.parameters())})
+    assert head.learn(10)._learner is None
+    # An optimiser of some of the parameters: the others stay as they are.
+    part = make()
+    part.policy.optimizer = th.optim.Adam(part.policy.action_net.parameters())
+    before = deepcopy(part.policy.mlp_extractor.policy_net.state_dict())
+    assert part.learn(10)._learner is None
+    th.testing.assert_close(part.policy.mlp_extractor.policy_net.state_dict(), before, atol=0, rtol=0)
+
+
 def test_the_kernel_is_named_in_the_log(capsys):
     make(verbose=1).learn(3)
     assert "NumPy kernel" in capsys.readouterr().out
@@ -365,6 +387,90 @@ def test_the_kernel_works_in_the_memory_of_the_policy_and_its_optimizers():
     model.kernel = "torch"
     model.learn(50, reset_num_timesteps=False)
     assert state["step"] == 150
+
+
+class Call(BaseCallback):
+    """Does something to the model before the update of one step."""
+
+    def __init__(self, function, step: int = 10) -> None:
+        super().__init__()
+        self.function, self.step = function, step
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            self.function(self.model)
+        return True
+
+
+def load_optimizer(model) -> None:
+    model.policy.optimizer.load_state_dict(deepcopy(model.policy.optimizer.state_dict()))
+
+
+def replace_optimizer(model) -> None:
+    model.policy.optimizer = th.optim.RMSprop(model.policy.optimizer.param_groups[0]["params"], eps=1.0)
+
+
+def replace_optimizer_by_one_of_torch(model) -> None:
+    model.policy.optimizer = th.optim.SGD(model.policy.optimizer.param_groups[0]["params"], momentum=0.9)
+
+
+@pytest.mark.parametrize("trace_decay", [0.0, 0.8])
+@pytest.mark.parametrize("function", [load_optimizer, replace_optimizer, replace_optimizer_by_one_of_torch])
+def test_a_callback_may_load_or_replace_an_optimizer(function, trace_decay):
+    class BetweenSteps(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            if self.num_timesteps == 10:
+                function(self.model)
+
+        def _on_step(self) -> bool:
+            return True
+
+    def train(kernel, callback=None):
+        # A schedule: a learning rate that is read from the old group stands still.
+        settings = {"learning_rate": lambda progress: 0.1 * progress, "trace_decay": trace_decay, "max_grad_norm": 10.0}
+        return vector(chain_model(Chain(7), kernel=kernel, **settings).learn(30, callback=callback))
+
+    ours = train("auto", BetweenSteps())
+    th.testing.assert_close(ours, train("torch", BetweenSteps()), atol=1e-5, rtol=0)
+    changed = (ours - train("auto")).abs().max()
+    assert changed < 1e-5 if function is load_optimizer else changed > 1e-2
+
+
+def halve_in_place(model) -> None:
+    with th.no_grad():
+        for p in model.policy.parameters():
+            p.mul_(0.5)
+
+
+def load_policy(model) -> None:
+    model.policy.load_state_dict({name: 0.5 * value for name, value in model.policy.state_dict().items()})
+
+
+@KERNELS
+@pytest.mark.parametrize("function", [halve_in_place, load_policy])
+def test_a_callback_may_change_the_policy(function, kernel):
+    before: list[th.Tensor] = []
+    model = make(env=Chain(10**6), kernel=kernel)
+    model.learn(10, callback=Call(lambda model: (before.append(vector(model)), function(model)), step=10))
+    # The step in flight is not learnt from: what chose its action is gone.
+    assert th.equal(vector(model), 0.5 * before[0]) and model._n_updates == 9
+    model.learn(10, callback=Call(function, step=15), reset_num_timesteps=False)
+    assert model._n_updates == 18
+
+
+@pytest.mark.parametrize("trace_decay", [0.0, 0.8])
+@pytest.mark.parametrize(
+    "changed",
+    [{"gamma": 0.2}, {"ent_coef": 1.0}, {"vf_coef": 5.0}, {"max_grad_norm": 1e-3}, {"gamma": 0.9, "trace_decay": 0.1}],
+)
+def test_a_callback_may_change_the_settings(changed, trace_decay):
+    def train(kernel, changed):
+        model = chain_model(Chain(7), kernel=kernel, trace_decay=trace_decay, ent_coef=0.01, max_grad_norm=10.0)
+        return vector(model.learn(30, callback=Call(lambda model: vars(model).update(changed))))
+
+    ours = train("auto", changed)
+    th.testing.assert_close(ours, train("torch", changed), atol=1e-5, rtol=0)
+    assert (ours - train("auto", {})).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("n_envs", [1, 2])
@@ -536,6 +642,15 @@ def test_traces_ignore_parameters_without_gradient_and_are_saved():
     other = EligibilityTraces([used, unused], 1)
     other.load_state_dict(traces.state_dict())
     assert other.traces.tolist() == [[3, 4, 0]]
+
+
+def test_parameters_that_are_frozen_stay_as_they_are_and_the_others_learn_on():
+    model = make(trace_decay=0.8).learn(10)
+    net = model.policy.mlp_extractor.policy_net.requires_grad_(False)
+    before, everything = deepcopy(net.state_dict()), vector(model)
+    model.learn(10, reset_num_timesteps=False)
+    th.testing.assert_close(net.state_dict(), before, atol=0, rtol=0)
+    assert (vector(model) - everything).abs().max() > 1e-4
 
 
 def test_stream_policy_is_that_of_stream_ac():
@@ -788,6 +903,10 @@ def test_rewards_that_are_not_finite_end_in_one_error(kernel):
         ({"gamma": 1.5}, "gamma=1.5"),
         ({"trace_decay": -0.1}, "trace_decay=-0.1"),
         ({"kernel": "cuda"}, "kernel='cuda'"),
+        ({"trace_decay": "0.9"}, "trace_decay='0.9': must be a number"),
+        ({"vf_coef": None}, "vf_coef=None: must be a number"),
+        ({"critic_learning_rate": "lin_1e-3"}, "critic_learning_rate='lin_1e-3': must be a number"),
+        ({"max_grad_norm": "0.5"}, "max_grad_norm='0.5'"),
         ({"critic_learning_rate": None, "critic_optimizer_kwargs": {"kappa": 2.0}}, "critic_learning_rate=None"),
     ],
 )

@@ -1,6 +1,7 @@
 """The RL Zoo: registration, hyper-parameters, and the command as a user types it, from an empty folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -212,6 +213,28 @@ def test_search_spaces_make_models_and_read_back_their_trials(algo):
         kwargs = SAMPLERS[algo](trial, 2, 1, {})
         assert CONVERTERS[algo](trial.params) == kwargs
         ALGORITHMS[algo]("MlpPolicy", StandIn("MlpPolicy"), **kwargs)
+
+
+def test_the_first_trial_of_a_study_can_be_loaded(tmp_path):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
+    study = optuna.create_study(storage=storage, study_name="study")
+    SAMPLERS["reinforce"](study.ask(), 2, 1, {})
+    learning_rate = study.trials[0].params["learning_rate"]
+    arguments = ["--storage", "study.log", "--study-name", "study", "--trial-id", "0", "--eval-freq", "-1"]
+    result = command(tmp_path, "train", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "20", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"('learning_rate', {learning_rate})" in result.stdout
+
+
+def test_record_training_in_a_folder_with_spaces(tmp_path):
+    shutil.copytree(
+        ROOT / "rl-trained-agents", tmp_path / "my agents", ignore=lambda folder, names: {"bear", "single_step_a2c"}
+    )
+    arguments = ["--algo", "reinforce", "--env", "CartPole-v1", "-f", "my agents", "-n", "10", "--gif"]
+    result = command(tmp_path, "record_training", *arguments)
+    assert result.returncode == 0, result.stderr
+    for name in ("training.mp4", "training.gif"):
+        assert (tmp_path / "my agents" / "reinforce" / "CartPole-v1_1" / "videos" / name).stat().st_size > 0
 
 
 def test_a_missing_dataset_ends_in_one_line(tmp_path):

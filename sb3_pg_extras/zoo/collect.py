@@ -130,9 +130,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(args: argparse.Namespace) -> None:
     """Whatever can be said before an environment is made."""
-    for name in ("n_timesteps", "n_envs"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"argument --{name.replace('_', '-')}: {getattr(args, name)}: expected 1 or more")
+    for name, lowest in {"n_timesteps": 1, "n_envs": 1, "seed": 0}.items():
+        if getattr(args, name) < lowest:
+            raise ValueError(f"argument --{name.replace('_', '-')}: {getattr(args, name)}: expected {lowest} or more")
     if args.algo == RANDOM and args.noise:
         raise ValueError(f"argument --noise: {args.noise}: --algo {RANDOM} is noise already")
     for module in args.gym_packages:

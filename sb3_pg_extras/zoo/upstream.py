@@ -41,11 +41,35 @@ REPLACEMENTS = [
         "self.create_envs(n_envs, no_log=False)",
         "self.create_envs(n_envs, no_log=self.optimize_hyperparameters)",
     ),
+    # rl_zoo3 2.9.2: --trial-id 0, the first trial of a study, is taken for none, and the entry is trained without a word.
+    Replacement(
+        "rl_zoo3.exp_manager",
+        "self.storage and self.study_name and self.trial_id:",
+        "self.storage and self.study_name and self.trial_id is not None:",
+    ),
     # rl_zoo3 2.9.2: child processes that do not know our ids, need "python" on the PATH, and run a script of the checkout.
     Replacement(
         "rl_zoo3.record_training",
         '"python", "-m", "rl_zoo3.record_video"',
         f'{sys.executable!r}, "-m", "sb3_pg_extras.zoo", "record_video"',
+    ),
+    # rl_zoo3 2.9.2: paths with spaces are several arguments for ffmpeg, and the command ends for want of its video.
+    Replacement(
+        "rl_zoo3.record_training", "ffmpeg -i {episode_videos_path[i]} -vf", 'ffmpeg -i "{episode_videos_path[i]}" -vf'
+    ),
+    Replacement(
+        "rl_zoo3.record_training", "-codec:a copy {tmp_videos_path[i]} -y", '-codec:a copy "{tmp_videos_path[i]}" -y'
+    ),
+    Replacement("rl_zoo3.record_training", "file {video_path}\\n", "file '{video_path}'\\n"),
+    Replacement(
+        "rl_zoo3.record_training",
+        "-i {ffmpeg_text_file} -c copy {final_video_path} -hide",
+        "-i '{ffmpeg_text_file}' -c copy '{final_video_path}' -hide",
+    ),
+    Replacement(
+        "rl_zoo3.record_training",
+        "ffmpeg -i {final_video_path} -vf fps=10 {final_gif_path} -hide",
+        "ffmpeg -i '{final_video_path}' -vf fps=10 '{final_gif_path}' -hide",
     ),
     Replacement(
         "rl_zoo3.benchmark",
