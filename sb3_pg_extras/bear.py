@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
@@ -15,6 +14,7 @@ from stable_baselines3.sac.policies import Actor, SACPolicy
 from tqdm import tqdm
 
 from sb3_pg_extras import losses, online
+from sb3_pg_extras.arguments import check_numbers, is_number
 from sb3_pg_extras.buffers import StreamReplayBuffer
 from sb3_pg_extras.cuda_graphs import RecordedSteps
 from sb3_pg_extras.datasets import DatasetSource
@@ -37,6 +37,10 @@ MAX_CACHED_SAMPLES = 16
 CACHED_AT_ONCE = 256
 # Arguments that count something there has to be.
 SIZES = ("batch_size", "n_mmd_samples", "n_target_samples", "n_action_samples", "n_collect_steps", "n_steps")
+AT_LEAST_0 = ("vae_kl_weight", "warmup_steps", "variance_penalty", "behavior_cache_bytes")
+SHARES = ("tau", "gamma", "target_q_mixture", "bootstrap_probability")
+LEARNING_RATES = ("learning_rate", "critic_learning_rate", "vae_learning_rate", "alpha_learning_rate")
+MIN_SIGMA = 1e-9
 
 
 class BEAR(OfflineAlgorithm):
@@ -225,34 +229,23 @@ class BEAR(OfflineAlgorithm):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
-        for name in SIZES:
-            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be a whole number of at least 1")
-        for name in ("vae_kl_weight", "warmup_steps", "variance_penalty", "behavior_cache_bytes"):
-            if not _is_number(getattr(self, name), 0.0):
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be a number of at least 0")
-        for name in ("tau", "gamma", "target_q_mixture", "bootstrap_probability"):
-            if not _is_number(getattr(self, name), 0.0, 1.0):
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be a number between 0 and 1")
-        for name in ("learning_rate", "critic_learning_rate", "vae_learning_rate", "alpha_learning_rate"):
-            rate = getattr(self, name)
-            if not callable(rate) and not (isinstance(rate, (int, float)) and _is_number(rate, 0.0)):
-                raise ValueError(f"{name}={rate!r}: must be a number of at least 0, or a function of the remaining progress")
+        check_numbers(self, dict.fromkeys(SIZES, (1, math.inf)), whole=True)
+        check_numbers(self, dict.fromkeys(AT_LEAST_0, (0, math.inf)))
+        check_numbers(self, dict.fromkeys(SHARES, (0, 1)))
+        check_numbers(self, {"mmd_sigma": (MIN_SIGMA, math.inf), "log_alpha_max": (-math.inf, math.inf)})
+        if self.behavior_steps is not None:
+            check_numbers(self, {"behavior_steps": (1, math.inf)})
+        check_numbers(self, {name: (0, math.inf) for name in LEARNING_RATES if not callable(getattr(self, name))})
         n_candidates = self.policy_kwargs.get("n_action_samples", self.n_action_samples)
         n_critics = self.policy_kwargs.get("n_critics", 2)
         unbiased, auto_threshold = self.mmd_estimator == "unbiased", self.mmd_threshold == "auto"
         wrong = {
-            f"mmd_sigma={self.mmd_sigma!r}: must be a number above 0": not _is_number(self.mmd_sigma) or self.mmd_sigma <= 0,
-            f"log_alpha_max={self.log_alpha_max!r}: must be a number": not _is_number(self.log_alpha_max),
             "bootstrap_probability=0: no critic would learn anything": self.bootstrap_probability == 0,
             f'alpha={self.alpha!r}: must be "auto" or a number of at least 0': not _is_auto_or_number(self.alpha, 0.0),
             f'mmd_threshold={self.mmd_threshold!r}: must be "auto" or a number': not _is_auto_or_number(self.mmd_threshold),
             'mmd_threshold="auto" is measured in the warm-up, but warmup_steps=0': auto_threshold and self.warmup_steps == 0,
             'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
             'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
-            f"behavior_steps={self.behavior_steps!r}: must be a number of at least 1, or None": (
-                self.behavior_steps is not None and not _is_number(self.behavior_steps, 1.0)
-            ),
             f"n_action_samples={self.n_action_samples} and policy_kwargs n_action_samples={n_candidates}: leave it out": (
                 n_candidates != self.n_action_samples
             ),
@@ -624,9 +617,5 @@ def _descend(optimizer: th.optim.Optimizer, loss: th.Tensor, **backward_kwargs: 
     th.clear_autocast_cache()
 
 
-def _is_number(value: Any, lowest: float = -math.inf, highest: float = math.inf) -> bool:
-    return isinstance(value, Real) and lowest <= float(value) <= highest and math.isfinite(value)
-
-
 def _is_auto_or_number(value: Any, lowest: float = -math.inf) -> bool:
-    return value == "auto" if isinstance(value, str) else _is_number(value, lowest)
+    return value == "auto" if isinstance(value, str) else is_number(value, lowest)

@@ -152,8 +152,8 @@ class REINFORCE(OnPolicyAlgorithm):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
-        bounds = {"n_episodes": (1, math.inf), "n_steps": (0, math.inf), "gamma": (0, 1), **coefficient_bounds(self)}
-        check_numbers(self, bounds)
+        check_numbers(self, {"n_episodes": (1, math.inf), "n_steps": (0, math.inf)}, whole=True)
+        check_numbers(self, {"gamma": (0, 1), **coefficient_bounds(self)})
         if not issubclass(self.rollout_buffer_class, EpisodeRolloutBuffer):  # type: ignore[arg-type]
             raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
 
