@@ -34,7 +34,7 @@ SEARCHES = {
         "-n 150000 --max-total-trials 20 -params policy:\"'MlpPolicy'\" critic_optimizer_kwargs:None"
     ),
     # The behaviour model is frozen early: most of a trial's time would go into large ones.
-    ("bear", "Pendulum-v1"): "-n 5000 --max-total-trials 15 -params warmup_steps:1000 behavior_steps:1000",
+    ("bear", "Pendulum-v1"): "-n 3000 --max-total-trials 12 -params warmup_steps:600 behavior_steps:600",
 }
 
 
