@@ -19,7 +19,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     :param path: The file to write.
     :return: A binary file to write the content to.
     """
-    path = Path(path)
+    # A link goes on pointing to its file.
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -414,6 +414,17 @@ def test_fixed_alpha_stays():
     assert model.alpha_optimizer is None
 
 
+def test_auto_threshold_after_the_warmup_is_refused(tmp_path):
+    """It would never be measured, and alpha never learn."""
+    model = BEAR("MlpPolicy", None, "bundled:pendulum-mixed-v0", warmup_steps=3, batch_size=8, policy_kwargs=TINY).learn(4)
+    model.save(tmp_path / "model")
+    loaded = BEAR.load(tmp_path / "model", mmd_threshold="auto")
+    with pytest.raises(
+        ValueError, match='mmd_threshold="auto" is measured in the warm-up, which ended after warmup_steps=3'
+    ):
+        loaded.learn(1, reset_num_timesteps=False)
+
+
 def test_auto_threshold_is_a_margin_over_the_warmups_divergence(monkeypatch):
     seen, original = [], losses.mmd_divergence
 

@@ -424,3 +424,16 @@ def test_scores_need_two_different_references(arrays):
         normalized_score(OfflineDataset(**arrays, reference_scores=(3.0, 3.0)), 1.0)
     with pytest.raises(ValueError, match="None"):
         normalized_score(OfflineDataset(**arrays), 1.0)
+
+
+def test_a_file_written_through_a_link_leaves_the_link(tmp_path):
+    from sb3_pg_extras.files import atomic_write
+
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "latest.zip"
+    link.symlink_to(tmp_path / "elsewhere" / "model.zip")
+    for content in (b"one", b"two"):
+        with atomic_write(link) as file:
+            file.write(content)
+        assert link.is_symlink()
+        assert (tmp_path / "elsewhere" / "model.zip").read_bytes() == content
