@@ -520,8 +520,8 @@ class BEAR(OfflineAlgorithm):
         self._check_device()
         if self.mmd_threshold == "auto" and self._n_updates >= self.warmup_steps and self._warmup_divergence_count == 0:
             raise ValueError(
-                f'mmd_threshold="auto" is measured in the warm-up, which ended after warmup_steps={self.warmup_steps} of the '
-                f"{self._n_updates} updates so far: give a number"
+                f'mmd_threshold="auto" is measured in the warm-up, which ended after warmup_steps={self.warmup_steps} of '
+                f"the {self._n_updates} updates so far: give a number"
             )
         steps = self.default_total_timesteps if total_timesteps is None else total_timesteps
         if 0 < self._n_updates + steps <= self.warmup_steps:
