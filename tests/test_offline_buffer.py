@@ -320,6 +320,21 @@ def test_mapped_arrays_of_the_users_own(tmp_path):
     assert_same_batches(batch, all_of(buffer_of(dataset)))
 
 
+def test_copies_of_mapped_arrays_are_in_memory(tmp_path):
+    """numpy's copies of a mapped array are of its class too, and so is what a copy-on-write mapping keeps in memory."""
+    np.save(tmp_path / "x.npy", np.zeros((9, 1)))
+    on_disk = np.load(tmp_path / "x.npy", mmap_mode="r")
+    np.save(tmp_path / "whole.npy", np.zeros((9, 1), np.int64))
+    whole = np.load(tmp_path / "whole.npy", mmap_mode="r")
+    changed = np.load(tmp_path / "x.npy", mmap_mode="c")
+    changed[3] = 0.5
+    dataset = chain(actions=changed, rewards=on_disk.astype(np.float32), terminations=on_disk[:, 0], truncations=whole)
+    for name in ("actions", "rewards", "terminations", "truncations"):
+        assert not isinstance(getattr(dataset, name), np.memmap), name
+    assert changed[3] == dataset.actions[3] == 0.5
+    assert not isinstance(chain(actions=whole).actions, np.memmap)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_wrong_values_of_a_mapped_array_are_named(tmp_path, monkeypatch, value):
     monkeypatch.setattr(mapped, "PART", 8)  # two rows

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.mapped import parts
+from sb3_pg_extras.datasets.mapped import parts, stays_in_file
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -230,7 +230,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
     :raises DatasetError: when it is ragged, empty or holds something else than numbers.
     """
     try:
-        array = value if isinstance(value, np.memmap) else np.asarray(value)
+        array = value if stays_in_file(value) else np.asarray(value)
     except ValueError as error:
         raise DatasetError(f"{name} is not a rectangular array: {error}") from error
     if array.dtype.kind not in "biuf":
@@ -260,7 +260,7 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
     if isinstance(array, np.memmap) and array.dtype.kind == "f":
         return array
     with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+        return np.asarray(array).astype(np.float32, copy=False)
 
 
 def _check_observations(name: str, value: Any, space: spaces.Space) -> Observations:
@@ -337,7 +337,7 @@ def _check_flags(name: str, value: Any) -> np.ndarray:
     if not valid.all():
         row = int(np.argmin(valid))
         raise DatasetError(f"{name} row {row} is {flags[row]}: flags are False or True (0 or 1)")
-    return flags.astype(bool)
+    return np.asarray(flags).astype(bool)
 
 
 def _check_reference_scores(value: Any) -> tuple[float, float]:

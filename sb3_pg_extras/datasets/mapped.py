@@ -40,6 +40,15 @@ def map_npz_member(path: str | Path, member: zipfile.ZipInfo) -> np.memmap:
     return np.memmap(path, dtype, "r", start + header_size, shape)
 
 
+def stays_in_file(array: object) -> bool:
+    """
+    :param array: Anything.
+    :return: Whether it is an array whose numbers are all in a file. What numpy makes of such a one (``astype``, ``copy``) is
+        of its class too, but in memory; so is what was changed in one that is mapped copy-on-write (``mmap_mode="c"``).
+    """
+    return isinstance(array, np.memmap) and _mapping(array) is not None and array.mode != "c"
+
+
 def parts(array: np.ndarray) -> Iterator[np.ndarray]:
     """
     :param array: Any array.
