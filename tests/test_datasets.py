@@ -86,6 +86,7 @@ def _set(arrays, name, index, value):
         (lambda a: {"action_space": spaces.Text(3)}, ["actions", "Text"]),
         (lambda a: {"observation_space": spaces.Dict(x=spaces.Box(0, 1))}, ["observations", "dict", "x"]),
         (lambda a: {"reference_scores": (1.0,)}, ["reference_scores"]),
+        (lambda a: {"reference_scores": (1.0, np.nan)}, ["reference_scores", "finite", "nan"]),
         (lambda a: {"action_space": "Box"}, ["action_space", "space of gymnasium", "'Box'"]),
         (lambda a: {"rewards": 1e308}, ["rewards", "single number"]),
     ],
@@ -125,11 +126,13 @@ def test_missing_and_unknown_fields_are_named(arrays):
 
 
 def test_npz_round_trip(arrays, tmp_path):
-    dataset = OfflineDataset(**arrays, env_id="Made-up-v0", reference_scores=(-1.0, 2.0), episode_ends=[10, 15, 20, 30, 40])
+    dataset = OfflineDataset(
+        **arrays, env_id="Made-up-v0", reference_scores=(-0.1, 3234.3), episode_ends=[10, 15, 20, 30, 40]
+    )
     dataset.save(tmp_path / "new" / "x.npz")
     loaded = load_dataset(tmp_path / "new" / "x.npz")
     assert_same(loaded, dataset)
-    assert (loaded.env_id, loaded.reference_scores) == ("Made-up-v0", (-1.0, 2.0))
+    assert (loaded.env_id, loaded.reference_scores) == ("Made-up-v0", (-0.1, 3234.3))
 
 
 def test_npz_round_trip_of_images_dicts_and_discrete_actions(tmp_path):

@@ -341,7 +341,8 @@ def _check_flags(name: str, value: Any) -> np.ndarray:
 
 
 def _check_reference_scores(value: Any) -> tuple[float, float]:
-    scores = _as_finite("reference_scores", value)
-    if scores.shape != (2,):
-        raise DatasetError(f"reference_scores must be (random, expert), two numbers: got {value}")
+    # In double precision, unlike the data.
+    scores = as_array("reference_scores", value)
+    if scores.shape != (2,) or not np.isfinite(scores).all():
+        raise DatasetError(f"reference_scores must be (random, expert), two finite numbers: got {value}")
     return float(scores[0]), float(scores[1])
