@@ -158,6 +158,7 @@ def test_npz_round_trip_of_images_dicts_and_discrete_actions(tmp_path):
         spaces.Box(np.array([-np.inf, 0]), np.array([1.1, np.inf]), dtype=np.float64),
         spaces.Discrete(4, start=-1),
         spaces.MultiDiscrete([2, 3]),
+        spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 0]]),
         spaces.MultiBinary(4),
         spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(0, 1)),
     ],

@@ -294,8 +294,10 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
         low, high = low - slack, high + slack
     elif isinstance(space, spaces.Discrete):
         low, high = space.start, space.start + space.n - 1
-    elif isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
-        low, high = 0, (space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else 1)
+    elif isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + (space.nvec - 1)
+    elif isinstance(space, spaces.MultiBinary):
+        low, high = 0, 1
     else:
         raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
     # The extremes first: they need no array of flags.
