@@ -270,6 +270,9 @@ def test_replay_buffer_in_order_of_time(n_envs, n_steps, optimize_memory_usage):
     timeouts = steps % 7 == 6
     if optimize_memory_usage:  # this layout does not know timeouts: every end is a terminal state, as SB3 treats it
         np.testing.assert_array_equal(dataset.terminations, (steps % 5 == 4) | timeouts)
+        # The observation that ended an episode is only there where no next episode has begun.
+        lost = dataset.terminations & (steps < n_steps - 1)
+        np.testing.assert_array_equal(dataset.next_observations[:, 0], 100 * env + steps + 1 - lost)
     else:
         np.testing.assert_array_equal(dataset.next_observations[:, 0], 100 * env + steps + 1)
         np.testing.assert_array_equal(dataset.truncations, timeouts)
