@@ -381,6 +381,8 @@ class Counter(gym.Env):
 
 def test_collected_transitions_by_hand():
     env = VecNormalize(DummyVecEnv([Counter, lambda: Counter(1)]))
+    with pytest.raises(ValueError, match="n_steps=0: must be at least 1"):
+        collect_dataset(env, None, 0)
     dataset = collect_dataset(env, lambda obs: obs / 10, 10)
     # Two streams of 5 steps: 0 1 2 | 0 1 and 0 1 2 3 | 0, raw although VecNormalize is around.
     assert dataset.observations[:, 0].tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 0]

@@ -28,8 +28,11 @@ def collect_dataset(
     :param n_steps: Transitions to collect, rounded up to a multiple of ``n_envs``.
     :param env_id: Recorded in the dataset.
     :return: The dataset. The last episode of each stream may be cut: neither terminated nor truncated.
+    :raises ValueError: when ``n_steps`` is below 1.
     :raises DatasetError: when the environment's spaces are not supported, or what it returns is not finite.
     """
+    if n_steps < 1:
+        raise ValueError(f"n_steps={n_steps}: must be at least 1")
     draw = random_actions(env)
     normalize = unwrap_vec_normalize(env)
     if normalize is not None:
