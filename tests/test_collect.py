@@ -139,6 +139,13 @@ def test_spaces_that_datasets_cannot_hold_are_refused_before_the_first_step():
     env.observation_space = Tuples.observation_space
     with pytest.raises(DatasetError, match="observations: spaces of type Tuple"):
         record_dtype(env)
+    env.observation_space = spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)))
+    with pytest.raises(DatasetError, match=r"observations\['a'\]: spaces of type Dict"):
+        record_dtype(env)
+    env = DummyVecEnv([lambda: Counter(2)])
+    env.action_space = spaces.Dict(a=spaces.Discrete(2))
+    with pytest.raises(DatasetError, match="actions: spaces of type Dict"):
+        record_dtype(env)
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------

@@ -134,7 +134,11 @@ def record_dtype(env: VecEnv) -> np.dtype:
         ``(n_envs, ...)``; a Dict observation is a record of its keys. Floats are float32, as in datasets.
     :raises DatasetError: when the spaces are not supported.
     """
-    observations = _space_dtype("observations", env.observation_space, env.num_envs)
+    if isinstance(env.observation_space, spaces.Dict):
+        keys = env.observation_space.items()
+        observations = np.dtype([(key, _space_dtype(f"observations[{key!r}]", space, env.num_envs)) for key, space in keys])
+    else:
+        observations = _space_dtype("observations", env.observation_space, env.num_envs)
     types = {
         "observations": observations,
         "actions": _space_dtype("actions", env.action_space, env.num_envs),
@@ -147,8 +151,6 @@ def record_dtype(env: VecEnv) -> np.dtype:
 
 
 def _space_dtype(name: str, space: spaces.Space, n_envs: int) -> np.dtype:
-    if isinstance(space, spaces.Dict):
-        return np.dtype([(key, _space_dtype(f"{name}[{key!r}]", value, n_envs)) for key, value in space.items()])
     if space.shape is None or space.dtype is None:
         raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
     return np.dtype((np.float32 if space.dtype.kind == "f" else space.dtype, (n_envs, *space.shape)))
