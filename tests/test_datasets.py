@@ -65,6 +65,13 @@ def _set(arrays, name, index, value):
     return {name: array}
 
 
+def _discrete_observations(row, value):
+    states = np.arange(40) % 3
+    following = states.astype(type(value))
+    following[row] = value
+    return {"observations": states, "next_observations": following, "observation_space": spaces.Discrete(3)}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -87,6 +94,9 @@ def _set(arrays, name, index, value):
         (lambda a: {"observation_space": spaces.Dict(x=spaces.Box(0, 1))}, ["observations", "dict", "x"]),
         (lambda a: {"reference_scores": (1.0,)}, ["reference_scores"]),
         (lambda a: {"reference_scores": (1.0, np.nan)}, ["reference_scores", "finite", "nan"]),
+        (lambda a: {"action_space": spaces.MultiBinary(2), "actions": np.full((40, 2), 0.5)}, ["actions", "row 0", "0.5"]),
+        (lambda a: _discrete_observations(7, 3), ["next_observations", "row 7", "3", "outside", "Discrete(3)"]),
+        (lambda a: _discrete_observations(8, 0.5), ["next_observations", "row 8", "0.5", "outside"]),
         (lambda a: {"action_space": "Box"}, ["action_space", "space of gymnasium", "'Box'"]),
         (lambda a: {"rewards": 1e308}, ["rewards", "single number"]),
     ],
