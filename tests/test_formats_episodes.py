@@ -273,6 +273,8 @@ def test_to_minari_refuses_what_it_cannot_write(minari_dataset, minari_root, mon
         OfflineDataset(
             **make_arrays() | {"observation_space": spaces.Box(0, 255, (3,), np.uint8)}
         ).to_minari("new-v0")  # fmt: skip
+    with pytest.raises(DatasetError, match="env_id='no id!'"):
+        OfflineDataset(**make_arrays(), env_id="no id!").to_minari("new-v0")
     # A failure half-way leaves nothing.
     monkeypatch.setattr(minari.MinariDataset, "__init__", lambda *_: 1 / 0)
     with pytest.raises(DatasetError, match=r"new-v0.*ZeroDivisionError"):
