@@ -139,6 +139,13 @@ def test_spaces_that_datasets_cannot_hold_are_refused_before_the_first_step():
     env.observation_space = Tuples.observation_space
     with pytest.raises(DatasetError, match="observations: spaces of type Tuple"):
         record_dtype(env)
+    env.observation_space = spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)))
+    with pytest.raises(DatasetError, match=r"observations\['a'\]: spaces of type Dict"):
+        record_dtype(env)
+    env = DummyVecEnv([lambda: Counter(2)])
+    env.action_space = spaces.Dict(a=spaces.Discrete(2))
+    with pytest.raises(DatasetError, match="actions: spaces of type Dict"):
+        record_dtype(env)
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
@@ -638,6 +645,25 @@ def test_an_agent_that_changed_is_not_mixed_in(cli, agents, monkeypatch):
 
 
 # --- random actions and outputs ---------------------------------------------------------------------------------------
+
+
+def test_statistics_that_changed_are_not_mixed_in(cli, agents, monkeypatch):
+    folder = agents("sac, normalised")
+    arguments = ["collect", "--algo", "sac", "--env", "Pendulum-v1", "-f", str(folder), "-n", "20", "-o", "x.npz"]
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        with pytest.raises(SystemExit, match="stopped"):
+            cli(*arguments)
+    path = next(folder.glob("sac/*/Pendulum-v1/vecnormalize.pkl"))
+    before = path.read_bytes()
+    statistics = VecNormalize.load(str(path), DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
+    statistics.obs_rms.mean = statistics.obs_rms.mean + 1
+    statistics.save(str(path))
+    try:
+        with pytest.raises(SystemExit, match="begun with sha256 of the statistics="):
+            cli(*arguments)
+    finally:
+        path.write_bytes(before)
 
 
 def test_random_actions_are_uniform_and_seeded(cli):

@@ -65,6 +65,13 @@ def _set(arrays, name, index, value):
     return {name: array}
 
 
+def _discrete_observations(row, value):
+    states = np.arange(40) % 3
+    following = states.astype(type(value))
+    following[row] = value
+    return {"observations": states, "next_observations": following, "observation_space": spaces.Discrete(3)}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -86,6 +93,10 @@ def _set(arrays, name, index, value):
         (lambda a: {"action_space": spaces.Text(3)}, ["actions", "Text"]),
         (lambda a: {"observation_space": spaces.Dict(x=spaces.Box(0, 1))}, ["observations", "dict", "x"]),
         (lambda a: {"reference_scores": (1.0,)}, ["reference_scores"]),
+        (lambda a: {"reference_scores": (1.0, np.nan)}, ["reference_scores", "finite", "nan"]),
+        (lambda a: {"action_space": spaces.MultiBinary(2), "actions": np.full((40, 2), 0.5)}, ["actions", "row 0", "0.5"]),
+        (lambda a: _discrete_observations(7, 3), ["next_observations", "row 7", "3", "outside", "Discrete(3)"]),
+        (lambda a: _discrete_observations(8, 0.5), ["next_observations", "row 8", "0.5", "outside"]),
         (lambda a: {"action_space": "Box"}, ["action_space", "space of gymnasium", "'Box'"]),
         (lambda a: {"rewards": 1e308}, ["rewards", "single number"]),
     ],
@@ -125,11 +136,13 @@ def test_missing_and_unknown_fields_are_named(arrays):
 
 
 def test_npz_round_trip(arrays, tmp_path):
-    dataset = OfflineDataset(**arrays, env_id="Made-up-v0", reference_scores=(-1.0, 2.0), episode_ends=[10, 15, 20, 30, 40])
+    dataset = OfflineDataset(
+        **arrays, env_id="Made-up-v0", reference_scores=(-0.1, 3234.3), episode_ends=[10, 15, 20, 30, 40]
+    )
     dataset.save(tmp_path / "new" / "x.npz")
     loaded = load_dataset(tmp_path / "new" / "x.npz")
     assert_same(loaded, dataset)
-    assert (loaded.env_id, loaded.reference_scores) == ("Made-up-v0", (-1.0, 2.0))
+    assert (loaded.env_id, loaded.reference_scores) == ("Made-up-v0", (-0.1, 3234.3))
 
 
 def test_npz_round_trip_of_images_dicts_and_discrete_actions(tmp_path):
@@ -155,6 +168,7 @@ def test_npz_round_trip_of_images_dicts_and_discrete_actions(tmp_path):
         spaces.Box(np.array([-np.inf, 0]), np.array([1.1, np.inf]), dtype=np.float64),
         spaces.Discrete(4, start=-1),
         spaces.MultiDiscrete([2, 3]),
+        spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 0]]),
         spaces.MultiBinary(4),
         spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(0, 1)),
     ],
@@ -266,6 +280,9 @@ def test_replay_buffer_in_order_of_time(n_envs, n_steps, optimize_memory_usage):
     timeouts = steps % 7 == 6
     if optimize_memory_usage:  # this layout does not know timeouts: every end is a terminal state, as SB3 treats it
         np.testing.assert_array_equal(dataset.terminations, (steps % 5 == 4) | timeouts)
+        # The observation that ended an episode is only there where no next episode has begun.
+        lost = dataset.terminations & (steps < n_steps - 1)
+        np.testing.assert_array_equal(dataset.next_observations[:, 0], 100 * env + steps + 1 - lost)
     else:
         np.testing.assert_array_equal(dataset.next_observations[:, 0], 100 * env + steps + 1)
         np.testing.assert_array_equal(dataset.truncations, timeouts)
@@ -374,6 +391,8 @@ class Counter(gym.Env):
 
 def test_collected_transitions_by_hand():
     env = VecNormalize(DummyVecEnv([Counter, lambda: Counter(1)]))
+    with pytest.raises(ValueError, match="n_steps=0: must be at least 1"):
+        collect_dataset(env, None, 0)
     dataset = collect_dataset(env, lambda obs: obs / 10, 10)
     # Two streams of 5 steps: 0 1 2 | 0 1 and 0 1 2 3 | 0, raw although VecNormalize is around.
     assert dataset.observations[:, 0].tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 0]

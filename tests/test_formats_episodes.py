@@ -54,13 +54,14 @@ TABLE = """
 """
 # imitation has one flag: what is not terminal was cut.
 IMITATION_TABLE = TABLE.replace("44  0  0", "44  0  1").replace("52  1  1", "52  1  0")
-# A frame has no next observation: the last one of an episode is its own next where nothing follows, or else left out.
+# A frame has no next observation: the last one of an episode is its own next where nothing follows, or else left out, and
+# the one before it is truncated in its stead.
 PARQUET_TABLE = """
    10  1.0  100  11  0  0
    11  1.1  101  12  0  0
    12  1.2  102  12  1  0
 
-   20  2.0  200  21  0  0
+   20  2.0  200  21  0  1
 
    30  3.0  300  30  1  0
 
@@ -272,6 +273,8 @@ def test_to_minari_refuses_what_it_cannot_write(minari_dataset, minari_root, mon
         OfflineDataset(
             **make_arrays() | {"observation_space": spaces.Box(0, 255, (3,), np.uint8)}
         ).to_minari("new-v0")  # fmt: skip
+    with pytest.raises(DatasetError, match="env_id='no id!'"):
+        OfflineDataset(**make_arrays(), env_id="no id!").to_minari("new-v0")
     # A failure half-way leaves nothing.
     monkeypatch.setattr(minari.MinariDataset, "__init__", lambda *_: 1 / 0)
     with pytest.raises(DatasetError, match=r"new-v0.*ZeroDivisionError"):

@@ -91,6 +91,7 @@ def test_an_action_outside_by_its_rounding_is_in_the_last_bin_and_at_the_bound()
     [
         (spaces.Discrete(4, start=-1), [-1, 2, 2, -1, 2, 0], [{-1: 2, 0: 1, 1: 0, 2: 3}]),
         (spaces.MultiDiscrete([2, 3]), [[0, 2]] * 6, [{0: 6, 1: 0}, {0: 0, 1: 0, 2: 6}]),
+        (spaces.MultiDiscrete([2, 3], start=[1, -1]), [[2, 1]] * 6, [{1: 0, 2: 6}, {-1: 0, 0: 0, 1: 6}]),
         (spaces.MultiBinary(2), [[0, 1]] * 5 + [[1, 1]], [{0: 5, 1: 1}, {0: 0, 1: 6}]),
         # So many values are not listed.
         (spaces.Discrete(10**12), [7, 7, 7, 9, 9, 7], [{7: 4, 9: 2}]),

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.buffers import OfflineReplayBuffer, StreamReplayBuffer, running_returns
 from sb3_pg_extras.datasets import mapped, npz, parquet_stream
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 from sb3_pg_extras.datasets.parquet_stream import ParquetStream
 from sb3_pg_extras.records import set_moments
 
@@ -284,6 +285,20 @@ def test_mapped_batches_equal_those_in_memory(uncompressed, kind, n_steps):
     np.testing.assert_array_equal(on_disk.episode_returns(), dataset.episode_returns())
 
 
+def test_arrays_in_fortran_order_are_mapped_too(tmp_path, monkeypatch):
+    """numpy writes an array in the order that it has in memory: a transposed one, or the columns of a table, in this one."""
+    monkeypatch.setattr(npz, "MAP_FROM", 1)
+    observations = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    dataset = chain(
+        observations=observations, next_observations=observations, observation_space=spaces.Box(-np.inf, np.inf, (3,))
+    )
+    arrays = {name: getattr(dataset, name) for name in ARRAY_FIELDS} | {"observations": np.asfortranarray(observations)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    on_disk = load_dataset(tmp_path / "x.npz", BOX)
+    assert isinstance(on_disk.observations, np.memmap)
+    assert_same_batches(all_of(buffer_of(on_disk)), all_of(buffer_of(dataset)))
+
+
 def test_small_and_compressed_files_are_read(tmp_path, monkeypatch):
     dataset = chain()
     dataset.save(tmp_path / "small.npz", compress=False)
@@ -318,6 +333,21 @@ def test_mapped_arrays_of_the_users_own(tmp_path):
     assert loaded.rewards.dtype == np.float64
     batch = all_of(buffer_of(loaded))
     assert_same_batches(batch, all_of(buffer_of(dataset)))
+
+
+def test_copies_of_mapped_arrays_are_in_memory(tmp_path):
+    """numpy's copies of a mapped array are of its class too, and so is what a copy-on-write mapping keeps in memory."""
+    np.save(tmp_path / "x.npy", np.zeros((9, 1)))
+    on_disk = np.load(tmp_path / "x.npy", mmap_mode="r")
+    np.save(tmp_path / "whole.npy", np.zeros((9, 1), np.int64))
+    whole = np.load(tmp_path / "whole.npy", mmap_mode="r")
+    changed = np.load(tmp_path / "x.npy", mmap_mode="c")
+    changed[3] = 0.5
+    dataset = chain(actions=changed, rewards=on_disk.astype(np.float32), terminations=on_disk[:, 0], truncations=whole)
+    for name in ("actions", "rewards", "terminations", "truncations"):
+        assert not isinstance(getattr(dataset, name), np.memmap), name
+    assert changed[3] == dataset.actions[3] == 0.5
+    assert not isinstance(chain(actions=whole).actions, np.memmap)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -28,8 +28,11 @@ def collect_dataset(
     :param n_steps: Transitions to collect, rounded up to a multiple of ``n_envs``.
     :param env_id: Recorded in the dataset.
     :return: The dataset. The last episode of each stream may be cut: neither terminated nor truncated.
+    :raises ValueError: when ``n_steps`` is below 1.
     :raises DatasetError: when the environment's spaces are not supported, or what it returns is not finite.
     """
+    if n_steps < 1:
+        raise ValueError(f"n_steps={n_steps}: must be at least 1")
     draw = random_actions(env)
     normalize = unwrap_vec_normalize(env)
     if normalize is not None:
@@ -131,7 +134,11 @@ def record_dtype(env: VecEnv) -> np.dtype:
         ``(n_envs, ...)``; a Dict observation is a record of its keys. Floats are float32, as in datasets.
     :raises DatasetError: when the spaces are not supported.
     """
-    observations = _space_dtype("observations", env.observation_space, env.num_envs)
+    if isinstance(env.observation_space, spaces.Dict):
+        keys = env.observation_space.items()
+        observations = np.dtype([(key, _space_dtype(f"observations[{key!r}]", space, env.num_envs)) for key, space in keys])
+    else:
+        observations = _space_dtype("observations", env.observation_space, env.num_envs)
     types = {
         "observations": observations,
         "actions": _space_dtype("actions", env.action_space, env.num_envs),
@@ -144,8 +151,6 @@ def record_dtype(env: VecEnv) -> np.dtype:
 
 
 def _space_dtype(name: str, space: spaces.Space, n_envs: int) -> np.dtype:
-    if isinstance(space, spaces.Dict):
-        return np.dtype([(key, _space_dtype(f"{name}[{key!r}]", value, n_envs)) for key, value in space.items()])
     if space.shape is None or space.dtype is None:
         raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
     return np.dtype((np.float32 if space.dtype.kind == "f" else space.dtype, (n_envs, *space.shape)))

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.mapped import parts
+from sb3_pg_extras.datasets.mapped import parts, stays_in_file
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
 # How far outside the action space an action may lie, as a share of the space's width: room for float32 rounding only.
 ACTION_TOLERANCE = 1e-4
+# Spaces of whole numbers, each of which is one of some choices.
+CHOICES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 class DatasetError(Exception):
@@ -230,7 +232,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
     :raises DatasetError: when it is ragged, empty or holds something else than numbers.
     """
     try:
-        array = value if isinstance(value, np.memmap) else np.asarray(value)
+        array = value if stays_in_file(value) else np.asarray(value)
     except ValueError as error:
         raise DatasetError(f"{name} is not a rectangular array: {error}") from error
     if array.dtype.kind not in "biuf":
@@ -260,7 +262,7 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
     if isinstance(array, np.memmap) and array.dtype.kind == "f":
         return array
     with np.errstate(over="ignore"):
-        return array.astype(np.float32, copy=False)
+        return np.asarray(array).astype(np.float32, copy=False)
 
 
 def _check_observations(name: str, value: Any, space: spaces.Space) -> Observations:
@@ -268,8 +270,17 @@ def _check_observations(name: str, value: Any, space: spaces.Space) -> Observati
         if not isinstance(value, dict) or set(value) != set(space.spaces):
             got = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise DatasetError(f"{name} must be a dict with the keys {sorted(space.spaces)}, not {got}")
-        return {key: _check_shape(f"{name}[{key!r}]", value[key], space[key]) for key in space.spaces}
-    return _check_shape(name, value, space)
+        return {key: _check_observation(f"{name}[{key!r}]", value[key], space[key]) for key in space.spaces}
+    return _check_observation(name, value, space)
+
+
+def _check_observation(name: str, value: Any, space: spaces.Space) -> np.ndarray:
+    array = _check_shape(name, value, space)
+    # Nothing depends on the bounds of real numbers, but choices become one-hot vectors.
+    row = _first_outside(array, space) if isinstance(space, CHOICES) else None
+    if row is not None:
+        raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}")
+    return array
 
 
 def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
@@ -285,6 +296,19 @@ def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
 
 def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
     actions = _check_shape("actions", value, space)
+    if not isinstance(space, (spaces.Box, *CHOICES)):
+        raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
+    row = _first_outside(actions, space)
+    if row is not None:
+        raise DatasetError(
+            f"actions row {row} is {actions[row]}, outside the action space {space}. "
+            "Actions are stored in the environment's own units"
+        )
+    return actions
+
+
+def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
+    """The first row that lies outside the space, if any does."""
     low: Any
     high: Any
     if isinstance(space, spaces.Box):
@@ -294,25 +318,25 @@ def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
         low, high = low - slack, high + slack
     elif isinstance(space, spaces.Discrete):
         low, high = space.start, space.start + space.n - 1
-    elif isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
-        low, high = 0, (space.nvec - 1 if isinstance(space, spaces.MultiDiscrete) else 1)
+    elif isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + (space.nvec - 1)
     else:
-        raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
-    # The extremes first: they need no array of flags.
-    if any((lowest < low).any() or (highest > high).any() for lowest, highest in map(_extremes, parts(actions))):
-        inside = (actions >= low) & (actions <= high)
-        row = int(np.argmin(inside.reshape(len(actions), -1).all(axis=1)))
-        raise DatasetError(
-            f"actions row {row} is {actions[row]}, outside the action space {space}. "
-            "Actions are stored in the environment's own units"
-        )
-    return actions
+        low, high = 0, 1
+    # No choice is a fraction.
+    whole = array.dtype.kind == "f" and not isinstance(space, spaces.Box)
+    for part in parts(array):
+        # The extremes first: they need no array of flags.
+        lowest, highest = _extremes(part)
+        if (lowest < low).any() or (highest > high).any() or (whole and (part % 1).any()):
+            inside = (array >= low) & (array <= high) & ((array % 1 == 0) if whole else True)
+            return int(np.argmin(inside.reshape(len(array), -1).all(axis=1)))
+    return None
 
 
-def _extremes(actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and maximum of each number of an action. By columns, which is many times faster than along the rows."""
-    columns = actions.reshape(len(actions), -1).T
-    lowest, highest = (np.reshape([f(column) for column in columns], actions.shape[1:]) for f in (np.min, np.max))
+def _extremes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Minimum and maximum of each number of a row. By columns, which is many times faster than along the rows."""
+    columns = rows.reshape(len(rows), -1).T
+    lowest, highest = (np.reshape([f(column) for column in columns], rows.shape[1:]) for f in (np.min, np.max))
     return lowest, highest
 
 
@@ -337,11 +361,12 @@ def _check_flags(name: str, value: Any) -> np.ndarray:
     if not valid.all():
         row = int(np.argmin(valid))
         raise DatasetError(f"{name} row {row} is {flags[row]}: flags are False or True (0 or 1)")
-    return flags.astype(bool)
+    return np.asarray(flags).astype(bool)
 
 
 def _check_reference_scores(value: Any) -> tuple[float, float]:
-    scores = _as_finite("reference_scores", value)
-    if scores.shape != (2,):
-        raise DatasetError(f"reference_scores must be (random, expert), two numbers: got {value}")
+    # In double precision, unlike the data.
+    scores = as_array("reference_scores", value)
+    if scores.shape != (2,) or not np.isfinite(scores).all():
+        raise DatasetError(f"reference_scores must be (random, expert), two finite numbers: got {value}")
     return float(scores[0]), float(scores[1])

@@ -35,9 +35,18 @@ def map_npz_member(path: str | Path, member: zipfile.ZipInfo) -> np.memmap:
         shape, fortran_order, dtype = read_header(file)
         header_size = file.tell() - start
     n_bytes = int(np.prod([int(length) for length in shape], dtype=object)) * dtype.itemsize
-    if fortran_order or dtype.hasobject or n_bytes + header_size != member.file_size:
+    if dtype.hasobject or n_bytes + header_size != member.file_size:
         raise ValueError(f"{member.filename} claims {n_bytes} bytes of {dtype} but {member.file_size} are stored")
-    return np.memmap(path, dtype, "r", start + header_size, shape)
+    return np.memmap(path, dtype, "r", start + header_size, shape, "F" if fortran_order else "C")
+
+
+def stays_in_file(array: object) -> bool:
+    """
+    :param array: Anything.
+    :return: Whether it is an array whose numbers are all in a file. What numpy makes of such a one (``astype``, ``copy``) is
+        of its class too, but in memory; so is what was changed in one that is mapped copy-on-write (``mmap_mode="c"``).
+    """
+    return isinstance(array, np.memmap) and _mapping(array) is not None and array.mode != "c"
 
 
 def parts(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -228,7 +228,10 @@ def _env_spec(env_id: str) -> str:
         return gym.registry[env_id].to_json()
     except (KeyError, TypeError, ValueError):
         # Not registered here, or registered with an object that JSON cannot hold: the name is kept.
-        return EnvSpec(env_id).to_json()
+        try:
+            return EnvSpec(env_id).to_json()
+        except gym.error.Error as error:
+            raise DatasetError(f"env_id={env_id!r}: Minari cannot hold it ({error})") from error
 
 
 def _buffers(dataset: OfflineDataset, buffer: Any) -> list[Any]:

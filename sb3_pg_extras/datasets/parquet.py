@@ -25,7 +25,8 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
     Read frames ``(s_t, a_t, next.reward, next.done)``. The next observation is that of the episode's next frame.
 
     The last frame of an episode has none: where ``next.done`` is set nothing follows it, and its own observation stands
-    in; elsewhere that frame is left out, and the episode ends neither terminated nor truncated.
+    in; elsewhere that frame is left out, and the one before it is truncated if the frame was; if not, the episode ends with
+    neither flag.
 
     :param path: A file, a folder of files, or a LeRobot dataset with its files in ``data/``. Columns:
         ``observation.state`` (several numeric ``observation.*`` make a Dict observation), ``action``, ``next.reward``,
@@ -188,6 +189,8 @@ def episodes_of(columns: dict[str, np.ndarray]) -> Iterator[Episode]:
     for start, end in zip(*_bounds(same), strict=True):
         terminal = bool(columns[DONE][end - 1])
         stop = end if terminal else end - 1
+        if stop < end and truncated[stop]:
+            truncated[max(start, stop - 1)] = True
         rows = np.append(np.arange(start, end), [end - 1] if terminal else []).astype(np.int64)
         observations = {name.removeprefix(f"{OBSERVATION}."): columns[name][rows] for name in names}
         yield Episode(

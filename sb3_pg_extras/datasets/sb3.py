@@ -163,7 +163,8 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
 
     SB3 stores Box actions scaled to [-1, 1] (``OffPolicyAlgorithm._store_transition``); they come back in the
     environment's units. Each environment's stream is put in order of time; where the buffer cuts a stream, an episode
-    ends that is neither terminated nor truncated.
+    ends that is neither terminated nor truncated. With ``optimize_memory_usage`` the buffer knows no truncations and has
+    lost the observations that ended episodes: each end is a terminal state, and its own observation stands in for the next.
 
     :param buffer: The buffer.
     :return: The dataset.
@@ -181,9 +182,13 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     if len(order) == 0:
         raise DatasetError("the replay buffer is empty")
     dones, timeouts = (_rows(flags, order).astype(bool) for flags in (buffer.dones, buffer.timeouts))
-    actions = _rows(buffer.actions, order)
+    observations, actions = _rows(buffer.observations, order), _rows(buffer.actions, order)
+    if buffer.optimize_memory_usage:
+        # The next episode's first observation took the place of the one that ended an episode, but for each stream's newest.
+        newest = np.arange(len(dones)) % len(order) == len(order) - 1
+        next_observations[dones & ~newest] = observations[dones & ~newest]
     return OfflineDataset(
-        observations=_rows(buffer.observations, order),
+        observations=observations,
         actions=_unscale(actions.reshape(len(actions), *(buffer.action_space.shape or ())), buffer.action_space),
         rewards=_rows(buffer.rewards, order),
         next_observations=next_observations,

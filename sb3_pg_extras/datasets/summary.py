@@ -172,7 +172,7 @@ def _possible(space: spaces.Space) -> list[range]:
     if isinstance(space, spaces.Discrete):
         return [range(int(space.start), int(space.start + space.n))]
     if isinstance(space, spaces.MultiDiscrete):
-        return [range(int(n)) for n in space.nvec.flat]
+        return [range(int(start), int(start + n)) for start, n in zip(space.start.flat, space.nvec.flat, strict=True)]
     assert isinstance(space, spaces.MultiBinary)
     return [range(2)] * int(np.prod(space.shape))
 

@@ -234,7 +234,9 @@ def _deterministic(args: argparse.Namespace) -> bool:
     return args.deterministic or not (args.stochastic or stochastic)
 
 
-def _arguments(args: argparse.Namespace, model_path: Path | None, env: VecEnv, env_kwargs: dict[str, Any]) -> dict[str, Any]:
+def _arguments(
+    args: argparse.Namespace, model_path: Path | None, statistics: Path | None, env: VecEnv, env_kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """What the records depend on."""
     return {
         "algo": args.algo,
@@ -247,6 +249,8 @@ def _arguments(args: argparse.Namespace, model_path: Path | None, env: VecEnv, e
         "seed": args.seed,
         "model": None if model_path is None else str(model_path),
         "sha256 of the model": None if model_path is None else hashlib.sha256(model_path.read_bytes()).hexdigest(),
+        # A training that goes on rewrites them; its best model may stay.
+        "sha256 of the statistics": None if statistics is None else hashlib.sha256(statistics.read_bytes()).hexdigest(),
         "observation_space": space_to_json(env.observation_space),
         "action_space": space_to_json(env.action_space),
     }
@@ -259,7 +263,8 @@ def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
     if model_path is not None:
         model = _load_model(args, model_path, hyperparams, env if normalizer is None else normalizer)
         act = with_noise(ZooAgent(model, env, normalizer, _deterministic(args)), env.action_space, args.noise)
-    arguments = _arguments(args, model_path, env, hyperparams["env_kwargs"])
+    statistics = None if stats is None or normalizer is None else stats / "vecnormalize.pkl"
+    arguments = _arguments(args, model_path, statistics, env, hyperparams["env_kwargs"])
     return env, act, Journal(_partial(args.output), arguments, record_dtype(env))
 
 
