@@ -45,8 +45,11 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/bear_pendulum.py
 	$(BIN)/python benchmarks/fine_tune.py
 	$(BIN)/python benchmarks/reinforce.py
+	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/zoo_entries.py --algo reinforce
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
+	$(BIN)/python benchmarks/make_hopper_dataset.py
+	$(BIN)/python benchmarks/bear_hopper.py
 	test -d $(STREAM_X) || git clone --quiet https://github.com/mohmdelsayed/streaming-drl $(STREAM_X)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X)
 	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --parts
