@@ -75,7 +75,7 @@ def main() -> None:
     plot(rows)
     stream_x = [] if args.stream_x is None else ["--stream-x", args.stream_x]
     for script in (["online_speed.py", *stream_x], ["loop_cost.py"]):
-        subprocess.run([sys.executable, *script], check=True, cwd=Path(__file__).parent)
+        subprocess.run([sys.executable, str(Path(__file__).parent / script[0]), *script[1:]], check=True)
 
 
 def measure(args: argparse.Namespace, file: str, device: str, threads: int) -> list[dict[str, Any]]:
