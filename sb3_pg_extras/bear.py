@@ -212,10 +212,13 @@ class BEAR(OfflineAlgorithm):
         self._recorded_steps: RecordedSteps | None = None
 
         if _init_setup_model:
-            self._setup_model()
+            self._check_arguments()
             self._check_device()
+        # Before the networks: reading takes memory for a moment, their optimisers for good.
         if self.dataset is not None:
             self.set_dataset(self.dataset)
+        if _init_setup_model:
+            self._setup_model()
 
     def _check_arguments(self) -> None:
         """One error that names the argument and its value, before any time is spent."""
