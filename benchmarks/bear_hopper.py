@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jobs import run_missing
 from make_hopper_dataset import DATASET, ENV_ID
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_pg_extras import BEAR, load_dataset
 from sb3_pg_extras.zoo import hyperparams_file
+from sb3_pg_extras.zoo.jobs import run_missing
 
 RESULTS = Path(__file__).parent / "results" / "bear_hopper.csv"
 STEPS, CHECKPOINTS, EVERY, EPISODES, N_ENVS = 15_000, 5, 1_000, 20, 10

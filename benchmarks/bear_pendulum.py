@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jobs import run_missing
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_pg_extras import BEAR, load_dataset
 from sb3_pg_extras.zoo import hyperparams_file
+from sb3_pg_extras.zoo.jobs import run_missing
 
 ENV_ID, EPISODES = "Pendulum-v1", 100
 RESULTS = Path(__file__).parent / "results" / "bear_pendulum.csv"

@@ -20,7 +20,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from sb3_pg_extras import BEAR, load_dataset
-from sb3_pg_extras.datasets import BUNDLED_DATASETS
+from sb3_pg_extras.datasets.load import BUNDLED_DATASETS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

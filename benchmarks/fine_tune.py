@@ -20,7 +20,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_pg_extras import BEAR
-from sb3_pg_extras.files import atomic_write
+from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.zoo import hyperparams_file
 
 ENV_ID, EPISODES = "Pendulum-v1", 50

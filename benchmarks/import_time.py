@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_pg_extras.files import atomic_write
+from sb3_pg_extras.common.files import atomic_write
 
 OUTPUT = Path(__file__).parent / "results" / "import_time.csv"
 MODULES = ["stable_baselines3", "sb3_pg_extras"]

@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from sb3_pg_extras.files import atomic_write
+from sb3_pg_extras.common.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
 STEPS, TURNS = 250, 5

@@ -17,7 +17,8 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_pg_extras.datasets import BUNDLED_DATASETS, OfflineDataset, collect_dataset
+from sb3_pg_extras.datasets import OfflineDataset, collect_dataset
+from sb3_pg_extras.datasets.load import BUNDLED_DATASETS
 
 ENV_ID, EPISODE_STEPS, SEED = "Pendulum-v1", 200, 0
 TRAINING_STEPS, CHECKPOINT_EVERY = 20_000, 500

@@ -27,7 +27,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg_extras import REINFORCE, SingleStepA2C
-from sb3_pg_extras.files import atomic_write
+from sb3_pg_extras.common.files import atomic_write
 
 RESULTS = Path(__file__).parent / "results" / "online_speed.csv"
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "online_speed.png"

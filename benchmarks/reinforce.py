@@ -14,7 +14,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
-from jobs import run_missing
 from reinforce_reference import course, greedy_return, vpg
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -22,6 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_pg_extras import REINFORCE
+from sb3_pg_extras.zoo.jobs import run_missing
 
 RESULTS = Path(__file__).parent / "results"
 FIELDS = ["experiment", "seed", "steps", "updates", "train_return", "greedy_return", "steps_per_second"]

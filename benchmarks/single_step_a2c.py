@@ -23,7 +23,6 @@ import numpy as np
 import stream_reference
 import torch as th
 import yaml
-from jobs import run_missing
 from rl_zoo3.utils import get_wrapper_class
 from single_step_reference import mountain_car, observation_statistics, xavier
 from stable_baselines3.common.callbacks import BaseCallback
@@ -34,6 +33,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pg_extras import SingleStepA2C
 from sb3_pg_extras.zoo import hyperparams_file
+from sb3_pg_extras.zoo.jobs import run_missing
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path(__file__).parent / "runs"

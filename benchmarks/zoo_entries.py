@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jobs import run_missing
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file
+from sb3_pg_extras.zoo.jobs import run_missing
 
 RUNS = Path(__file__).parent / "runs" / "zoo_entries"
 RESULTS = Path(__file__).parent / "results" / "zoo_entries.csv"

@@ -1,15 +1,32 @@
 """REINFORCE, SingleStepA2C and BEAR for Stable-Baselines3 and the RL Zoo."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from sb3_pg_extras.bear import BEAR
-from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score
-from sb3_pg_extras.offline import OfflineAlgorithm
-from sb3_pg_extras.optimizers import ObGD
-from sb3_pg_extras.reinforce import REINFORCE
-from sb3_pg_extras.single_step_a2c import STREAM_PRESET, SingleStepA2C
+if TYPE_CHECKING:
+    from sb3_pg_extras.bear import BEAR
+    from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score
+    from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
+    from sb3_pg_extras.reinforce import REINFORCE
+    from sb3_pg_extras.single_step_a2c import STREAM_PRESET, SingleStepA2C
+    from sb3_pg_extras.single_step_a2c.optimizers import ObGD
 
 __version__ = version("sb3-pg-extras")
+
+# Public name -> the module it is imported from when it is first asked for: who uses one algorithm waits for no other.
+_HOME = {
+    "BEAR": "bear",
+    "REINFORCE": "reinforce",
+    "STREAM_PRESET": "single_step_a2c",
+    "DatasetError": "datasets",
+    "ObGD": "single_step_a2c.optimizers",
+    "OfflineAlgorithm": "offline.offline_algorithm",
+    "OfflineDataset": "datasets",
+    "SingleStepA2C": "single_step_a2c",
+    "load_dataset": "datasets",
+    "normalized_score": "datasets",
+}
 
 __all__ = [
     "BEAR",
@@ -24,3 +41,13 @@ __all__ = [
     "load_dataset",
     "normalized_score",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

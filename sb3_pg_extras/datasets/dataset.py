@@ -195,7 +195,7 @@ class OfflineDataset:
         :param path: The file to write; it is written whole or not at all.
         :param compress: False for a file that is larger, and from 1 GiB on is memory-mapped instead of read.
         """
-        from sb3_pg_extras.datasets.npz import save_npz
+        from sb3_pg_extras.datasets.readers.npz import save_npz
 
         save_npz(self, path, compress)
 
@@ -208,7 +208,7 @@ class OfflineDataset:
         :return: The ``minari.MinariDataset``.
         :raises DatasetError: when the id is malformed or exists, or when Minari's format cannot hold the data.
         """
-        from sb3_pg_extras.datasets.minari import save_minari
+        from sb3_pg_extras.datasets.readers.minari import save_minari
 
         return save_minari(self, dataset_id, data_format)
 

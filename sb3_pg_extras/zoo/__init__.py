@@ -15,10 +15,10 @@ from pathlib import Path
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_pg_extras.bear import BEAR
+from sb3_pg_extras.bear.bear import BEAR
 from sb3_pg_extras.datasets import DatasetError
-from sb3_pg_extras.reinforce import REINFORCE
-from sb3_pg_extras.single_step_a2c import SingleStepA2C
+from sb3_pg_extras.reinforce.reinforce import REINFORCE
+from sb3_pg_extras.single_step_a2c.single_step_a2c import SingleStepA2C
 from sb3_pg_extras.zoo import upstream
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE, "single_step_a2c": SingleStepA2C}

@@ -30,11 +30,11 @@ from tqdm import tqdm
 
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.datasets.collect import Act, from_records, random_actions, record_dtype, roll, with_noise
-from sb3_pg_extras.datasets.journal import Journal
-from sb3_pg_extras.datasets.minari import PREFIX as MINARI_PREFIX
-from sb3_pg_extras.datasets.minari import minari_folder
-from sb3_pg_extras.datasets.npz import space_to_json
 from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.readers.minari import PREFIX as MINARI_PREFIX
+from sb3_pg_extras.datasets.readers.minari import minari_folder
+from sb3_pg_extras.datasets.spaces import space_to_json
+from sb3_pg_extras.zoo.journal import Journal
 
 # The id of no algorithm: actions are drawn from the action space.
 RANDOM = "random"

@@ -8,10 +8,12 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets import BUNDLED_PREFIX, MINARI_PREFIX, DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets.load import BUNDLED_PREFIX
 from sb3_pg_extras.datasets.optional import require
-from sb3_pg_extras.datasets.plots import plot_dataset
-from sb3_pg_extras.datasets.summary import action_coverage, summarize
+from sb3_pg_extras.datasets.readers.minari import PREFIX as MINARI_PREFIX
+from sb3_pg_extras.zoo.plots import plot_dataset
+from sb3_pg_extras.zoo.summary import action_coverage, summarize
 
 STATISTICS = ("mean", "std", "min", "25%", "median", "75%", "max")
 COVERAGE = ("mean", "std", "min", "max", "at_bound", "bins_used")

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
-from sb3_pg_extras.files import atomic_write
+from sb3_pg_extras.common.files import atomic_write
 
 
 class Replacement(NamedTuple):

@@ -1,0 +1,247 @@
+"""
+The mathematics: pure functions of tensors, never of networks.
+
+Letters in shapes: B states in the batch, n and m samples per state, A action dimensions, C critics.
+"""
+
+import math
+
+import torch as th
+from torch.nn import functional as F
+
+# Inside square roots, so that their gradient is finite at 0 (the published code's value for MMD).
+SQRT_EPSILON = 1e-6
+# delta in the variance penalty sqrt((1 - delta) / delta) * std Q: delta_conf in BEAR's algos.py.
+VARIANCE_PENALTY_DELTA = 0.1
+
+
+def pairwise_kernel(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
+    """
+    Kernel values of all pairs of samples: ``exp(-|x - y|_1 / (2 sigma))`` ("laplacian") or
+    ``exp(-|x - y|_2^2 / (2 sigma))`` ("gaussian").
+
+    All published BEAR code divides by ``2 sigma``, not ``2 sigma^2``: ``mmd_loss_laplacian`` and ``mmd_loss_gaussian``
+    in BEAR's ``algos.py`` (Kumar et al. 2019).
+
+    :param x: Samples, shape (B, n, A).
+    :param y: Samples, shape (B, m, A).
+    :param kernel: "laplacian" or "gaussian".
+    :param sigma: Bandwidth, above 0.
+    :return: shape (B, n, m).
+    :raises ValueError: for another kernel.
+    """
+    assert x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0] and x.shape[2] == y.shape[2], (x.shape, y.shape)
+    difference = x.unsqueeze(2) - y.unsqueeze(1)
+    if kernel == "laplacian":
+        distance = difference.abs().sum(dim=3)
+    elif kernel == "gaussian":
+        distance = difference.square().sum(dim=3)
+    else:
+        raise ValueError(f"kernel must be 'laplacian' or 'gaussian', not {kernel!r}")
+    return th.exp(-distance / (2.0 * sigma))
+
+
+def mmd_squared(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float, estimator: str = "biased") -> th.Tensor:
+    """
+    Squared maximum mean discrepancy between two sets of samples, per state
+    (Gretton et al. 2012, "A Kernel Two-Sample Test", equations 3 and 5; BEAR, section 5).
+
+    "biased" is ``mean_ij k(x_i, x_j) - 2 mean_ij k(x_i, y_j) + mean_ij k(y_i, y_j)`` over all pairs, ``i = j`` included:
+    never negative, but ``(1/n + 1/m)(1 - E k)`` on average when x and y have the same distribution. "unbiased" (the
+    U-statistic) leaves ``i = j`` out of the first and the last mean: 0 on average then, and negative about half the time.
+
+    :param x: Samples, shape (B, n, A).
+    :param y: Samples, shape (B, m, A).
+    :param kernel: See :func:`pairwise_kernel`.
+    :param sigma: See :func:`pairwise_kernel`.
+    :param estimator: "biased" or "unbiased".
+    :return: shape (B,).
+    :raises ValueError: for another estimator, or for "unbiased" with fewer than two samples.
+    """
+    k_xx, k_xy, k_yy = (pairwise_kernel(a, b, kernel, sigma) for a, b in ((x, x), (x, y), (y, y)))
+    return _mean_of_pairs(k_xx, estimator) - 2.0 * k_xy.mean(dim=(1, 2)) + _mean_of_pairs(k_yy, estimator)
+
+
+def _mean_of_pairs(k: th.Tensor, estimator: str) -> th.Tensor:
+    """Mean kernel value within one set of samples, shape (B, n, n) -> (B,)."""
+    if estimator == "biased":
+        return k.mean(dim=(1, 2))
+    if estimator != "unbiased":
+        raise ValueError(f"estimator must be 'biased' or 'unbiased', not {estimator!r}")
+    n = k.shape[1]
+    if n < 2:
+        raise ValueError(f"the unbiased estimator needs at least 2 samples per state, got {n}")
+    # k(x, x) = 1 on the diagonal, for both kernels.
+    return (k.sum(dim=(1, 2)) - n) / (n * (n - 1))
+
+
+def mmd_divergence(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float, estimator: str) -> th.Tensor:
+    """
+    The quantity that BEAR's constraint bounds, averaged over the batch.
+
+    With the biased estimator it is ``mean_B sqrt(MMD^2 + 1e-6)``, as published, to be compared with the threshold
+    epsilon. A square root would bias the unbiased estimate again (and has no value where it is negative), so there it is
+    ``mean_B MMD^2``, to be compared with ``epsilon^2``.
+
+    :param x: Samples of the policy, shape (B, n, A); gradients flow.
+    :param y: Samples of the behaviour, shape (B, m, A).
+    :param kernel: See :func:`pairwise_kernel`.
+    :param sigma: See :func:`pairwise_kernel`.
+    :param estimator: See :func:`mmd_squared`.
+    :return: scalar.
+    """
+    squared = mmd_squared(x, y, kernel, sigma, estimator)
+    return (squared + SQRT_EPSILON).sqrt().mean() if estimator == "biased" else squared.mean()
+
+
+def mmd_noise_floor(samples: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
+    """
+    What the biased estimator reads on average when policy and behaviour are the same distribution:
+    ``sqrt((2/n)(1 - E k) + 1e-6)``. A threshold below it cannot be met, whatever the policy does.
+
+    :param samples: Samples of the behaviour, shape (B, n, A), n at least 2.
+    :param kernel: See :func:`pairwise_kernel`.
+    :param sigma: See :func:`pairwise_kernel`.
+    :return: scalar.
+    """
+    between = _mean_of_pairs(pairwise_kernel(samples, samples, kernel, sigma), "unbiased").mean()
+    return (2.0 / samples.shape[1] * (1.0 - between) + SQRT_EPSILON).sqrt()
+
+
+def squashed_log_prob(raw_actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of ``tanh(u)`` under a squashed diagonal Gaussian, given the pre-tanh action ``u``
+    (SAC, Haarnoja et al. 2018, appendix C): ``log N(u; mean, std) - sum log(1 - tanh(u)^2)``.
+
+    :param raw_actions: ``u``, shape (B, n, A).
+    :param mean: shape (B, A).
+    :param log_std: shape (B, A).
+    :return: shape (B, n).
+    """
+    assert raw_actions.ndim == 3 and mean.shape == log_std.shape == raw_actions[:, 0].shape
+    mean, log_std = mean.unsqueeze(1), log_std.unsqueeze(1)
+    log_normal = -0.5 * ((raw_actions - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2.0 * math.pi)
+    # log(1 - tanh(u)^2), written so that it stays finite for large |u|.
+    log_slope = 2.0 * (math.log(2.0) - raw_actions - F.softplus(-2.0 * raw_actions))
+    return (log_normal - log_slope).sum(dim=2)
+
+
+def kl_divergence(behavior_actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
+    """
+    KL(behaviour || policy) up to the behaviour's entropy: ``-E log pi(a)`` over the behaviour's samples
+    (``kl_loss`` in BEAR's ``algos.py``).
+
+    :param behavior_actions: Pre-tanh samples of the behaviour, shape (B, n, A).
+    :param mean: Mean of the policy's Gaussian, shape (B, A); gradients flow.
+    :param log_std: Its log standard deviation, shape (B, A); gradients flow.
+    :return: scalar.
+    """
+    return -squashed_log_prob(behavior_actions, mean, log_std).mean()
+
+
+def vae_loss(
+    reconstruction: th.Tensor, actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor
+) -> tuple[th.Tensor, th.Tensor]:
+    """
+    The two terms of the behaviour VAE's loss (BCQ, Fujimoto et al. 2019; ``train`` in BEAR's ``algos.py``); the loss is
+    ``reconstruction_loss + vae_kl_weight * kl_loss``.
+
+    :param reconstruction: Decoded actions in [-1, 1], shape (B, A).
+    :param actions: The dataset's actions in [-1, 1], shape (B, A).
+    :param mean: Mean of the latent, shape (B, L).
+    :param log_std: Log standard deviation of the latent, shape (B, L).
+    :return: ``reconstruction_loss``, the mean squared error; ``kl_loss``, the KL from N(mean, std) to N(0, 1), averaged
+        over batch and latent dimensions. Scalars.
+    """
+    assert reconstruction.shape == actions.shape and mean.shape == log_std.shape
+    kl = -0.5 * (1.0 + 2.0 * log_std - mean.square() - (2.0 * log_std).exp())
+    return F.mse_loss(reconstruction, actions), kl.mean()
+
+
+def mixed_target_q_values(
+    rewards: th.Tensor, terminations: th.Tensor, next_q_values: th.Tensor, gamma: float | th.Tensor, mixture: float
+) -> th.Tensor:
+    """
+    BEAR's Bellman target (Kumar et al. 2019, Algorithm 1; the soft clipping is BCQ's):
+    ``r + gamma (1 - terminated) max_i [mixture min_j Q_j(s', a_i) + (1 - mixture) max_j Q_j(s', a_i)]``.
+
+    :param rewards: shape (B, 1).
+    :param terminations: 1 where s' is terminal, shape (B, 1).
+    :param next_q_values: Target critics at s' for n sampled actions, shape (C, B, n).
+    :param gamma: Discount factor, or one for each transition, shape (B, 1), where rewards are those of several steps.
+    :param mixture: Weight of the minimum over critics.
+    :return: shape (B, 1).
+    """
+    assert next_q_values.ndim == 3 and rewards.shape == terminations.shape == (next_q_values.shape[1], 1)
+    assert not isinstance(gamma, th.Tensor) or gamma.shape == rewards.shape
+    lowest, highest = next_q_values.amin(dim=0), next_q_values.amax(dim=0)
+    best = (mixture * lowest + (1.0 - mixture) * highest).amax(dim=1, keepdim=True)
+    return rewards + gamma * (1.0 - terminations) * best
+
+
+def ensemble_critic_loss(
+    current_q_values: th.Tensor, target_q_values: th.Tensor, mask: th.Tensor | None = None
+) -> th.Tensor:
+    """
+    Mean squared Bellman error, summed over critics.
+
+    :param current_q_values: ``Q_j(s, a)``, shape (C, B).
+    :param target_q_values: shape (B, 1); no gradient flows to it.
+    :param mask: 1 where a critic learns from a transition, shape (C, B); None for all (bootstrapped ensembles,
+        Osband et al. 2016).
+    :return: scalar.
+    """
+    assert target_q_values.shape == (current_q_values.shape[1], 1)
+    errors = (current_q_values - target_q_values.detach().squeeze(1)).square()
+    if mask is not None:
+        assert mask.shape == errors.shape
+        errors = errors * mask
+    return errors.mean(dim=1).sum()
+
+
+def reduce_q_values(q_values: th.Tensor, reduction: str, variance_penalty: float = 0.0) -> th.Tensor:
+    """
+    One value per state from an ensemble of critics, minus ``variance_penalty * sqrt((1 - d) / d) * std_j Q_j``
+    with ``d = 0.1`` (``--use_ensemble_variance`` in BEAR's ``algos.py``).
+
+    :param q_values: ``Q_j(s, a)``, shape (C, B).
+    :param reduction: "min", "max" or "mean" over critics.
+    :param variance_penalty: lambda, 0 for none.
+    :return: shape (B,).
+    :raises ValueError: for another reduction.
+    """
+    assert q_values.ndim == 2
+    if reduction not in ("min", "max", "mean"):
+        raise ValueError(f"reduction must be 'min', 'max' or 'mean', not {reduction!r}")
+    value = q_values.mean(dim=0) if reduction == "mean" else getattr(q_values, f"a{reduction}")(dim=0)
+    if variance_penalty == 0.0:
+        return value
+    # The population standard deviation, with an epsilon: critics that agree must not give a NaN gradient.
+    std = (q_values.var(dim=0, unbiased=False) + SQRT_EPSILON).sqrt()
+    return value - variance_penalty * math.sqrt((1.0 - VARIANCE_PENALTY_DELTA) / VARIANCE_PENALTY_DELTA) * std
+
+
+def support_penalty(alpha: th.Tensor, divergence: th.Tensor, threshold: float) -> th.Tensor:
+    """
+    The policy's side of the constraint ``divergence <= threshold``: ``alpha (divergence - threshold)`` with alpha held
+    fixed (BEAR, equation 1, by dual gradient descent as in Algorithm 1).
+
+    :param alpha: The multiplier, above 0; no gradient flows to it.
+    :param divergence: scalar; gradients flow.
+    :param threshold: epsilon.
+    :return: scalar.
+    """
+    return alpha.detach() * (divergence - threshold)
+
+
+def alpha_loss(log_alpha: th.Tensor, divergence: th.Tensor, threshold: float) -> th.Tensor:
+    """
+    The multiplier's side of the same constraint: descending it lets ``log_alpha`` ascend
+    ``exp(log_alpha) (divergence - threshold)``, so alpha grows while the constraint is violated.
+
+    :param log_alpha: shape (1,); gradients flow.
+    :param divergence: scalar; no gradient flows to it.
+    :param threshold: epsilon.
+    :return: scalar.
+    """
+    return -(log_alpha.exp() * (divergence.detach() - threshold)).sum()

@@ -1,0 +1,264 @@
+"""Networks beyond SB3's own: BEAR's behaviour VAE and critics, and stream-x's actor-critic."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import SACPolicy
+from torch import nn
+
+from sb3_pg_extras.offline.policies import NormalizingPolicy
+
+# Bounds of the latent's log standard deviation, and of the latents that samples are decoded from (VAE in BEAR's algos.py).
+LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX = -4.0, 15.0
+LATENT_CLIP = 0.5
+
+
+class BehaviorVAE(NormalizingPolicy):
+    """
+    Conditional VAE of the dataset's actions given the observation (BCQ, Fujimoto et al. 2019; ``VAE`` in BEAR's
+    ``algos.py``). It is an SB3 policy too: acting with it is behaviour cloning.
+
+    :param observation_space: Observation space.
+    :param action_space: Action space.
+    :param net_arch: Hidden layers of the encoder and of the decoder.
+    :param features_extractor: Network that extracts features from observations, its own.
+    :param features_dim: Number of features.
+    :param latent_dim: Latent dimensions, L.
+    :param activation_fn: Activation function.
+    :param normalize_images: Whether to divide images by 255.
+    """
+
+    action_space: spaces.Box
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: nn.Module,
+        features_dim: int,
+        latent_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        action_dim = get_action_dim(action_space)
+        self.net_arch = net_arch
+        self.features_dim = features_dim
+        self.latent_dim = latent_dim
+        self.activation_fn = activation_fn
+        self.encoder = nn.Sequential(*create_mlp(features_dim + action_dim, 2 * latent_dim, net_arch, activation_fn))
+        self.decoder = nn.Sequential(*create_mlp(features_dim + latent_dim, action_dim, net_arch, activation_fn))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        names = ("net_arch", "features_extractor", "features_dim", "latent_dim", "activation_fn")
+        return super()._get_constructor_parameters() | {name: getattr(self, name) for name in names}
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Encode actions and decode them again.
+
+        :param obs: Observations of B states.
+        :param actions: Actions in [-1, 1], shape (B, A).
+        :param noise: Standard normal noise of the latent, shape (B, L).
+        :return: Reconstructed actions in [-1, 1], shape (B, A); mean and log standard deviation of the latent, (B, L).
+        """
+        features = self.extract_features(obs, self.features_extractor)
+        mean, log_std = self.encoder(th.cat([features, actions], dim=1)).float().chunk(2, dim=1)
+        log_std = log_std.clamp(LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX)
+        latents = mean + log_std.exp() * noise
+        return th.tanh(self.decoder(th.cat([features, latents], dim=1)).float()), mean, log_std
+
+    def raw_actions(self, obs: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+        """
+        Sample the behaviour: decode latents that are clipped to +-0.5, where the decoder has seen most data.
+
+        :param obs: Observations of B states.
+        :param noise: Standard normal noise, shape (B, n, L).
+        :return: Actions before the tanh, shape (B, n, A).
+        """
+        features = self.extract_features(obs, self.features_extractor)
+        features = features.unsqueeze(1).expand(-1, noise.shape[1], -1)
+        call = nn.Module.__call__ if th.is_grad_enabled() else _call_in_place
+        return call(self.decoder, th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2)).float()
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        batch_size = _batch_size(observation)
+        shape = (batch_size, 1, self.latent_dim)
+        noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
+        return th.tanh(self.raw_actions(observation, noise)).squeeze(1)
+
+
+class BEARPolicy(NormalizingPolicy, SACPolicy):
+    """
+    SB3's SAC actor and critics (so that weights move freely between BEAR and SAC), and a behaviour VAE.
+
+    It acts by drawing ``n_action_samples`` actions from the actor and taking the one that the first critic values most.
+    ``deterministic=True`` draws them with noise that is fixed when the policy is made and saved with it.
+
+    :param observation_space: Observation space.
+    :param action_space: Action space.
+    :param lr_schedule: Learning rate schedule of all optimisers (BEAR sets each one's own afterwards).
+    :param vae_net_arch: Hidden layers of the VAE's encoder and decoder, ``[750, 750]`` by default.
+    :param vae_latent_dim: Latent dimensions of the VAE, twice the action dimensions by default.
+    :param n_action_samples: Candidate actions when acting.
+    :param optimizer_class: The optimiser of all networks.
+    :param optimizer_kwargs: Its arguments but for the learning rate; ``fused=True`` for Adam by default, which is faster.
+    :param sac_kwargs: As in SB3's ``SACPolicy``: ``net_arch``, ``activation_fn``, ``n_critics``,
+        ``features_extractor_class``, ...
+    :raises ValueError: for ``use_sde``: gSDE explores an environment, which offline learning never does.
+    """
+
+    behavior_vae: BehaviorVAE
+    candidate_noise: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        vae_net_arch: list[int] | None = None,
+        vae_latent_dim: int | None = None,
+        n_action_samples: int = 100,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **sac_kwargs: Any,
+    ) -> None:
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = {"fused": True}
+        sac_kwargs |= {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
+        if sac_kwargs.get("use_sde"):
+            raise ValueError("policy_kwargs use_sde=True: gSDE explores an environment, which BEAR never does. Leave it out")
+        super().__init__(observation_space, action_space, lr_schedule, **sac_kwargs)
+        action_dim = get_action_dim(action_space)
+        self.n_action_samples = n_action_samples
+        self.vae_kwargs = {
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "net_arch": [750, 750] if vae_net_arch is None else vae_net_arch,
+            "latent_dim": 2 * action_dim if vae_latent_dim is None else vae_latent_dim,
+            "activation_fn": self.activation_fn,
+            "normalize_images": self.normalize_images,
+        }
+        self.behavior_vae = BehaviorVAE(**self._update_features_extractor(self.vae_kwargs)).to(self.device)
+        self.behavior_vae.optimizer = self.optimizer_class(
+            self.behavior_vae.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+        self.register_buffer("candidate_noise", th.randn(1, n_action_samples, action_dim, device=self.device))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        # The actor's gSDE settings, which this policy refuses.
+        for name in ("use_sde", "log_std_init", "use_expln", "clip_mean"):
+            data.pop(name)
+        data.update(
+            vae_net_arch=self.vae_kwargs["net_arch"],
+            vae_latent_dim=self.vae_kwargs["latent_dim"],
+            n_action_samples=self.n_action_samples,
+            share_features_extractor=self.share_features_extractor,
+        )
+        return data
+
+    def raw_actions(self, obs: PyTorchObs, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Sample the actor: ``mean(s) + std(s) * noise``.
+
+        :param obs: Observations of B states.
+        :param noise: Standard normal noise, shape (B, n, A), or (1, n, A) for the same in all states.
+        :return: Actions before the tanh, shape (B, n, A); mean and log standard deviation of the Gaussian, (B, A).
+        """
+        mean, log_std, _ = self.actor.get_action_dist_params(obs)
+        mean, log_std = mean.float(), log_std.float()
+        return mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise, mean, log_std
+
+    def q_values(self, critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        All critics at several actions per state; the features of a state are computed once.
+
+        :param critic: ``self.critic`` or ``self.critic_target``.
+        :param obs: Observations of B states.
+        :param actions: Actions in [-1, 1], shape (B, n, A).
+        :return: shape (C, B, n).
+        """
+        inputs = self._critic_inputs(critic, obs, actions)
+        call = nn.Module.__call__ if th.is_grad_enabled() else _call_in_place
+        return th.stack([call(q_network, inputs).squeeze(2) for q_network in critic.q_networks]).float()
+
+    def _critic_inputs(self, critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        # As in ContinuousCritic.forward: shared features learn from the actor's loss alone.
+        with th.set_grad_enabled(th.is_grad_enabled() and not critic.share_features_extractor):
+            features = critic.extract_features(obs, critic.features_extractor)
+        return th.cat([features.unsqueeze(1).expand(-1, actions.shape[1], -1), actions], dim=2)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        noise = self.candidate_noise
+        if not deterministic:
+            noise = th.randn(_batch_size(observation), *noise.shape[1:], device=self.device)
+        actions = th.tanh(self.raw_actions(observation, noise)[0])
+        values = self.critic.q_networks[0](self._critic_inputs(self.critic, observation, actions))
+        return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
+
+    def set_observation_statistics(self, rms: RunningMeanStd) -> None:
+        """
+        Normalise observations from now on.
+
+        :param rms: Mean and variance, shape (observation dimensions,).
+        """
+        super().set_observation_statistics(rms)
+        self.behavior_vae.set_observation_statistics(rms)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the networks in training or evaluation mode (batch normalisation, dropout).
+
+        :param mode: True for training.
+        """
+        super().set_training_mode(mode)
+        # Called by SB3 before the VAE is made, too.
+        if hasattr(self, "behavior_vae"):
+            self.behavior_vae.set_training_mode(mode)
+
+
+class CnnPolicy(BEARPolicy):
+    """:class:`BEARPolicy` for images, with SB3's NatureCNN."""
+
+    def __init__(self, *args: Any, features_extractor_class: type = NatureCNN, **kwargs: Any) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+class MultiInputPolicy(BEARPolicy):
+    """:class:`BEARPolicy` for Dict observations, with SB3's CombinedExtractor."""
+
+    def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any) -> None:
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+
+def _call_in_place(network: nn.Module, x: th.Tensor) -> th.Tensor:
+    """Without gradients, what a layer gave can be overwritten by the ReLU behind it: half the memory to go through."""
+    if not isinstance(network, nn.Sequential):
+        return network(x)
+    for layer in network:
+        # Whatever the ReLU gets is a layer's own output.
+        x = x.relu_() if type(layer) is nn.ReLU and layer is not network[0] else layer(x)
+    return x
+
+
+MlpPolicy = BEARPolicy
+
+
+def _batch_size(obs: PyTorchObs) -> int:
+    return len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)

@@ -1,0 +1,141 @@
+"""Datasets: one module per format, each turning a file or an object into an :class:`OfflineDataset`."""
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_pg_extras.datasets.arrays import from_arrays
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.progress import progress_bar
+from sb3_pg_extras.datasets.readers.hdf5 import load_hdf5
+from sb3_pg_extras.datasets.readers.imitation import is_imitation_folder, load_imitation
+from sb3_pg_extras.datasets.readers.minari import PREFIX as MINARI_PREFIX
+from sb3_pg_extras.datasets.readers.minari import is_minari_folder, load_minari, minari_folder
+from sb3_pg_extras.datasets.readers.npz import load_npz
+from sb3_pg_extras.datasets.readers.parquet import load_parquet, parquet_shards
+from sb3_pg_extras.datasets.readers.parquet_stream import PREFIX as STREAM_PREFIX
+from sb3_pg_extras.datasets.readers.replay_buffer import from_replay_buffer, load_replay_buffer
+
+if TYPE_CHECKING:
+    from minari import MinariDataset
+
+DatasetSource = Union[OfflineDataset, ReplayBuffer, Mapping[str, Any], "MinariDataset", str, Path]
+
+# A new file format is one more module and one more line here: suffix -> (path, action_space of the environment or None).
+FILE_LOADERS: dict[str, Callable[[Path, spaces.Space | None], OfflineDataset]] = {
+    ".npz": load_npz,
+    ".hdf5": load_hdf5,
+    ".h5": load_hdf5,
+    ".pkl": lambda path, _: load_replay_buffer(path),
+    ".parquet": load_parquet,
+}
+# A folder is what the first of these says it is. Minari's may hold parquet files, so it is asked before.
+FOLDER_LOADERS: list[tuple[Callable[[Path], Any], Callable[[Path, spaces.Space | None], OfflineDataset]]] = [
+    (is_minari_folder, lambda path, _: load_minari(path)),
+    (is_imitation_folder, load_imitation),
+    (parquet_shards, load_parquet),
+]
+BUNDLED_PREFIX = "bundled:"
+# Environment id -> name of the dataset in bundled/ that BEAR takes when it is given none.
+BUNDLED_DATASETS = {"Pendulum-v1": "pendulum-mixed-v0"}
+
+# The last file is kept: a hyper-parameter search makes one model per trial, all of them from the same file.
+_last_loaded: dict[tuple[Any, ...], OfflineDataset] = {}
+
+
+def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None, verbose: int = 1) -> OfflineDataset:
+    """
+    Load a dataset from whatever holds it.
+
+    :param source: An :class:`OfflineDataset` (returned as it is), an SB3 ``ReplayBuffer``, a ``minari.MinariDataset``, a
+        dict of arrays, the path of a file or a folder in one of the formats of ``docs/datasets.md``,
+        ``"minari:<id>"``, or ``"bundled:<name>"``. A file that has not changed since it was last loaded is not read again.
+    :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``,
+        HDF5, trajectories of ``imitation``, parquet files).
+    :param verbose: 0 for no output, 1 for a progress bar (on stderr) on a load that takes more than two seconds.
+    :return: The dataset.
+    :raises DatasetError: when the source is unknown, missing, truncated or invalid.
+    """
+    if isinstance(source, OfflineDataset):
+        return source
+    if isinstance(source, ReplayBuffer):
+        return from_replay_buffer(source)
+    if isinstance(source, Mapping):
+        return from_arrays(source, action_space)
+    if _is_minari_dataset(source):
+        minari_dataset: Any = source
+        with _progress(_stamp(Path(minari_dataset.storage.data_path)), minari_dataset.spec.dataset_id, verbose):
+            return load_minari(minari_dataset)
+    if not isinstance(source, (str, Path)):
+        raise DatasetError(
+            f"dataset={source!r}: expected an OfflineDataset, an SB3 ReplayBuffer, a MinariDataset, a dict of arrays, "
+            f'a path, "{MINARI_PREFIX}<id>" or "{BUNDLED_PREFIX}<name>", not {type(source).__name__}'
+        )
+    path = Path(source)
+    if isinstance(source, str) and source.startswith(STREAM_PREFIX):
+        raise DatasetError(f"dataset={source!r}: a stream is never in memory as a whole. An algorithm's dataset= takes it")
+    if isinstance(source, str) and source.startswith(BUNDLED_PREFIX):
+        name = source.removeprefix(BUNDLED_PREFIX)
+        if name not in BUNDLED_DATASETS.values():
+            raise DatasetError(f"dataset={source!r}: the bundled datasets are {sorted(BUNDLED_DATASETS.values())}")
+        path = Path(__file__).parent / "bundled" / f"{name}.npz"
+    if isinstance(source, str) and source.startswith(MINARI_PREFIX):
+        if not minari_folder(source).is_dir():
+            return load_minari(source)  # says what to do
+        path = minari_folder(source)
+    loader = _loader_for(source, path)
+    stamp = _stamp(path)
+    dataset = _last_loaded.get((path.resolve(), stamp, str(action_space)))
+    if dataset is None:
+        with _progress(stamp, str(source), verbose):
+            dataset = loader(path, action_space)
+        _last_loaded.clear()
+        # Whoever takes the space from it and asks again, as algorithms without an environment do, gets the same.
+        for space in (action_space, dataset.action_space):
+            _last_loaded[path.resolve(), stamp, str(space)] = dataset
+    return dataset
+
+
+def _is_minari_dataset(source: Any) -> bool:
+    """Whoever has made one has imported Minari."""
+    minari = sys.modules.get("minari")
+    return minari is not None and isinstance(source, minari.MinariDataset)
+
+
+def _loader_for(source: Any, path: Path) -> Callable[[Path, spaces.Space | None], OfflineDataset]:
+    if path.is_dir():
+        for is_format, loader in FOLDER_LOADERS:
+            if is_format(path):
+                return loader
+        raise DatasetError(
+            f"dataset={str(source)!r}: unknown kind of folder: none of Minari, of imitation, or of .parquet files"
+        )
+    if path.suffix not in FILE_LOADERS:
+        raise DatasetError(f"dataset={str(source)!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}")
+    if not path.is_file():
+        raise DatasetError(f"dataset={str(source)!r}: no such file")
+    return FILE_LOADERS[path.suffix]
+
+
+def _stamp(path: Path) -> tuple[Any, ...]:
+    """Changes whenever a file does, or one in the folder."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists())
+
+
+def _progress(stamp: tuple[Any, ...], name: str, verbose: int) -> Any:
+    return progress_bar(name, sum(n_bytes for _, _, n_bytes in stamp)) if verbose else nullcontext()
+
+
+def bundled_dataset_for(env_id: str | None) -> str | None:
+    """
+    :param env_id: Gymnasium id of an environment.
+    :return: ``"bundled:<name>"`` of the dataset that ships for it, or None.
+    """
+    name = BUNDLED_DATASETS.get(env_id or "")
+    return None if name is None else BUNDLED_PREFIX + name

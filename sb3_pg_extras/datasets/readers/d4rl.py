@@ -1,0 +1,45 @@
+"""D4RL's HDF5 files: flat arrays, the episodes told apart by flags."""
+
+from pathlib import Path
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.readers.hdf5_arrays import has_member, open_hdf5, read_flags, read_rows
+from sb3_pg_extras.datasets.rows import from_rows
+
+
+def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
+    """
+    Read a D4RL file: ``observations``, ``actions``, ``rewards``, ``terminals``, and where the file has them ``timeouts``
+    and ``next_observations``; ``infos/*`` and ``metadata/*`` are not read.
+
+    An episode ends at each terminal, at each timeout and with the file. A step that is both is a terminal: its value is
+    not bootstrapped. In a file without ``timeouts`` only terminals end an episode: where such a file was cut by a time
+    limit all the same, it does not say so, and the first observation of the next episode is taken for the next one.
+
+    In a file without ``next_observations`` the step at a timeout, and the file's last unless it is a terminal, have no
+    next observation and are dropped: :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of their
+    episodes.
+
+    :param path: The file.
+    :param action_space: The environment's action space; by default a Box of [-1, 1], as in all of D4RL's tasks.
+    :return: The dataset.
+    :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
+    """
+    with open_hdf5(path, "a D4RL dataset") as file:
+        if has_member(file, "episode_terminals"):
+            raise DatasetError("field 'episode_terminals' is d3rlpy 1's: read the file with d3rlpy 2 and dump it again")
+        terminations, _ = read_flags(file, ["terminals"])
+        truncations = np.zeros_like(terminations)
+        if has_member(file, "timeouts"):
+            truncations, _ = read_flags(file, ["timeouts"])
+        if len(truncations) != len(terminations):
+            raise DatasetError(f"timeouts has {len(truncations)} rows but terminals has {len(terminations)}")
+        truncations &= ~terminations
+        names = ["observations", "actions", "rewards"] + ["next_observations"] * has_member(file, "next_observations")
+        fields = {name: read_rows(file, [name])[0] for name in names}
+        fields |= {"terminations": terminations, "truncations": truncations}
+        ends = np.union1d(np.flatnonzero(terminations | truncations) + 1, [len(terminations)])
+        return from_rows(fields, ends, action_space)

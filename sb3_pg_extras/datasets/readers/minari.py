@@ -1,0 +1,285 @@
+"""Minari's datasets, by id, as objects and as folders, in all its data formats <-> OfflineDataset."""
+
+import json
+import shutil
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
+from sb3_pg_extras.datasets.episodes import Episode, from_episodes
+from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.datasets.progress import track
+from sb3_pg_extras.datasets.readers.arrow import check_size
+
+PREFIX = "minari:"
+METADATA = "metadata.json"
+# What reads each of Minari's data formats; Minari itself imports them late and names its own extras.
+FORMAT_LIBRARIES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
+EPISODE_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
+# No HDF5 compression shrinks more than this; a file that claims to is damaged, or made to fill the memory or the time.
+MAX_COMPRESSION, UNCHECKED = 2000, 2**16
+
+
+def load_minari(source: Any) -> OfflineDataset:
+    """
+    Read a Minari dataset. Nothing is downloaded, and no environment that a file names is made.
+
+    :param source: An id that is there locally, ``"hopper/medium-v0"`` (with or without ``minari:`` before it), a
+        ``minari.MinariDataset``, whose selection of episodes counts, or a folder.
+    :return: The dataset. Each of Minari's episodes is one of its episodes, also where neither flag is set at the end.
+    :raises DatasetError: when the dataset is missing, damaged or invalid, or Minari is not installed.
+    """
+    minari = require("minari", "minari")
+    if isinstance(source, minari.MinariDataset):
+        folder = Path(source.storage.data_path)
+    elif isinstance(source, Path) or (not source.startswith(PREFIX) and Path(source).is_dir()):
+        folder = Path(source)
+    else:
+        folder = minari_folder(source)
+        if not folder.exists():
+            name = source.removeprefix(PREFIX)
+            raise DatasetError(f"{PREFIX}{name}: no such dataset in {folder}. To get it: minari download {name}")
+    folder = folder / "data" if (folder / "data" / METADATA).exists() else folder
+    with reading(folder, "a Minari dataset"):
+        metadata = _check_metadata(folder)
+        if metadata["data_format"] == "hdf5":
+            n_episodes, share = _check_hdf5(folder / "main_data.hdf5", _is_composite(metadata["observation_space"])), 1.0
+        else:
+            n_episodes, share = _check_arrow(folder, metadata["data_format"]), 0.5
+        if metadata["total_episodes"] > n_episodes:
+            raise DatasetError(f"{METADATA}: total_episodes is {metadata['total_episodes']}, but there are {n_episodes}")
+        dataset = source if isinstance(source, minari.MinariDataset) else minari.MinariDataset(folder)
+        for space in (dataset.observation_space, dataset.action_space):
+            if space.shape is None and not isinstance(space, spaces.Dict):
+                raise DatasetError(f"spaces of type {type(space).__name__} are not supported: {space}")
+        scores = (metadata.get("ref_min_score"), metadata.get("ref_max_score"))
+        return from_episodes(
+            (
+                Episode(
+                    f"episode {data.id}", data.observations, data.actions, data.rewards, data.terminations, data.truncations
+                )
+                for data in track(dataset.iterate_episodes(), dataset.total_episodes, share)
+            ),
+            observation_space=dataset.observation_space,
+            action_space=dataset.action_space,
+            env_id=None if dataset.env_spec is None else dataset.env_spec.id,
+            reference_scores=None if None in scores else scores,
+        )
+
+
+def minari_folder(dataset_id: str) -> Path:
+    """
+    :param dataset_id: Minari's id of a dataset, with or without ``minari:`` before it.
+    :return: The folder that Minari keeps it in, below ``MINARI_DATASETS_PATH``; it may not exist.
+    :raises DatasetError: when the id is malformed.
+    """
+    storage = require("minari.storage", "minari")
+    dataset_id = dataset_id.removeprefix(PREFIX)
+    try:
+        require("minari.dataset.minari_dataset", "minari").parse_dataset_id(dataset_id)
+    except (ValueError, TypeError) as error:
+        raise DatasetError(f'{PREFIX}{dataset_id}: ids of Minari look like "pendulum/mixed-v0" ({error})') from error
+    return Path(storage.get_dataset_path(dataset_id))
+
+
+def is_minari_folder(folder: Path) -> bool:
+    """:return: Whether it looks like one of Minari's folders, or the folder ``data`` in one."""
+    files = [file for file in (folder / METADATA, folder / "data" / METADATA) if file.is_file()]
+    return any(b'"data_format"' in file.read_bytes() for file in files)
+
+
+def _check_metadata(folder: Path) -> dict[str, Any]:
+    metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    if not isinstance(metadata, dict):
+        raise DatasetError(f"{METADATA} holds a {type(metadata).__name__}, not an object")
+    # Without the spaces Minari makes the environment that the file names, which runs the code it names.
+    for field in ("observation_space", "action_space", "data_format"):
+        if not isinstance(metadata.get(field), str):
+            raise DatasetError(f"{METADATA}: field {field!r} is missing, or no text")
+    if not isinstance(metadata.get("total_episodes"), int):
+        raise DatasetError(f"{METADATA}: field 'total_episodes' is missing, or no whole number")
+    if metadata["data_format"] not in FORMAT_LIBRARIES:
+        raise DatasetError(f"{METADATA}: data_format {metadata['data_format']!r} is not one of {sorted(FORMAT_LIBRARIES)}")
+    return metadata
+
+
+def _is_composite(space: str) -> bool:
+    """Whether the JSON of a space is of one whose samples are several arrays."""
+    value = json.loads(space)
+    return isinstance(value, dict) and value.get("type") in ("Dict", "Tuple")
+
+
+def _check_hdf5(path: Path, composite: bool) -> int:
+    """
+    Refuse what points at other files, and arrays that claim to be far larger than what is stored of them.
+
+    :param composite: Whether an observation is a group of arrays.
+    :return: The number of episodes.
+    """
+    h5py = require("h5py", "minari")
+
+    def check(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Group):
+            for key in item:
+                if not isinstance(item.get(key, getlink=True), h5py.HardLink):
+                    raise DatasetError(f"{path.name}: {name}/{key} is a link, which Minari does not write")
+            for field in EPISODE_FIELDS if name.startswith("episode_") and "/" not in name else ():
+                if field not in item:
+                    raise DatasetError(f"{path.name}: {name}: field {field!r} is missing")
+                expected = h5py.Group if composite and field == "observations" else h5py.Dataset
+                if not isinstance(item[field], expected):
+                    raise DatasetError(f"{path.name}: {name}: field {field!r} must be a {expected.__name__} of HDF5")
+        elif isinstance(item, h5py.Dataset):
+            if not item.shape and "/infos/" not in name:
+                raise DatasetError(f"{path.name}: {name} is a single value: expected one row per step")
+            if item.external or item.is_virtual:
+                raise DatasetError(f"{path.name}: {name} keeps its data in another file")
+            claimed, stored = item.size * item.dtype.itemsize, item.id.get_storage_size()
+            chunks = np.prod(np.ceil(np.divide(item.shape, item.chunks))) if item.chunks else 1
+            if claimed > MAX_COMPRESSION * stored + UNCHECKED or chunks > stored + UNCHECKED:
+                raise DatasetError(f"{path.name}: {name} claims {claimed} bytes in {chunks:.0f} chunks but stores {stored}")
+
+    with h5py.File(path, "r") as file:
+        check("", file)
+        file.visititems(check)
+        return len(file)
+
+
+def _check_arrow(folder: Path, data_format: str) -> int:
+    """
+    Arrow trusts the offsets in its files unless they are validated, and Minari does not validate them.
+
+    :return: The number of episodes.
+    """
+    arrow_dataset = require("pyarrow.dataset", "minari")
+    episodes = sorted(episode for episode in folder.iterdir() if episode.is_dir())
+    # It reads everything, and so half of the work is done here.
+    for episode in track(episodes, len(episodes), 0.5):
+        files = arrow_dataset.dataset(str(episode), format=data_format, ignore_prefixes=["_", ".", METADATA])
+        file_size, n_bytes, batches = sum(Path(file).stat().st_size for file in files.files), 0, []
+        for batch in files.to_batches():
+            n_bytes += batch.nbytes
+            check_size(n_bytes, file_size)
+            batch.validate(full=True)
+            batches.append(batch)
+        if len(batches) != 1:
+            # Minari 0.5.4 takes each batch for an episode of its own; Arrow cuts long ones, at 32768 rows when it writes.
+            raise DatasetError(
+                f"episode {episode.name} is in {len(batches)} batches, which Minari cannot read: long ones need hdf5"
+            )
+    return len(episodes)
+
+
+def save_minari(dataset: OfflineDataset, dataset_id: str, data_format: str = "hdf5") -> Any:
+    """
+    Write a dataset where Minari keeps its own; it is written whole or not at all. :func:`load_minari` gives it back.
+
+    :param dataset: The dataset.
+    :param dataset_id: Minari's name for it, such as ``"pendulum/mixed-v0"``.
+    :param data_format: ``"hdf5"`` or ``"arrow"``.
+    :return: The ``minari.MinariDataset``.
+    :raises DatasetError: when the id is malformed or exists, or when Minari's format cannot hold the data.
+    """
+    minari = require("minari", "minari")
+    if data_format not in ("hdf5", "arrow"):
+        raise DatasetError(f"data_format={data_format!r}: expected 'hdf5' or 'arrow'")
+    require(FORMAT_LIBRARIES[data_format], "minari")
+    folder = minari_folder(dataset_id)
+    if folder.exists():
+        raise DatasetError(f"{PREFIX}{dataset_id} exists already, in {folder}: choose another name or version")
+    metadata: dict[str, Any] = {}
+    if dataset.env_id is not None:
+        metadata["env_spec"] = _env_spec(dataset.env_id)
+    if dataset.reference_scores is not None:
+        metadata["ref_min_score"], metadata["ref_max_score"] = dataset.reference_scores
+    buffers = _buffers(dataset, minari.data_collector.EpisodeBuffer)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks for an author, a description and a link to the code
+            minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                observation_space=dataset.observation_space,
+                action_space=dataset.action_space,
+                data_format=data_format,
+                jpeg_encoding=False,
+            )
+        if data_format == "arrow":
+            _check_arrow(folder / "data", data_format)
+        # Given env=, Minari would make the environment, and roll a random policy in it for its scores.
+        minari.load_dataset(dataset_id).storage.update_metadata(metadata)
+        return minari.load_dataset(dataset_id)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, Exception):
+            raise DatasetError(f"{PREFIX}{dataset_id}: cannot be written ({type(error).__name__}: {error})") from error
+        raise
+
+
+def _env_spec(env_id: str) -> str:
+    try:
+        return gym.registry[env_id].to_json()
+    except (KeyError, TypeError, ValueError):
+        # Not registered here, or registered with an object that JSON cannot hold: the name is kept.
+        try:
+            return EnvSpec(env_id).to_json()
+        except gym.error.Error as error:
+            raise DatasetError(f"env_id={env_id!r}: Minari cannot hold it ({error})") from error
+
+
+def _buffers(dataset: OfflineDataset, buffer: Any) -> list[Any]:
+    observations, following = dataset.observations, dataset.next_observations
+    inner = np.setdiff1d(np.arange(len(dataset)), dataset.episode_ends - 1)
+    jumps = _each(
+        lambda s, s_next: (s_next[inner] != s[inner + 1]).any(axis=tuple(range(1, s.ndim))), observations, following
+    )
+    jump = np.any(list(jumps.values()), axis=0) if isinstance(jumps, dict) else jumps
+    if jump.any():
+        row = inner[np.argmax(jump)]
+        raise DatasetError(
+            f"next_observations row {row} is not observations row {row + 1}, in the same episode: Minari cannot hold that"
+        )
+    observations = _in_space("observations", observations, dataset.observation_space)
+    following = _in_space("next_observations", following, dataset.observation_space)
+    actions = _in_space("actions", dataset.actions, dataset.action_space)
+    starts = np.append(0, dataset.episode_ends[:-1])
+    return [
+        buffer(
+            observations=_each(partial(_with_last, start, end), observations, following),
+            actions=actions[start:end],
+            rewards=dataset.rewards[start:end],
+            terminations=dataset.terminations[start:end],
+            truncations=dataset.truncations[start:end],
+        )
+        for start, end in zip(starts, dataset.episode_ends, strict=True)
+    ]
+
+
+def _with_last(start: int, end: int, states: np.ndarray, next_states: np.ndarray) -> np.ndarray:
+    return np.concatenate([states[start:end], next_states[end - 1 : end]])
+
+
+def _each(function: Any, *values: Any) -> Any:
+    """Call it with the arrays, or for each key of a Dict observation with the arrays of that key."""
+    if isinstance(values[0], dict):
+        return {key: function(*(value[key] for value in values)) for key in values[0]}
+    return function(*values)
+
+
+def _in_space(name: str, value: Any, space: Any) -> Any:
+    """The same numbers in the type of the space, which Minari's files have."""
+    if isinstance(value, dict):
+        if any("/" in key for key in value):
+            raise DatasetError(f"{name}: keys with a slash cannot be written: {sorted(value)}")
+        return {key: _in_space(f"{name}[{key!r}]", array, space[key]) for key, array in value.items()}
+    array = value.astype(space.dtype)
+    if not np.array_equal(array, value):
+        raise DatasetError(f"{name} cannot be written exactly as {space.dtype}, the type of its space {space}")
+    return array

@@ -1,0 +1,260 @@
+"""SB3's replay buffers, as objects and as the ``replay_buffer.pkl`` of the RL Zoo -> OfflineDataset, and back."""
+
+import importlib
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.her import HerReplayBuffer
+
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading, stream_ends
+from sb3_pg_extras.datasets.layout import _unscale, policy_layout, scale_actions
+from sb3_pg_extras.datasets.progress import CountedFile
+
+# Everything that a pickled replay buffer is made of. A name that is not here is refused before it is imported.
+ALLOWED_CLASSES = {
+    "stable_baselines3.common.buffers": {"ReplayBuffer", "DictReplayBuffer", "NStepReplayBuffer"},
+    "stable_baselines3.her.her_replay_buffer": {"HerReplayBuffer"},
+    "stable_baselines3.her.goal_selection_strategy": {"GoalSelectionStrategy"},
+    "gymnasium.spaces.box": {"Box"},
+    "gymnasium.spaces.dict": {"Dict"},
+    "gymnasium.spaces.discrete": {"Discrete"},
+    "gymnasium.spaces.multi_binary": {"MultiBinary"},
+    "gymnasium.spaces.multi_discrete": {"MultiDiscrete"},
+    "numpy": {"dtype", "ndarray", "bool_"},
+    "numpy.dtypes": {"Float32DType", "Float64DType", "Int64DType", "UInt8DType", "BoolDType"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"},
+    "numpy._core.numeric": {"_frombuffer"},
+    "numpy.core.numeric": {"_frombuffer"},
+    # The random generator of a space that has been sampled from.
+    "numpy.random._pickle": {"__generator_ctor", "__bit_generator_ctor"},
+    "numpy.random._pcg64": {"PCG64"},
+    "numpy.random._generator": {"Generator"},
+    "numpy.random.bit_generator": {"SeedSequence", "__pyx_unpickle_SeedSequence"},
+    "collections": {"OrderedDict", "deque"},
+    "torch": {"device"},
+}
+ALLOWED_NUMPY_TYPES = {"float32", "float64", "int8", "int32", "int64", "uint8", "bool"}
+
+
+# Objects that a replay buffer's pickle fills. Anything else, such as a class, would stay changed after the load.
+FILLED = (
+    BaseBuffer, spaces.Space, np.ndarray, np.dtype,
+    np.random.Generator, np.random.BitGenerator, np.random.SeedSequence,
+)  # fmt: skip
+# Classes that it fills but never calls: with the sizes that a call may name, they would fill the memory.
+NEVER_CALLED = (BaseBuffer, spaces.Space, np.ndarray)
+# What the reader does for each of a pickle's instructions.
+LOAD: dict[int, Any] = pickle._Unpickler.dispatch
+
+
+class ReplayBufferUnpickler(pickle._Unpickler):
+    """
+    A pickle reader that admits numpy arrays, gymnasium spaces and SB3's buffers, and refuses the rest by name.
+
+    It is Python's own reader written in Python: the one written in C takes tens of gigabytes for a file of nine bytes
+    (a memo's number), and cannot be told what may be called and filled.
+
+    :param file: The file, open for reading.
+    """
+
+    stack: list[Any]
+    read: Any
+    append: Any
+    dispatch: ClassVar[dict[int, Any]] = dict(LOAD)
+    # Calls in the way of Python 1, which no pickle of a buffer makes.
+    del dispatch[pickle.INST[0]], dispatch[pickle.OBJ[0]]
+
+    def load_build(self) -> None:
+        if not isinstance(self.stack[-2], FILLED):
+            name = getattr(self.stack[-2], "__name__", type(self.stack[-2]).__name__)
+            raise DatasetError(f"refused: the pickle changes {name}, which no SB3 replay buffer does")
+        LOAD[pickle.BUILD[0]](self)
+
+    def load_reduce(self) -> None:
+        function = self.stack[-2]
+        if isinstance(function, type) and issubclass(function, NEVER_CALLED):
+            raise DatasetError(f"refused: the pickle calls {function.__name__}, which no SB3 replay buffer does")
+        LOAD[pickle.REDUCE[0]](self)
+
+    def load_bytearray8(self) -> None:
+        # Python's own takes the memory before it looks whether there are as many bytes.
+        length = int.from_bytes(self.read(8), "little")
+        data = self.read(length)
+        if len(data) < length:
+            raise EOFError(f"an array of {length} bytes is cut off")
+        self.append(bytearray(data))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = ALLOWED_CLASSES.get(module, set()) | (ALLOWED_NUMPY_TYPES if module == "numpy" else set())
+        if name not in allowed:
+            raise DatasetError(
+                f"refused: the pickle names {module}.{name}, which no SB3 replay buffer needs, "
+                "and loading a pickle runs the code it names"
+            )
+        return getattr(importlib.import_module(module), name)
+
+
+def load_replay_buffer(path: str | Path) -> OfflineDataset:
+    """
+    Read a pickled SB3 replay buffer, such as the zoo's ``--save-replay-buffer`` leaves, without running foreign code.
+
+    :param path: A file written by ``model.save_replay_buffer``.
+    :return: The dataset.
+    :raises DatasetError: when the file is missing or truncated, names a class outside :data:`ALLOWED_CLASSES`,
+        or holds something else than a replay buffer.
+    """
+    with reading(path, "a pickled SB3 replay buffer"):
+        with open(path, "rb") as file:
+            buffer = ReplayBufferUnpickler(CountedFile(file)).load()
+        if not isinstance(buffer, ReplayBuffer):
+            raise DatasetError(f"holds a {type(buffer).__name__}, not an SB3 ReplayBuffer")
+        _check_sizes(buffer, Path(path).stat().st_size)
+        return from_replay_buffer(buffer)
+
+
+def _check_sizes(buffer: ReplayBuffer, file_size: int) -> None:
+    """A pickle is not compressed: what is larger than the file is not data of it."""
+    for name, array in _arrays(buffer):
+        if isinstance(array, np.ndarray) and array.nbytes > file_size:
+            raise DatasetError(f"{name} claims {array.nbytes} bytes in a file of {file_size}")
+
+
+def _check_shapes(buffer: ReplayBuffer) -> None:
+    """A pickle may hold a buffer that SB3 never made."""
+    for name in ("buffer_size", "n_envs", "pos"):
+        value = getattr(buffer, name, None)
+        if not isinstance(value, (int, np.integer)) or value < 0:
+            raise DatasetError(f"{name} is {value!r}: it must be a whole number, at least 0")
+    if buffer.pos > buffer.buffer_size:
+        raise DatasetError(f"pos is {buffer.pos}, beyond the buffer_size {buffer.buffer_size}")
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(buffer, name, None), spaces.Space):
+            raise DatasetError(f"{name} is {getattr(buffer, name, None)!r}: it must be a space of gymnasium")
+    shape = (buffer.buffer_size, buffer.n_envs)
+    for name, array in _arrays(buffer):
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise DatasetError(f"{name} must be an array of numbers, not {type(array).__name__}")
+        if array.shape[:2] != shape:
+            raise DatasetError(f"{name} has shape {array.shape}, but (buffer_size, n_envs) is {shape}")
+
+
+def _arrays(buffer: ReplayBuffer) -> list[tuple[str, Any]]:
+    names = ["observations", "actions", "rewards", "dones", "timeouts"]
+    if not getattr(buffer, "optimize_memory_usage", False):
+        names.append("next_observations")
+    values = [(name, getattr(buffer, name, None)) for name in names]
+    return [(name, array) for name, value in values for array in (value.values() if isinstance(value, dict) else [value])]
+
+
+def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
+    """
+    Copy an SB3 replay buffer, of one or several environments, full or not, in either memory layout.
+
+    SB3 stores Box actions scaled to [-1, 1] (``OffPolicyAlgorithm._store_transition``); they come back in the
+    environment's units. Each environment's stream is put in order of time; where the buffer cuts a stream, an episode
+    ends that is neither terminated nor truncated. With ``optimize_memory_usage`` the buffer knows no truncations and has
+    lost the observations that ended episodes: each end is a terminal state, and its own observation stands in for the next.
+
+    :param buffer: The buffer.
+    :return: The dataset.
+    :raises DatasetError: when the buffer is empty or its actions are not scaled.
+    """
+    _check_shapes(buffer)
+    # When full, the oldest transition stands at `pos`.
+    order = (np.arange(buffer.size()) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
+    if buffer.optimize_memory_usage:
+        # The newest next observation is kept where the oldest observation was, so that one is lost.
+        order = order[1:] if buffer.full else order
+        next_observations = _rows(buffer.observations, (order + 1) % buffer.buffer_size)
+    else:
+        next_observations = _rows(buffer.next_observations, order)
+    if len(order) == 0:
+        raise DatasetError("the replay buffer is empty")
+    dones, timeouts = (_rows(flags, order).astype(bool) for flags in (buffer.dones, buffer.timeouts))
+    observations, actions = _rows(buffer.observations, order), _rows(buffer.actions, order)
+    if buffer.optimize_memory_usage:
+        # The next episode's first observation took the place of the one that ended an episode, but for each stream's newest.
+        newest = np.arange(len(dones)) % len(order) == len(order) - 1
+        next_observations[dones & ~newest] = observations[dones & ~newest]
+    return OfflineDataset(
+        observations=observations,
+        actions=_unscale(actions.reshape(len(actions), *(buffer.action_space.shape or ())), buffer.action_space),
+        rewards=_rows(buffer.rewards, order),
+        next_observations=next_observations,
+        terminations=dones & ~timeouts,
+        truncations=timeouts,
+        observation_space=buffer.observation_space,
+        action_space=buffer.action_space,
+        episode_ends=stream_ends(dones | timeouts, buffer.n_envs),
+    )
+
+
+def to_replay_buffer(dataset: OfflineDataset, buffer: ReplayBuffer) -> None:
+    """
+    Fill an empty SB3 replay buffer: the inverse of :func:`from_replay_buffer`. What is added later follows the dataset.
+
+    Environment ``e`` gets the rows ``e L ... (e + 1) L - 1`` as its stream, ``L = N // n_envs``. SB3's buffers are as
+    long for every environment, so the last ``N mod n_envs`` rows are left out.
+
+    Where an episode or a stream just stops, its last row is marked truncated: SB3 has no other sign for it, its value is
+    bootstrapped as before, and whatever joins rows (n-step returns, :func:`from_replay_buffer`) stops there.
+
+    :param dataset: The dataset, in the spaces of the buffer.
+    :param buffer: A buffer without any transition, images channel first or last.
+    :raises ValueError: when the buffer holds something, has no room, or cannot hold truncations; for HER's.
+    :raises DatasetError: when there are fewer transitions than environments.
+    """
+    n_envs, length = buffer.n_envs, len(dataset) // buffer.n_envs
+    if buffer.size() > 0:
+        raise ValueError(f"the replay buffer already holds {buffer.size() * n_envs} transitions: pass an empty one")
+    if isinstance(buffer, HerReplayBuffer):
+        raise ValueError("HerReplayBuffer draws only from episodes that it was given step by step: pass keep_dataset=False")
+    if not buffer.handle_timeout_termination:
+        # With optimize_memory_usage SB3 insists on False.
+        raise ValueError(
+            "handle_timeout_termination=False (which optimize_memory_usage=True needs) makes truncations terminal "
+            "and joins the dataset's episodes: leave both out"
+        )
+    if length > buffer.buffer_size:
+        raise ValueError(
+            f"buffer_size={buffer.buffer_size * n_envs}: the dataset has {len(dataset)} transitions, make it larger"
+        )
+    if length == 0:
+        raise DatasetError(f"the dataset has {len(dataset)} transitions, fewer than the {n_envs} environments")
+    ends = np.zeros(len(dataset), dtype=bool)
+    ends[dataset.episode_ends - 1] = True
+    ends[length * np.arange(1, n_envs + 1) - 1] = True
+    _fill(buffer.observations, policy_layout(dataset.observations, buffer.observation_space), length)
+    _fill(buffer.next_observations, policy_layout(dataset.next_observations, buffer.observation_space), length)
+    _fill(buffer.actions, scale_actions(dataset.actions, buffer.action_space), length)
+    _fill(buffer.rewards, dataset.rewards, length)
+    _fill(buffer.dones, ends, length)
+    _fill(buffer.timeouts, ends & ~dataset.terminations, length)
+    buffer.pos = length % buffer.buffer_size
+    buffer.full = length == buffer.buffer_size
+
+
+def _fill(target: Any, rows: Any, length: int) -> None:
+    """(N, ...) -> the first ``length`` steps of each environment, (buffer_size, n_envs, ...)."""
+    if isinstance(rows, dict):
+        for key in rows:
+            _fill(target[key], rows[key], length)
+        return
+    for env in range(target.shape[1]):
+        target[:length, env] = rows[env * length : (env + 1) * length].reshape(length, *target.shape[2:])
+
+
+def _rows(values: Any, order: np.ndarray) -> Any:
+    """(buffer_size, n_envs, ...) -> (len(order) * n_envs, ...), one environment's stream after the other."""
+    if isinstance(values, dict):
+        return {key: _rows(value, order) for key, value in values.items()}
+    return np.concatenate([values[order, env] for env in range(values.shape[1])])

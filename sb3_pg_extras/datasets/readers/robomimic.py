@@ -1,0 +1,96 @@
+"""robomimic's HDF5 files: one group per demonstration."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.readers.hdf5_arrays import (
+    check_lengths,
+    get_group,
+    has_member,
+    listed,
+    open_hdf5,
+    read_flags,
+    read_rows,
+)
+from sb3_pg_extras.datasets.rows import from_rows
+
+DEMO_NAME = re.compile("demo_([0-9]{1,18})")
+
+
+def load_robomimic(
+    path: str | Path, action_space: spaces.Space | None = None, obs_keys: Sequence[str] | None = None
+) -> OfflineDataset:
+    """
+    Read a robomimic file: the groups ``data/demo_0``, ``data/demo_1``, ... in the order of their numbers, each with
+    ``obs/<key>``, ``actions``, ``rewards``, ``dones``, and where the file has them ``next_obs/<key>``. One key gives a
+    Box observation, several a Dict. States, masks and models are not read.
+
+    ``dones`` are terminations, in the middle of a demonstration too, where it is split in two episodes. A demonstration
+    whose last step is not done counts as truncated: its recording stopped, the value of its next observation counts.
+    Without ``next_obs`` such a step is dropped: :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes
+    of the episode.
+
+    :param path: The file.
+    :param action_space: The environment's action space; by default a Box of [-1, 1], which robomimic asks for.
+    :param obs_keys: The observations to read; all by default.
+    :return: The dataset; its ``env_id`` is the ``env_name`` of ``env_args``.
+    :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
+    """
+    with open_hdf5(path, "a robomimic dataset") as file:
+        data = get_group(file, "data")
+        demos = _demo_names(data)
+        # A key that only some demonstrations have is then reported as missing from the others.
+        keys = obs_keys or sorted(set().union(*(get_group(data, f"{demo}/obs") for demo in demos)))
+        if not keys:
+            raise DatasetError("field 'obs' is empty: at least one observation is needed")
+        groups = {"obs": "observations"}
+        if has_member(get_group(data, demos[0]), "next_obs"):
+            groups["next_obs"] = "next_observations"
+        names = ["actions", "rewards", *(f"{group}/{key}" for group in groups for key in keys)]
+        columns = {name: read_rows(data, (f"{demo}/{name}" for demo in demos)) for name in names}
+        columns["dones"] = read_flags(data, (f"{demo}/dones" for demo in demos))
+        lengths = check_lengths({name: lengths for name, (_, lengths) in columns.items()})
+        _check_num_samples(data, demos, lengths)
+        fields: dict[str, Any] = {name: columns[name][0] for name in ("actions", "rewards")}
+        for group, name in groups.items():
+            values = {key: columns[f"{group}/{key}"][0] for key in keys}
+            fields[name] = values if len(keys) > 1 else values[keys[0]]
+        terminations, last = columns["dones"][0], np.cumsum(lengths) - 1
+        truncations = np.zeros_like(terminations)
+        truncations[last] = ~terminations[last]
+        fields |= {"terminations": terminations, "truncations": truncations}
+        ends = np.flatnonzero(terminations | truncations) + 1
+        return from_rows(fields, ends, action_space, _env_name(data))
+
+
+def _demo_names(data: Any) -> list[str]:
+    numbers = {name: DEMO_NAME.fullmatch(name) for name in data}
+    if not numbers or not all(numbers.values()):
+        raise DatasetError(f"field 'data' must hold demo_0, demo_1, ... and nothing else: found {listed(numbers)}")
+    return sorted(numbers, key=lambda name: int(name.removeprefix("demo_")))
+
+
+def _check_num_samples(data: Any, demos: list[str], lengths: np.ndarray) -> None:
+    for demo, length in zip(demos, lengths, strict=True):
+        n_samples = get_group(data, demo).attrs.get("num_samples", length)
+        if n_samples != length:
+            raise DatasetError(f"field 'data/{demo}' has {length} steps, but its num_samples is {n_samples}")
+
+
+def _env_name(data: Any) -> str | None:
+    if "env_args" not in data.attrs:
+        return None
+    try:
+        name = json.loads(data.attrs["env_args"])["env_name"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DatasetError(f"attribute 'env_args' of 'data' is not JSON with an env_name ({error!r})") from error
+    if not isinstance(name, str):
+        raise DatasetError(f"attribute 'env_args' of 'data' has the env_name {name!r}, which is not a text")
+    return name

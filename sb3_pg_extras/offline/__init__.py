@@ -1,0 +1,1 @@
+"""What every offline algorithm shares."""

@@ -1,0 +1,116 @@
+"""Whole episodes -> one batch."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
+
+from sb3_pg_extras.common.returns import discounted_returns
+
+
+class EpisodeRolloutSamples(NamedTuple):
+    """
+    The N steps of whole episodes, one episode after the other.
+
+    ``observations`` and ``actions``, shape (N, ...); ``returns_to_go``, the discounted return from each step on, (N,);
+    ``episode_returns``, that of the whole episode the step belongs to, (N,); ``timesteps``, its position t in it, (N,).
+    """
+
+    observations: Any
+    actions: th.Tensor
+    returns_to_go: th.Tensor
+    episode_returns: th.Tensor
+    timesteps: th.Tensor
+
+
+class EpisodeRolloutBuffer(RolloutBuffer):
+    """
+    Rollout buffer of whole episodes. It grows with the episodes, so its ``buffer_size`` means nothing; an environment
+    that has no part in the batch any more is stepped along with the others, and left out by ``active``.
+
+    :param buffer_size: Ignored.
+    :param observation_space: Observation space.
+    :param action_space: Action space.
+    :param device: PyTorch device of the batch.
+    :param gae_lambda: Ignored: returns are Monte-Carlo.
+    :param gamma: Discount factor.
+    :param n_envs: Number of environments.
+    """
+
+    def reset(self) -> None:
+        """Forget all steps."""
+        BaseBuffer.reset(self)
+        self._steps: list[tuple[Any, ...]] = []
+        # Steps that belong to the batch.
+        self.n_transitions = 0
+        # (row, environment, last observation) of the episodes that a time limit cut.
+        self.truncated: list[tuple[int, int, Any]] = []
+
+    def size(self) -> int:
+        """:return: Number of calls of :meth:`add` since the last reset."""
+        return len(self._steps)
+
+    def add(  # type: ignore[override]
+        self, obs: Any, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray, active: np.ndarray
+    ) -> None:
+        """
+        Add one step of all environments.
+
+        :param obs: Observations before the step, (n_envs, ...), or a dict of those.
+        :param actions: Actions as the policy drew them, (n_envs, ...).
+        :param rewards: (n_envs,).
+        :param dones: True where the step ended an episode, (n_envs,).
+        :param active: True where the step belongs to the batch, (n_envs,). An environment that is left out once stays out.
+        """
+        copied = {key: np.array(value) for key, value in obs.items()} if isinstance(obs, dict) else np.array(obs)
+        self.n_transitions += int(active.sum())
+        self._steps.append((copied, actions, np.array(rewards, dtype=np.float64), dones, np.array(active)))
+
+    def add_truncated(self, env: int, last_observation: Any) -> None:
+        """
+        Note that the last step of an environment was cut by a time limit.
+
+        :param env: Index of the environment.
+        :param last_observation: The observation that the last step led to.
+        """
+        self.truncated.append((len(self._steps) - 1, env, last_observation))
+
+    def bootstrap(self, values: np.ndarray) -> None:
+        """
+        Add ``gamma * V(s_T)`` to the last rewards of truncated episodes, once: ``truncated`` is empty afterwards.
+
+        :param values: ``V`` of the observations in ``truncated``, in that order.
+        """
+        for (row, env, _), value in zip(self.truncated, values, strict=True):
+            self._steps[row][2][env] += self.gamma * value
+        self.truncated.clear()
+
+    def get_samples(self) -> EpisodeRolloutSamples:
+        """:return: All steps that belong to the batch, with their returns."""
+        observations, actions, rewards, dones, active = (
+            _by_env([step[column] for step in self._steps]) for column in range(5)
+        )
+        kept = np.flatnonzero(active)
+        # As in SB3's buffers, an action that is an array is one row, be it a single number.
+        actions = actions if isinstance(self.action_space, spaces.Discrete) else actions.reshape(len(actions), -1)
+        rewards, ends = rewards[kept], np.flatnonzero(dones[kept]) + 1
+        returns_to_go = discounted_returns(rewards, ends, self.gamma)
+        lengths = np.diff(ends, prepend=0)
+        starts = ends - lengths
+        rows = {key: v[kept] for key, v in observations.items()} if isinstance(observations, dict) else observations[kept]
+        return EpisodeRolloutSamples(
+            observations={k: self.to_torch(v) for k, v in rows.items()} if isinstance(rows, dict) else self.to_torch(rows),
+            actions=self.to_torch(actions[kept]),
+            returns_to_go=self.to_torch(returns_to_go.astype(np.float32)),
+            episode_returns=self.to_torch(np.repeat(returns_to_go[starts], lengths).astype(np.float32)),
+            timesteps=self.to_torch(np.arange(len(kept)) - np.repeat(starts, lengths)),
+        )
+
+
+def _by_env(steps: list[Any]) -> Any:
+    """T items of shape (n_envs, ...) -> (n_envs * T, ...), one environment's steps after the other's."""
+    if isinstance(steps[0], dict):
+        return {key: _by_env([step[key] for step in steps]) for key in steps[0]}
+    return np.concatenate(np.stack(steps, axis=1))

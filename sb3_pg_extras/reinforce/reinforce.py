@@ -1,0 +1,341 @@
+"""REINFORCE: the Monte-Carlo policy gradient on whole episodes (Williams 1992; Sutton & Barto 2018, chapter 13)."""
+
+import math
+import warnings
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import explained_variance, obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+from torch.nn import functional as F
+
+from sb3_pg_extras.common import policy_gradients
+from sb3_pg_extras.common.arguments import check_numbers, coefficient_bounds
+from sb3_pg_extras.common.policies import environment_actions
+from sb3_pg_extras.fast.numpy_actor import NumpyActor, applies_to
+from sb3_pg_extras.reinforce.buffers import EpisodeRolloutBuffer
+
+SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
+
+
+class REINFORCE(OnPolicyAlgorithm):
+    """
+    REINFORCE: ``theta += learning_rate * mean(grad log pi(a_t|s_t) psi_t)`` over the steps of whole episodes.
+
+    With several environments each update starts whole episodes until both quotas are met, lets every started one finish
+    and uses all of them: taking the first episodes to finish would prefer short ones.
+
+    :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
+    :param env: The environment: an id, an Env or a VecEnv.
+    :param learning_rate: Learning rate, a number or a function of the remaining progress (from 1 to 0).
+    :param n_episodes: Episodes per update, at least.
+    :param n_steps: Environment steps per update, at least; 0 for no such quota.
+    :param gamma: Discount factor.
+    :param credit: "reward_to_go" weights each action by the return from it on, "episode" by the whole episode's return.
+    :param discount_weighting: Whether to multiply the weight of step t by ``gamma^t`` (Sutton & Barto 13.3), as the gradient
+        of the discounted return asks; hardly any implementation does.
+    :param normalize_returns: Whether to standardise the weights over the batch.
+    :param baseline: None for none; "mean", the batch's mean return; "value", the policy's value head, trained by mean
+        squared error, with which the time limit's last state bootstraps.
+    :param ent_coef: Weight of the entropy in the loss.
+    :param vf_coef: Weight of the value head's loss, with ``baseline="value"``.
+    :param max_grad_norm: Bound of the gradient's norm, None for none.
+    :param kernel: "auto" draws the actions of small MLP policies on vectors in NumPy (see ``numpy_kernel.py``), the same
+        ones several times faster; "torch" never does.
+    :param use_sde: Whether to use generalized State Dependent Exploration (gSDE).
+    :param sde_sample_freq: Steps between two noise matrices of gSDE, -1 for one per update.
+    :param rollout_buffer_class: Class of the rollout buffer, a subclass of ``EpisodeRolloutBuffer``.
+    :param rollout_buffer_kwargs: Additional arguments of the rollout buffer.
+    :param stats_window_size: Episodes that ``rollout/ep_rew_mean`` averages over.
+    :param tensorboard_log: Folder of the TensorBoard log, or None.
+    :param policy_kwargs: Additional arguments of the policy.
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages.
+    :param seed: Seed of the pseudo random generators.
+    :param device: PyTorch device, "auto" for a GPU if there is one.
+    :param _init_setup_model: Whether to build the networks at once.
+    :raises ValueError: for arguments that are out of range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+    rollout_buffer: EpisodeRolloutBuffer
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-3,
+        n_episodes: int = 8,
+        n_steps: int = 0,
+        gamma: float = 0.99,
+        credit: Literal["reward_to_go", "episode"] = "reward_to_go",
+        discount_weighting: bool = False,
+        normalize_returns: bool = True,
+        baseline: Literal["mean", "value"] | None = None,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float | None = 0.5,
+        kernel: Literal["auto", "torch"] = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[EpisodeRolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=1.0,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class or EpisodeRolloutBuffer,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.n_episodes = n_episodes
+        self.credit = credit
+        self.discount_weighting = discount_weighting
+        self.normalize_returns = normalize_returns
+        self.baseline = baseline
+        self.kernel = kernel
+        # Which environments are playing an episode of the batch; None before the first one. An unfinished batch is held
+        # between two calls of learn().
+        self._active: np.ndarray | None = None
+        self._n_started = 0
+        self._n_finished = 0
+
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        super()._setup_model()
+
+    def _check_arguments(self) -> None:
+        choices = {
+            "credit": ("reward_to_go", "episode"), "baseline": (None, "mean", "value"), "kernel": ("auto", "torch")
+        }  # fmt: skip
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
+        check_numbers(self, {"n_episodes": (1, math.inf), "n_steps": (0, math.inf)}, whole=True)
+        check_numbers(self, {"gamma": (0, 1), **coefficient_bounds(self)})
+        if not issubclass(self.rollout_buffer_class, EpisodeRolloutBuffer):  # type: ignore[arg-type]
+            raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        if reset_num_timesteps or self._last_obs is None:
+            # The environment starts afresh: episodes that were held are lost.
+            self._active = None
+        if self.verbose >= 1 and self._uses_numpy():
+            print("Using the NumPy kernel")
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Play whole episodes until ``n_episodes`` have been started and ``n_rollout_steps`` steps been taken, and all that
+        were started have ended.
+
+        :param env: The environments.
+        :param callback: Called after each step.
+        :param rollout_buffer: Buffer to fill.
+        :param n_rollout_steps: Steps of the batch, at least.
+        :return: True if the batch is complete; False if the callback or the end of the budget stopped it, and it is held.
+        """
+        assert isinstance(rollout_buffer, EpisodeRolloutBuffer)
+        self.policy.set_training_mode(False)
+        active = self._begin_or_resume(env, rollout_buffer, n_rollout_steps)
+        act = NumpyActor(self.policy) if self._uses_numpy() else self._act
+        callback.on_rollout_start()
+
+        while active.any():
+            if self.num_timesteps >= self._total_timesteps:
+                return False
+            if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            actions = act(self._last_obs)
+            new_obs, rewards, dones, infos = env.step(environment_actions(self.policy, actions))
+            self.num_timesteps += env.num_envs
+
+            rollout_buffer.add(self._last_obs, actions, rewards, dones, active)
+            self._last_obs = new_obs  # type: ignore[assignment]
+            self._last_episode_starts = dones
+            if dones.any():
+                self._end_episodes(active, dones, infos, rollout_buffer, n_rollout_steps)
+
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return False
+
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _uses_numpy(self) -> bool:
+        return self.kernel == "auto" and applies_to(self.policy)
+
+    def _begin_or_resume(self, env: VecEnv, rollout_buffer: EpisodeRolloutBuffer, n_rollout_steps: int) -> np.ndarray:
+        """:return: Which environments play an episode of the batch, (n_envs,)."""
+        if self._active is not None and self._active.any():
+            return self._active
+        rollout_buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        assert self._last_episode_starts is not None
+        if not np.all(self._last_episode_starts):
+            # Environments that had no part in the last batch's end are in the middle of an episode.
+            self._last_obs = env.reset()  # type: ignore[assignment]
+            self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+        self._n_started = env.num_envs if n_rollout_steps > 0 else min(self.n_episodes, env.num_envs)
+        self._active = np.arange(env.num_envs) < self._n_started
+        return self._active
+
+    def _end_episodes(
+        self,
+        active: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+        rollout_buffer: EpisodeRolloutBuffer,
+        n_rollout_steps: int,
+    ) -> None:
+        """Close the episodes that ended, and start the next one where the quotas are not met yet."""
+        for index in np.flatnonzero(dones & active):
+            self._n_finished += 1
+            self._update_info_buffer([infos[index]], dones[[index]])
+            last = infos[index].get("terminal_observation")
+            # As in SB3: some VecEnvs do not keep the last observation, and then there is nothing to bootstrap with.
+            if last is not None and infos[index].get("TimeLimit.truncated", False):
+                rollout_buffer.add_truncated(int(index), last)
+            if self._n_started < self.n_episodes or rollout_buffer.n_transitions < n_rollout_steps:
+                self._n_started += 1
+            else:
+                active[index] = False
+
+    def _act(self, obs: Any) -> np.ndarray:
+        with th.no_grad():
+            actions = self.policy.get_distribution(obs_as_tensor(obs, self.device)).get_actions()
+        return actions.cpu().numpy().reshape(-1, *self.action_space.shape)  # type: ignore[misc]
+
+    def train(self) -> None:
+        """One gradient step on the episodes collected."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        if self.baseline == "value" and self.rollout_buffer.truncated:
+            self.rollout_buffer.bootstrap(self._values_of([last for _, _, last in self.rollout_buffer.truncated]))
+        batch = self.rollout_buffer.get_samples()
+
+        values = None
+        if self.baseline == "value":
+            values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
+            values = values.flatten()
+        else:
+            distribution = self.policy.get_distribution(batch.observations)
+            log_prob, entropy = distribution.log_prob(batch.actions), distribution.entropy()
+
+        returns = batch.returns_to_go if self.credit == "reward_to_go" else batch.episode_returns
+        baseline = returns.mean() if self.baseline == "mean" else values
+        weights = policy_gradients.policy_gradient_weights(
+            returns, batch.timesteps, self.gamma, baseline, self.discount_weighting, self.normalize_returns
+        )
+        policy_loss = policy_gradients.policy_gradient_loss(log_prob, weights)
+        # No closed form of the entropy: estimate it.
+        entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
+        loss = policy_loss + self.ent_coef * entropy_loss
+        if values is not None:
+            value_loss = F.mse_loss(batch.returns_to_go, values)
+            loss = loss + self.vf_coef * value_loss
+            self.logger.record("train/value_loss", value_loss.item())
+            explained = explained_variance(values.detach().cpu().numpy(), batch.returns_to_go.cpu().numpy())
+            self.logger.record("train/explained_variance", explained)
+
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        max_norm = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
+        self.policy.optimizer.step()
+
+        self._n_updates += 1
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/batch_episodes", self._n_started)
+        self.logger.record("train/batch_steps", len(log_prob))
+        self.logger.record("train/policy_loss", policy_loss.item())
+        self.logger.record("train/entropy_loss", entropy_loss.item())
+        self.logger.record("train/grad_norm", grad_norm.item())
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+
+    def _values_of(self, observations: list[Any]) -> np.ndarray:
+        stacked: Any = (
+            {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
+            if isinstance(observations[0], dict)
+            else np.stack(observations)
+        )
+        with th.no_grad():
+            return self.policy.predict_values(self.policy.obs_to_tensor(stacked)[0]).flatten().cpu().numpy()
+
+    def learn(
+        self: SelfREINFORCE,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 10,
+        tb_log_name: str = "REINFORCE",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfREINFORCE:
+        updates_before, episodes_before = self._n_updates, self._n_finished
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        if self._n_updates == updates_before and self.num_timesteps >= self._total_timesteps:
+            finished = self._n_finished - episodes_before
+            warnings.warn(
+                f"learn() took {total_timesteps} steps without an update: {finished} episode(s) ended, an update needs "
+                f"n_episodes={self.n_episodes} whole ones and n_steps={self.n_steps} steps. What was played is held: go on "
+                "with learn(reset_num_timesteps=False) or ask for less per update. If episodes never end, wrap the "
+                "environment in gymnasium.wrappers.TimeLimit"
+            )
+        return self
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_active"]

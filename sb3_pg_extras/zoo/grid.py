@@ -1,0 +1,283 @@
+"""
+Algorithms x datasets x seeds on Ray: ``python benchmarks/grid.py --algos bear --datasets bundled:pendulum-mixed-v0``.
+
+Ray is started on this machine, with as many workers as it has cores; ``--address`` names a running cluster instead
+(``auto`` or ``host:port``), whose machines share the file system of ``--folder`` and have the package installed. Each run is
+the zoo's entry for the dataset's environment, on one core. It leaves a checkpoint every ``--checkpoint-freq`` timesteps,
+whole or not at all: when a worker is killed, Ray runs it again, and it goes on from the last one. So does the same command
+when it was stopped itself. REINFORCE and SingleStepA2C learn online, in the environment that a dataset names.
+"""
+
+import argparse
+import csv
+import functools
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from torch import nn, set_num_threads
+
+from sb3_pg_extras import load_dataset
+from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.datasets import DatasetError
+from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
+from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file
+from sb3_pg_extras.zoo.jobs import run_missing
+
+FOLDER = Path(__file__).parent
+FIELDS = ["algo", "dataset", "seed", "n_timesteps", "return_mean", "return_std", "starts", "seconds"]
+
+
+class Start(NamedTuple):
+    """A worker that took up a run, and the timestep that it went on from."""
+
+    host: str
+    pid: int
+    step: int
+
+
+def read_starts(run: Path) -> list[Start]:
+    """:return: Who has worked on a run, in order."""
+    with open(run / "starts.csv") as file:
+        return [Start(host, int(pid), int(step)) for host, pid, step in csv.reader(file)]
+
+
+def note_start(run: Path, step: int) -> None:
+    """Add this process to them."""
+    with open(run / "starts.csv", "a", newline="") as file:
+        csv.writer(file).writerow(Start(socket.gethostname(), os.getpid(), step))
+
+
+def checkpoints(run: Path) -> dict[int, Path]:
+    """:return: The checkpoints of a run by their timesteps, in order."""
+    return dict(sorted((int(path.name.removeprefix("step_")), path) for path in run.glob("step_*")))
+
+
+def save_checkpoint(model: BaseAlgorithm, run: Path) -> None:
+    """A folder with the model and the statistics of VecNormalize, written whole; the ones before it are removed."""
+    old = list(checkpoints(run).values())
+    unfinished = run / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    with atomic_write(unfinished / "model.zip") as file:
+        model.save(file)  # type: ignore[arg-type]
+    statistics = model.get_vec_normalize_env()
+    if statistics is not None:
+        statistics.save(str(unfinished / "vecnormalize.pkl"))
+    unfinished.rename(run / f"step_{model.num_timesteps}")
+    for path in old:
+        shutil.rmtree(path)
+
+
+class SaveCheckpoint(BaseCallback):
+    """
+    :param run: Folder of the run.
+    :param freq: Timesteps between two checkpoints.
+    """
+
+    def __init__(self, run: Path, freq: int) -> None:
+        super().__init__()
+        self.run, self.freq = run, freq
+
+    def _on_training_start(self) -> None:
+        self.last = self.num_timesteps
+
+    def _on_step(self) -> bool:
+        # Not by remainder: several environments step at once.
+        if self.num_timesteps - self.last >= self.freq:
+            self.last = self.num_timesteps
+            save_checkpoint(self.model, self.run)
+        return True
+
+
+class Plan(NamedTuple):
+    """What the runs of a grid share."""
+
+    folder: Path
+    checkpoint_freq: int
+    eval_episodes: int
+    # Of the hyper-parameters; None for the zoo's.
+    conf_file: Path | None
+    # Name of a dataset -> where it is, and the id of its environment.
+    datasets: dict[str, tuple[str, str]]
+
+
+def hyperparams(plan: Plan, algo: str, env_id: str) -> dict[str, Any]:
+    """:return: The entry for an environment, or the algorithm's default one."""
+    entries = yaml.safe_load((plan.conf_file or hyperparams_file(algo)).read_text())
+    entry: dict[str, Any] = entries[env_id if env_id in entries else "default"]
+    for name in ("env_wrapper", "frame_stack"):
+        if name in entry:
+            raise ValueError(f"{name} of {algo}'s entry for {env_id} is for the zoo alone: use sb3-pg-extras train")
+    return entry
+
+
+def run_folder(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> Path:
+    """:return: Where a run keeps its checkpoints: another folder for other settings."""
+    source, env_id = plan.datasets[dataset]
+    settings = zlib.crc32(f"{source} {n_timesteps} {sorted(hyperparams(plan, algo, env_id).items())}".encode())
+    return plan.folder / f"{algo}-{re.sub(r'[^a-zA-Z0-9.-]+', '-', Path(dataset).name)}-{seed}-{settings:08x}"
+
+
+def make_envs(env_id: str, seed: int, entry: dict[str, Any], statistics: Path) -> VecEnv:
+    """:return: The environments of an entry, whose keys that are not the algorithm's are taken out of it."""
+    env = make_vec_env(env_id, int(entry.pop("n_envs", 1)), seed)
+    normalize = entry.pop("normalize", False)
+    if not normalize:
+        return env
+    if statistics.exists():
+        return VecNormalize.load(str(statistics), env)
+    how = eval(normalize) if isinstance(normalize, str) else {}  # as the zoo does
+    return VecNormalize(env, **({"gamma": entry["gamma"]} if "gamma" in entry else {}) | how)
+
+
+def greedy_returns(model: BaseAlgorithm, env_id: str, n_episodes: int) -> list[float]:
+    """:return: Returns of greedy episodes, always from the same starts."""
+    env: VecEnv = make_vec_env(env_id, min(n_episodes, 20), seed=1_000)
+    statistics = model.get_vec_normalize_env()
+    if statistics is not None:
+        env = VecNormalize(env, training=False, norm_obs=statistics.norm_obs, norm_reward=False)
+        env.obs_rms = statistics.obs_rms
+    return evaluate_policy(model, env, n_episodes, return_episode_rewards=True)[0]  # type: ignore[return-value]
+
+
+def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dict[str, Any]:
+    """
+    Train and evaluate, from the last checkpoint if there is one.
+
+    :param plan: What all runs share.
+    :param algo: Id of the algorithm.
+    :param dataset: A key of ``plan.datasets``.
+    :param seed: Seed.
+    :param n_timesteps: Gradient steps (BEAR) or environment steps.
+    :return: The row of the run.
+    """
+    # One core each: figures do not depend on how many a machine has.
+    set_num_threads(1)
+    start = time.perf_counter()
+    folder = run_folder(plan, algo, dataset, seed, n_timesteps)
+    folder.mkdir(parents=True, exist_ok=True)
+    step, checkpoint = list(checkpoints(folder).items())[-1] if checkpoints(folder) else (0, folder)
+    note_start(folder, step)
+    source, env_id = plan.datasets[dataset]
+    entry = dict(hyperparams(plan, algo, env_id))
+    env = make_envs(env_id, seed, entry, checkpoint / "vecnormalize.pkl")
+    if step > 0:
+        model = ALGORITHMS[algo].load(checkpoint / "model.zip", env, device="cpu")
+    else:
+        entry.pop("n_timesteps")
+        if "policy_kwargs" in entry:
+            entry["policy_kwargs"] = eval(entry["policy_kwargs"], {"nn": nn})  # as the zoo does
+        if issubclass(ALGORITHMS[algo], OfflineAlgorithm):
+            entry["dataset"] = source
+        model = ALGORITHMS[algo](entry.pop("policy"), env, seed=seed, device="cpu", **entry)
+    if step < n_timesteps:
+        model.learn(n_timesteps - step, SaveCheckpoint(folder, plan.checkpoint_freq), None, reset_num_timesteps=False)
+        if model.num_timesteps not in checkpoints(folder):
+            save_checkpoint(model, folder)
+    returns = greedy_returns(model, env_id, plan.eval_episodes)
+    figures = (f"{np.mean(returns):.1f}", f"{np.std(returns):.1f}", len(read_starts(folder)))
+    seconds = f"{time.perf_counter() - start:.1f}"
+    return dict(zip(FIELDS, (algo, dataset, seed, n_timesteps, *figures, seconds), strict=True))
+
+
+class RayPool(Executor):
+    """
+    Ray as one of Python's pools.
+
+    :param ray: The module, started.
+    :param max_retries: How often a job is run again whose worker died.
+    """
+
+    def __init__(self, ray: Any, max_retries: int) -> None:
+        self._ray, self._max_retries = ray, max_retries
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        def job() -> Any:
+            return fn(*args, **kwargs)
+
+        remote = self._ray.remote(num_cpus=1, max_retries=self._max_retries)(job)
+        return remote.options(name=" ".join(map(str, args))).remote().future()
+
+
+def start_ray(address: str, workers: int | None) -> Any:
+    """:return: Ray, started here or connected to a cluster."""
+    # It reports to its makers otherwise.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = require("ray", "ray")
+    host, _, port = address.rpartition(":")
+    here = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
+    try:
+        if port.isdigit():
+            # Ray itself gives up after more than a minute.
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address, logging_level="warning", **here)
+    except OSError as error:
+        raise ConnectionError(f"--address {address}: no Ray cluster answers ({error})") from error
+    return ray
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algos", nargs="+", default=["bear"], choices=list(ALGORITHMS))
+    parser.add_argument("--datasets", nargs="+", default=["bundled:pendulum-mixed-v0"], help="what load_dataset takes")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("-n", "--n-timesteps", type=int, help="of each run; the zoo entry's by default")
+    parser.add_argument("-conf", "--conf-file", type=Path, help="hyper-parameters, as the zoo's")
+    parser.add_argument("--checkpoint-freq", type=int, default=1_000, help="timesteps between two checkpoints")
+    parser.add_argument("--eval-episodes", type=int, default=100)
+    parser.add_argument("--address", default="local", help="a Ray cluster: auto or host:port")
+    parser.add_argument("--workers", type=int, help="on this machine; as many as it has cores by default")
+    parser.add_argument("--max-retries", type=int, default=3, help="how often a run is taken up again when its worker died")
+    parser.add_argument("--folder", type=Path, default=FOLDER / "runs" / "grid", help="of the checkpoints")
+    parser.add_argument("--output", type=Path, default=FOLDER / "results" / "grid.csv")
+    args = parser.parse_args()
+    for name in ("checkpoint_freq", "eval_episodes"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: at least 1")
+    if args.conf_file is not None:
+        if len(args.algos) > 1 or not args.conf_file.is_file():
+            parser.error(f"--conf-file {args.conf_file}: a file of one algorithm, for --algos with one name")
+        args.conf_file = args.conf_file.resolve()
+    try:
+        ray = start_ray(args.address, args.workers)
+        datasets = {}
+        for name in args.datasets:
+            env_id = load_dataset(name).env_id
+            if env_id is None:
+                raise DatasetError(f"{name}: env_id is not set, and nothing says where to evaluate: save it with env_id=")
+            datasets[name] = (os.path.abspath(name) if os.path.exists(name) else name, env_id)
+        plan = Plan(args.folder.resolve(), args.checkpoint_freq, args.eval_episodes, args.conf_file, datasets)
+        jobs = [
+            (algo, name, seed, args.n_timesteps or int(hyperparams(plan, algo, datasets[name][1])["n_timesteps"]))
+            for algo in args.algos
+            for name in args.datasets
+            for seed in args.seeds
+        ]
+        run_missing(
+            args.output, FIELDS, jobs,
+            lambda row: (row["algo"], row["dataset"], int(row["seed"]), int(row["n_timesteps"])),
+            functools.partial(run, plan), RayPool(ray, args.max_retries),
+        )  # fmt: skip
+    except (DatasetError, ConnectionError, ValueError) as error:
+        sys.exit(f"grid.py: error: {error}")
+
+
+if __name__ == "__main__":
+    main()

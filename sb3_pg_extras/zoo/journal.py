@@ -1,0 +1,95 @@
+"""Records on disk that outlive the process which writes them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.datasets.dataset import DatasetError
+
+ARGUMENTS = "arguments.json"
+
+
+class Journal:
+    """
+    A folder with the records of one or more runs, ``run-0.bin``, ``run-1.bin``, ...: whoever opens it again goes on.
+
+    Each record is handed to the operating system as soon as it is appended, so that the end of the process, at any moment
+    and for any reason, loses none that was complete. A file that ends in the middle of a record lacks that one only.
+
+    :param folder: The folder; it is made where there is none.
+    :param arguments: What the records depend on, as JSON values. Records of other arguments are not added to.
+    :param dtype: The type of a record.
+    :raises DatasetError: when the folder was begun with other arguments, another process is writing there, or it cannot be
+        written.
+    """
+
+    def __init__(self, folder: str | Path, arguments: dict[str, Any], dtype: np.dtype) -> None:
+        self.folder, self.dtype = Path(folder), dtype
+        self._lock = FileLock(self.folder / "lock")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DatasetError(
+                f"{folder} is being written by another process: wait for it, or use another output"
+            ) from error
+        except OSError as error:
+            raise DatasetError(f"{folder} cannot be written: {error}") from error
+        try:
+            self._check_arguments(arguments)
+            self.n_runs = len(list(self.folder.glob("run-*.bin")))
+            self.n_records = sum(len(records) for records in self.runs())
+            self._file = open(self._path(self.n_runs), "xb")  # noqa: SIM115 (open as long as the journal)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _path(self, run: int) -> Path:
+        return self.folder / f"run-{run}.bin"
+
+    def _check_arguments(self, arguments: dict[str, Any]) -> None:
+        path = self.folder / ARGUMENTS
+        text = json.dumps(arguments, indent=2)
+        if not path.exists():
+            with atomic_write(path) as file:
+                file.write(text.encode())
+            return
+        begun, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        for name in now:
+            if begun.get(name) != now[name]:
+                raise DatasetError(
+                    f"{self.folder} was begun with {name}={begun.get(name)!r}, and now it is {now[name]!r}: "
+                    "delete that folder to begin anew, or use another output"
+                )
+
+    def append(self, record: np.ndarray) -> None:
+        """
+        :param record: One or more records, which belong to the run that began when the journal was opened.
+        """
+        self._file.write(record.tobytes())
+        self._file.flush()
+        self.n_records += len(record)
+
+    def runs(self) -> list[np.ndarray]:
+        """
+        :return: The records of each run that has any, in order; they are read from the disk where they are used.
+        """
+        lengths = {}
+        for run in range(len(list(self.folder.glob("run-*.bin")))):
+            lengths[run] = self._path(run).stat().st_size // self.dtype.itemsize
+        return [np.memmap(self._path(run), self.dtype, "r", shape=(length,)) for run, length in lengths.items() if length]
+
+    def close(self) -> None:
+        """Let another process go on."""
+        self._file.close()
+        self._lock.release()
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        self.close()
+        shutil.rmtree(self.folder)

@@ -1,0 +1,249 @@
+"""The mathematics: values worked by hand, limits, and gradients that a wrong sign or detach would change."""
+
+import math
+
+import pytest
+import torch as th
+from torch.distributions import Independent, Normal, TransformedDistribution, kl_divergence
+from torch.distributions.transforms import TanhTransform
+
+from sb3_pg_extras.bear import losses
+
+ONE_STATE_X = th.tensor([[[0.0], [1.0]]])  # (B=1, n=2, A=1)
+ONE_STATE_Y = th.tensor([[[1.0], [3.0]]])
+
+
+def same_gaussians(n_states: int, n: int = 4, seed: int = 0) -> tuple[th.Tensor, th.Tensor]:
+    """Two sets of n samples of N(0, .3^2 I_3) for each of many states (DESIGN's noise-floor example)."""
+    generator = th.Generator().manual_seed(seed)
+    x, y = (0.3 * th.randn(n_states, n, 3, generator=generator) for _ in range(2))
+    return x, y
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        # sigma = 0.5, so 2 sigma = 1: k = exp(-|x - y|) and exp(-|x - y|^2). Rows x = 0, 1; columns y = 1, 3.
+        ("laplacian", [[math.exp(-1), math.exp(-3)], [1.0, math.exp(-2)]]),
+        ("gaussian", [[math.exp(-1), math.exp(-9)], [1.0, math.exp(-4)]]),
+    ],
+)
+def test_kernels_by_hand(kernel, expected):
+    assert th.allclose(losses.pairwise_kernel(ONE_STATE_X, ONE_STATE_Y, kernel, 0.5), th.tensor([expected]))
+
+
+@pytest.mark.parametrize(("kernel", "distance"), [("laplacian", 3.0 + 4.0), ("gaussian", 9.0 + 16.0)])
+def test_kernels_divide_by_two_sigma_and_use_l1_or_squared_l2(kernel, distance):
+    x, y = th.zeros(1, 1, 2), th.tensor([[[3.0, -4.0]]])
+    # sigma = 5: 2 sigma = 10, whereas 2 sigma^2 would be 50.
+    assert losses.pairwise_kernel(x, y, kernel, 5.0).item() == pytest.approx(math.exp(-distance / 10.0))
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="laplacian"):
+        losses.pairwise_kernel(ONE_STATE_X, ONE_STATE_Y, "rbf", 1.0)
+    with pytest.raises(ValueError, match="unbiased"):
+        losses.mmd_squared(ONE_STATE_X, ONE_STATE_Y, "laplacian", 1.0, "exact")
+    with pytest.raises(ValueError, match="mean"):
+        losses.reduce_q_values(th.zeros(2, 3), "median")
+
+
+@pytest.mark.parametrize("kernel", ["laplacian", "gaussian"])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_mmd_squared_by_hand(kernel, estimator):
+    def k(a: float, b: float) -> float:
+        return math.exp(-abs(a - b)) if kernel == "laplacian" else math.exp(-((a - b) ** 2))
+
+    # x = {0, 1}, y = {1, 3}, 2 sigma = 1.
+    cross = (k(0, 1) + k(0, 3) + k(1, 1) + k(1, 3)) / 4
+    if estimator == "biased":
+        expected = (1 + 1 + 2 * k(0, 1)) / 4 - 2 * cross + (1 + 1 + 2 * k(1, 3)) / 4
+    else:
+        expected = k(0, 1) - 2 * cross + k(1, 3)
+    value = losses.mmd_squared(ONE_STATE_X, ONE_STATE_Y, kernel, 0.5, estimator)
+    assert value.shape == (1,)
+    assert value.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_mmd_of_a_set_with_itself():
+    x, _ = same_gaussians(5)
+    assert th.allclose(losses.mmd_squared(x, x, "laplacian", 20.0), th.zeros(5), atol=1e-6)
+    # The U-statistic counts the zero distances between the two copies, but not those within them.
+    assert (losses.mmd_squared(x, x, "laplacian", 20.0, "unbiased") < 0).all()
+
+
+def test_mmd_keeps_states_apart_and_does_not_mind_the_order_of_samples():
+    x, y = same_gaussians(6)
+    together = losses.mmd_squared(x, y, "gaussian", 20.0)
+    alone = th.cat([losses.mmd_squared(x[i : i + 1], y[i : i + 1], "gaussian", 20.0) for i in range(6)])
+    assert th.allclose(together, alone)
+    assert th.allclose(together, losses.mmd_squared(x.flip(1), y[:, [2, 0, 3, 1]], "gaussian", 20.0), atol=1e-6)
+    assert th.allclose(together, losses.mmd_squared(y, x, "gaussian", 20.0), atol=1e-6)
+
+
+def test_biased_estimator_shows_the_noise_floor_and_the_unbiased_one_does_not():
+    x, y = same_gaussians(40_000)
+    biased = losses.mmd_divergence(x, y, "laplacian", 20.0, "biased")
+    assert biased.item() == pytest.approx(0.109, abs=0.002)
+    # E[MMD^2] = (2/n)(1 - E k); the root of the mean lies a little above the mean of the root.
+    floor = losses.mmd_noise_floor(y, "laplacian", 20.0)
+    mean_squared = losses.mmd_squared(x, y, "laplacian", 20.0).mean()
+    assert floor.item() == pytest.approx(math.sqrt(mean_squared.item() + 1e-6), abs=0.001)
+    assert biased < floor < biased + 0.01
+
+    squared = losses.mmd_squared(x, y, "laplacian", 20.0, "unbiased")
+    standard_error = squared.std().item() / math.sqrt(len(squared))
+    assert abs(squared.mean().item()) < 4 * standard_error
+    # The test has power: the biased estimate is hundreds of standard errors away from 0.
+    assert mean_squared.item() > 100 * standard_error
+
+
+def test_unbiased_estimator_converges_to_the_true_mmd():
+    # Gaussian kernel, 2 sigma = s; a ~ N(m, v), b ~ N(m', v), w = s + 4 v: E k(a, b) = sqrt(s / w) exp(-(m - m')^2 / w).
+    s, shift, v = 2.0, 1.5, 0.49
+    within = math.sqrt(s / (s + 4 * v))
+    expected = 2 * within - 2 * within * math.exp(-(shift**2) / (s + 4 * v))
+    generator = th.Generator().manual_seed(1)
+    x, y = (0.7 * th.randn(60_000, 4, 1, generator=generator) for _ in range(2))
+    squared = losses.mmd_squared(x + shift, y, "gaussian", s / 2, "unbiased")
+    assert squared.mean().item() == pytest.approx(expected, abs=4 * squared.std().item() / math.sqrt(len(squared)))
+
+
+@pytest.mark.parametrize(("center", "std", "expected"), [(0.8, 0.05, 0.177), (1.2, 0.05, 0.264), (1.5, 0.05, 0.327)])
+def test_mmd_of_narrow_policies_against_uniform_behavior(center, std, expected):
+    """DESIGN section 5: behaviour U[-1, 1], gaussian 20, n = 4."""
+    generator = th.Generator().manual_seed(0)
+    behavior = 2 * th.rand(40_000, 4, 1, generator=generator) - 1
+    policy = center + std * th.randn(40_000, 4, 1, generator=generator)
+    assert losses.mmd_divergence(policy, behavior, "gaussian", 20.0, "biased").item() == pytest.approx(expected, abs=0.003)
+
+
+def test_mmd_gradient_pulls_the_policy_towards_the_behavior_and_is_finite_at_zero():
+    policy = th.full((1, 2, 1), 2.0, requires_grad=True)
+    behavior = th.zeros(1, 2, 1)
+    losses.mmd_divergence(policy, behavior, "laplacian", 1.0, "biased").backward()
+    assert (policy.grad > 0).all()  # descending moves the samples from 2 towards 0
+    same = th.zeros(1, 2, 1, requires_grad=True)
+    losses.mmd_divergence(same, behavior, "gaussian", 1.0, "biased").backward()
+    assert th.isfinite(same.grad).all()
+
+
+def test_squashed_log_prob_equals_torch_distributions():
+    th.manual_seed(0)
+    mean, log_std, raw = th.randn(5, 3), 0.3 * th.randn(5, 3), th.randn(5, 4, 3)
+    base = Independent(Normal(mean.unsqueeze(1), log_std.exp().unsqueeze(1)), 1)
+    squashed = TransformedDistribution(base, TanhTransform(cache_size=1))
+    expected = base.log_prob(raw) - TanhTransform().log_abs_det_jacobian(raw, th.tanh(raw)).sum(2)
+    assert th.allclose(losses.squashed_log_prob(raw, mean, log_std), expected, atol=1e-5)
+    assert th.allclose(expected, squashed.log_prob(th.tanh(raw)), atol=1e-3)
+    assert th.isfinite(losses.squashed_log_prob(th.full((1, 1, 1), 30.0), th.zeros(1, 1), th.zeros(1, 1))).all()
+
+
+def test_kl_divergence_by_hand_and_up_to_the_behaviors_entropy():
+    # u = 0 under N(0, 1): -log pi = log sqrt(2 pi), and the tanh has slope 1 there.
+    value = losses.kl_divergence(th.zeros(1, 1, 1), th.zeros(1, 1), th.zeros(1, 1))
+    assert value.item() == pytest.approx(0.5 * math.log(2 * math.pi))
+    # Between two policies, the difference is the difference of the true KL divergences.
+    generator = th.Generator().manual_seed(0)
+    behavior = 0.2 + 0.5 * th.randn(1, 200_000, 1, generator=generator)
+    values = [
+        losses.kl_divergence(behavior, th.tensor([[m]]), th.tensor([[s]])).item() for m, s in ((0.0, 0.0), (1.0, -0.5))
+    ]
+    true = [kl_divergence(Normal(0.2, 0.5), Normal(m, math.exp(s))).item() for m, s in ((0.0, 0.0), (1.0, -0.5))]
+    assert values[1] - values[0] == pytest.approx(true[1] - true[0], rel=0.02)
+
+
+def test_vae_loss_by_hand():
+    reconstruction, actions = th.tensor([[0.5, 0.0], [0.0, 0.0]]), th.tensor([[0.0, 0.0], [0.0, 1.0]])
+    # KL(N(m, s) || N(0, 1)) = (m^2 + s^2 - 1) / 2 - log s.
+    mean, log_std = th.tensor([[1.0, 0.0]]), th.tensor([[0.0, math.log(2.0)]])
+    expected_kl = (0.5 + (1.5 - math.log(2.0))) / 2
+    reconstruction_loss, kl_loss = losses.vae_loss(reconstruction, actions, mean, log_std)
+    assert reconstruction_loss.item() == pytest.approx((0.25 + 1.0) / 4)
+    assert kl_loss.item() == pytest.approx(expected_kl)
+    assert losses.vae_loss(actions, actions, th.zeros(3, 2), th.zeros(3, 2)) == (0.0, 0.0)
+
+
+def test_vae_kl_equals_torch_distributions():
+    mean, log_std = th.randn(7, 4), th.randn(7, 4)
+    expected = kl_divergence(Normal(mean, log_std.exp()), Normal(0.0, 1.0)).mean()
+    assert th.allclose(losses.vae_loss(mean, mean, mean, log_std)[1], expected, atol=1e-5)
+
+
+def test_target_by_hand():
+    # Two critics, two states, two actions each. gamma 0.1: digits are readable.
+    next_q_values = th.tensor([[[10.0, 40.0], [1.0, 2.0]], [[30.0, 20.0], [5.0, 2.0]]])
+    rewards, terminations = th.tensor([[7.0], [7.0]]), th.tensor([[0.0], [1.0]])
+    # State 0: action 0 has min 10, max 30, mixture 15; action 1 has min 20, max 40, mixture 25. State 1 is terminal.
+    target = losses.mixed_target_q_values(rewards, terminations, next_q_values, 0.1, 0.75)
+    assert target.tolist() == [[pytest.approx(9.5)], [7.0]]
+    # The order matters: the best action under each critic first, then the mixture, would give .75 * 30 + .25 * 40 = 32.5.
+    wrong_order = next_q_values[:, :1].amax(dim=2)
+    assert 0.75 * wrong_order.min() + 0.25 * wrong_order.max() == 32.5
+
+
+@pytest.mark.parametrize(("mixture", "expected"), [(1.0, 20.0), (0.0, 40.0), (0.75, 25.0)])
+def test_target_mixture_goes_from_clipped_double_q_to_the_maximum(mixture, expected):
+    next_q_values = th.tensor([[[10.0, 40.0]], [[30.0, 20.0]]])
+    zero = th.zeros(1, 1)
+    assert losses.mixed_target_q_values(zero, zero, next_q_values, 1.0, mixture).item() == pytest.approx(expected)
+
+
+def test_target_refuses_shapes_that_would_broadcast_silently():
+    with pytest.raises(AssertionError):
+        losses.mixed_target_q_values(th.zeros(3), th.zeros(3), th.zeros(2, 3, 4), 0.99, 0.75)
+    with pytest.raises(AssertionError):
+        losses.ensemble_critic_loss(th.zeros(2, 3), th.zeros(3))
+
+
+def test_critic_loss_by_hand_with_and_without_mask():
+    current, target = th.tensor([[1.0, 2.0], [0.0, 0.0]]), th.tensor([[0.0], [4.0]])
+    # Critic 0: (1 + 4) / 2; critic 1: (0 + 16) / 2.
+    assert losses.ensemble_critic_loss(current, target).item() == pytest.approx(10.5)
+    mask = th.tensor([[1.0, 0.0], [1.0, 1.0]])
+    assert losses.ensemble_critic_loss(current, target, mask).item() == pytest.approx(8.5)
+
+
+def test_critic_loss_moves_the_critic_and_never_the_target():
+    current = th.zeros(2, 3, requires_grad=True)
+    target = th.ones(3, 1, requires_grad=True)
+    losses.ensemble_critic_loss(current, target).backward()
+    assert (current.grad < 0).all()  # descending raises the critics to the target
+    assert target.grad is None
+
+
+def test_q_reductions_by_hand():
+    q_values = th.tensor([[1.0, 6.0], [3.0, 2.0]])
+    assert losses.reduce_q_values(q_values, "min").tolist() == [1.0, 2.0]
+    assert losses.reduce_q_values(q_values, "max").tolist() == [3.0, 6.0]
+    assert losses.reduce_q_values(q_values, "mean").tolist() == [2.0, 4.0]
+    # std over critics 1 and 2 (population); sqrt(.9 / .1) = 3.
+    penalized = losses.reduce_q_values(q_values, "mean", variance_penalty=0.5)
+    assert penalized.tolist() == [pytest.approx(2.0 - 1.5, abs=1e-5), pytest.approx(4.0 - 3.0, abs=1e-5)]
+
+
+def test_variance_penalty_is_differentiable_where_critics_agree():
+    q_values = th.ones(2, 3, requires_grad=True)
+    losses.reduce_q_values(q_values, "mean", variance_penalty=1.0).sum().backward()
+    assert th.allclose(q_values.grad, th.full((2, 3), 0.5))
+
+
+def test_multiplier_rises_while_the_constraint_is_violated_and_falls_otherwise():
+    for divergence, direction in ((0.3, 1.0), (0.1, -1.0)):
+        log_alpha = th.tensor([math.log(2.0)], requires_grad=True)
+        value = th.tensor(divergence, requires_grad=True)
+        losses.alpha_loss(log_alpha, value, 0.2).backward()
+        # d(-alpha (d - eps)) / d log_alpha = -alpha (d - eps); descending it is ascending alpha (d - eps).
+        assert log_alpha.grad.item() == pytest.approx(-2.0 * (divergence - 0.2))
+        assert -log_alpha.grad.item() * direction > 0
+        assert value.grad is None
+
+
+def test_support_penalty_holds_alpha_fixed_and_pushes_the_divergence_down():
+    log_alpha = th.tensor([math.log(3.0)], requires_grad=True)
+    divergence = th.tensor(0.5, requires_grad=True)
+    penalty = losses.support_penalty(log_alpha.exp(), divergence, 0.2)
+    assert penalty.item() == pytest.approx(0.9)
+    penalty.sum().backward()
+    assert divergence.grad.item() == pytest.approx(3.0)
+    assert log_alpha.grad is None

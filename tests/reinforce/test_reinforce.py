@@ -1,0 +1,659 @@
+"""REINFORCE: its returns and weights by hand, its gradient against exact ones, its loop on every kind of space."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
+from torch_calls import torch_calls
+
+from sb3_pg_extras import REINFORCE
+from sb3_pg_extras.common import policy_gradients
+from sb3_pg_extras.common.returns import discounted_returns
+from sb3_pg_extras.fast.numpy_actor import NumpyActor, applies_to
+
+SMALL = {"net_arch": [8]}
+
+
+# --- returns and weights ----------------------------------------------------------------------------------------------
+
+
+def test_returns_by_hand():
+    # gamma 0.1: the digits are the rewards. Episodes of 3, 1 and 2 steps.
+    returns = discounted_returns(np.array([1, 2, 3, 4, 5, 6]), np.array([3, 4, 6]), 0.1)
+    np.testing.assert_allclose(returns, [1.23, 2.3, 3, 4, 5.6, 6])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.9, 0.99, 1.0])
+def test_returns_equal_the_recursion(gamma):
+    rng = np.random.default_rng(0)
+    lengths = [1, 2, 3, 4, 5, 64, 65, 1000]
+    rewards = rng.normal(size=sum(lengths))
+    expected = []
+    for episode in np.split(rewards, np.cumsum(lengths)[:-1]):
+        running = 0.0
+        backwards = []
+        for reward in episode[::-1]:
+            running = reward + gamma * running
+            backwards.append(running)
+        expected += backwards[::-1]
+    np.testing.assert_allclose(discounted_returns(rewards, np.cumsum(lengths), gamma), expected, atol=1e-9)
+
+
+def test_weights_by_hand():
+    returns, timesteps = th.tensor([1.23, 2.3, 3.0, 4.0]), th.tensor([0, 1, 2, 0])
+
+    def weights(**kwargs):
+        return policy_gradients.policy_gradient_weights(returns, timesteps, 0.1, **kwargs).tolist()
+
+    assert weights() == pytest.approx([1.23, 2.3, 3.0, 4.0])
+    assert weights(discount_weighting=True) == pytest.approx([1.23, 0.23, 0.03, 4.0])
+    assert weights(baseline=th.tensor(1.0)) == pytest.approx([0.23, 1.3, 2.0, 3.0])
+    assert weights(baseline=th.tensor([1.0, 0.3, 1.0, 1.0]), discount_weighting=True) == pytest.approx(
+        [0.23, 0.2, 0.02, 3.0]
+    )
+    normalized = th.tensor(weights(normalize=True))
+    assert normalized.mean().item() == pytest.approx(0, abs=1e-6)
+    assert normalized.std(unbiased=False).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("returns", [[5.0], [2.0, 2.0, 2.0]])
+def test_batches_of_one_step_or_of_equal_returns_have_no_nan(returns):
+    weights = policy_gradients.policy_gradient_weights(th.tensor(returns), th.arange(len(returns)), 0.99, normalize=True)
+    assert weights.tolist() == [0.0] * len(returns)
+
+
+def test_policy_gradient_loss_raises_what_is_good_and_leaves_the_weights_alone():
+    log_prob = th.zeros(2, requires_grad=True)
+    weights = th.tensor([1.0, -3.0], requires_grad=True)
+    policy_gradients.policy_gradient_loss(log_prob, weights).backward()
+    assert log_prob.grad.tolist() == [-0.5, 1.5]  # descending raises the first and lowers the second
+    assert weights.grad is None
+    value = th.zeros(2, requires_grad=True)
+    assert not policy_gradients.policy_gradient_weights(weights, th.zeros(2), 1.0, baseline=value).requires_grad
+    with pytest.raises(AssertionError):
+        policy_gradients.policy_gradient_loss(th.zeros(3), th.zeros(3, 1))
+
+
+# --- small worlds -----------------------------------------------------------------------------------------------------
+
+
+class Graph(gym.Env):
+    """
+    Three states in a row, whose actions decide how long the episode is. Action 0 in state 0 ends it with reward 1, in state
+    1 with reward 0; action 1 goes on; in state 2 the episode ends with reward 2 for action 1 and -1 for action 0.
+    """
+
+    observation_space, action_space = spaces.Discrete(3), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = 0
+        return 0, {}
+
+    def step(self, action):
+        if self.state == 2:
+            return 2, 2.0 if action == 1 else -1.0, True, False, {}
+        if action == 0:
+            return self.state, float(self.state == 0), True, False, {}
+        self.state += 1
+        return self.state, 0.0, False, False, {}
+
+
+class FixedLength(gym.Env):
+    """Random observations, reward from observation and action, always 6 steps; terminal or truncated at the end."""
+
+    def __init__(self, action_space: spaces.Space, truncated: bool = False) -> None:
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (3,)), action_space
+        self.truncated = truncated
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.state = 0, self.np_random.normal(size=3).astype(np.float32)
+        return self.state, {}
+
+    def step(self, action):
+        self.t += 1
+        reward = float(np.sum(self.state) * np.sum(action))
+        self.state = self.np_random.normal(size=3).astype(np.float32)
+        return self.state, reward, self.t == 6 and not self.truncated, self.t == 6 and self.truncated, {}
+
+
+def graph_model(n_envs: int, **kwargs) -> REINFORCE:
+    model = REINFORCE(
+        "MlpPolicy", DummyVecEnv([Graph] * n_envs), policy_kwargs={"net_arch": []}, gamma=1.0, seed=0,
+        normalize_returns=False, device="cpu", **kwargs,
+    )  # fmt: skip
+    with th.no_grad():
+        # One logit per state and action: the features are one-hot states.
+        model.policy.action_net.bias.zero_()
+        model.policy.action_net.weight.copy_(th.tensor([[0.2, -0.3, 0.1], [-0.1, 0.4, 0.5]]))
+    return model
+
+
+def exact_gradient(model: REINFORCE) -> np.ndarray:
+    """Gradient of the expected return in the logits, by automatic differentiation of its closed form."""
+    logits = model.policy.action_net.weight.detach().clone().requires_grad_(True)
+    p = th.softmax(logits, dim=0)
+    value = p[0, 0] * 1 + p[1, 0] * (p[0, 1] * 0 + p[1, 1] * (2 * p[1, 2] - p[0, 2]))
+    value.backward()
+    return logits.grad.numpy().flatten()
+
+
+def batch_gradient(model: REINFORCE, credit: str) -> np.ndarray:
+    """Sum over the batch of grad log pi(a|s) psi, in the logits: for a softmax (onehot(a) - pi(.|s)) psi at state s."""
+    batch = model.rollout_buffer.get_samples()
+    states, actions = batch.observations.flatten().long(), batch.actions.long()
+    returns = batch.returns_to_go if credit == "reward_to_go" else batch.episode_returns
+    weights = policy_gradients.policy_gradient_weights(returns, batch.timesteps, 1.0)
+    probabilities = th.softmax(model.policy.action_net.weight.detach(), dim=0).T[states]
+    score = (th.nn.functional.one_hot(actions, 2) - probabilities) * weights.unsqueeze(1)
+    return th.zeros(3, 2).index_add(0, states, score).T.numpy().flatten()
+
+
+def prepare(model: REINFORCE) -> tuple:
+    _, callback = model._setup_learn(10**9, None)
+    callback.on_training_start({}, {})
+    return model.env, callback, model.rollout_buffer, model.n_steps
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "n_episodes", "n_steps"), [(1, 3, 0), (1, 1, 6), (4, 4, 0), (4, 6, 0), (4, 1, 0), (3, 1, 10)]
+)
+@pytest.mark.parametrize("credit", ["reward_to_go", "episode"])
+def test_estimator_is_unbiased(n_envs, n_episodes, n_steps, credit):
+    """Over many batches, the sum of gradients is the number of episodes times the exact gradient (Wald's identity)."""
+    model = graph_model(n_envs, n_episodes=n_episodes, n_steps=n_steps, credit=credit)
+    arguments, exact, differences, n_played = prepare(model), exact_gradient(model), [], []
+    for _ in range(1500):
+        assert model.collect_rollouts(*arguments)
+        differences.append(batch_gradient(model, credit) - model._n_started * exact)
+        n_played.append(model._n_started)
+    error = np.mean(differences, axis=0)
+    standard_error = np.std(differences, axis=0) / np.sqrt(len(differences))
+    assert np.abs(error / standard_error).max() < 4.5
+    # The test has power: the exact gradient is many standard errors long.
+    assert np.abs(exact * np.mean(n_played)).max() > 8 * standard_error.max()
+    if n_steps == 0:
+        assert set(n_played) == {n_episodes}
+
+
+def test_taking_the_first_episodes_to_finish_is_biased():
+    """The naive scheme with several environments, which the test above would reject."""
+    model = graph_model(4)
+    exact, env = exact_gradient(model), model.env
+    probabilities = th.softmax(model.policy.action_net.weight.detach(), dim=0).numpy()
+    rng, differences = np.random.default_rng(0), []
+    for _ in range(3000):
+        obs, finished, running = env.reset(), [], [[] for _ in range(4)]
+        while len(finished) < 4:
+            actions = (rng.random(4) < probabilities[1, obs]).astype(int)
+            following, rewards, dones, _ = env.step(actions)
+            for index in range(4):
+                running[index].append((obs[index], actions[index], rewards[index]))
+                if dones[index]:
+                    finished.append(running[index])
+                    running[index] = []
+            obs = following
+        gradient = np.zeros((2, 3))
+        for episode in finished[:4]:
+            for state, action, _ in episode:
+                gradient[:, state] += (np.eye(2)[action] - probabilities[:, state]) * sum(r for _, _, r in episode)
+        differences.append(gradient.flatten() - 4 * exact)
+    error = np.mean(differences, axis=0) / (np.std(differences, axis=0) / np.sqrt(len(differences)))
+    assert np.abs(error).max() > 10
+
+
+def test_gradient_equals_the_softmax_policy_gradient_on_a_two_armed_bandit():
+    class Bandit(gym.Env):
+        observation_space, action_space = spaces.Box(1, 1, (1,)), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.ones(1, np.float32), {}
+
+        def step(self, action):
+            return np.ones(1, np.float32), (3.0, -2.0)[action], True, False, {}
+
+    model = REINFORCE(
+        "MlpPolicy", Bandit(), learning_rate=1.0, n_episodes=10, normalize_returns=False, max_grad_norm=None, seed=1,
+        policy_kwargs={"net_arch": [], "optimizer_class": th.optim.SGD}, device="cpu",
+    )  # fmt: skip
+    model.collect_rollouts(*prepare(model))
+    model.set_logger(configure(None, []))
+    actions = model.rollout_buffer.get_samples().actions.numpy()
+    assert 0 < actions.sum() < 10
+    net = model.policy.action_net
+    probabilities = th.softmax(net(th.ones(1, 1)), dim=1).detach().numpy()[0]
+    before = net.bias.detach().numpy().copy()
+    model.train()
+    rewards = np.where(actions == 0, 3.0, -2.0)[:, np.newaxis]
+    expected = ((np.eye(2)[actions] - probabilities) * rewards).mean(axis=0)
+    np.testing.assert_allclose(net.bias.detach().numpy() - before, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
+@pytest.mark.parametrize("truncated", [False, True])
+def test_with_a_value_baseline_it_is_a2c_on_whole_episodes(n_envs, action_space, truncated, monkeypatch):
+    """Same seed, same draws, same optimiser: the same parameters after 5 updates."""
+    env = [DummyVecEnv([lambda: FixedLength(action_space, truncated)] * n_envs) for _ in range(2)]
+    kwargs = {"gamma": 0.9, "ent_coef": 0.01, "vf_coef": 0.4, "max_grad_norm": 0.7, "seed": 3, "device": "cpu"}
+    a2c = A2C("MlpPolicy", env[0], n_steps=6, gae_lambda=1.0, **kwargs).learn(6 * n_envs * 5)
+    rms_prop = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0}}
+    kwargs |= {"n_episodes": n_envs, "baseline": "value", "normalize_returns": False, "policy_kwargs": rms_prop}
+    ours = REINFORCE("MlpPolicy", env[1], learning_rate=7e-4, kernel="torch", **kwargs)
+    monkeypatch.setattr(ours, "_act", th.no_grad()(lambda obs: ours.policy(th.as_tensor(obs))[0].numpy()))
+    ours.learn(6 * n_envs * 5)
+    assert ours._n_updates == a2c._n_updates == 5
+    for (name, theirs), mine in zip(a2c.policy.named_parameters(), ours.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, theirs, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_time_limit_bootstraps_with_a_value_baseline_only():
+    def returns(baseline):
+        model = REINFORCE(
+            "MlpPolicy", FixedLength(spaces.Discrete(2), truncated=True), baseline=baseline, n_episodes=1, gamma=0.5, seed=0
+        )
+        with th.no_grad():
+            model.policy.value_net.weight.zero_()
+            model.policy.value_net.bias.fill_(64.0)
+        model.collect_rollouts(*prepare(model))
+        plain = model.rollout_buffer.get_samples().returns_to_go
+        model.set_logger(configure(None, []))
+        for _ in range(2):  # a second update on the same episodes must not bootstrap again
+            model.train()
+        return plain, model.rollout_buffer.get_samples().returns_to_go
+
+    plain, after = returns(None)
+    th.testing.assert_close(after, plain)
+    plain, after = returns("value")
+    # gamma^6 V, gamma^5 V, ... gamma V.
+    th.testing.assert_close(after - plain, th.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
+
+
+def test_a_time_limit_without_the_last_observation_is_terminal_as_in_sb3():
+    class Forgetful(VecEnvWrapper):
+        def reset(self):
+            return self.venv.reset()
+
+        def step_wait(self):
+            obs, rewards, dones, infos = self.venv.step_wait()
+            for info in infos:
+                info.pop("terminal_observation", None)
+            return obs, rewards, dones, infos
+
+    env = Forgetful(DummyVecEnv([lambda: FixedLength(spaces.Discrete(2), truncated=True)]))
+    model = REINFORCE("MlpPolicy", env, baseline="value", n_episodes=2, seed=0)
+    model.collect_rollouts(*prepare(model))
+    assert model.rollout_buffer.truncated == [] and model.rollout_buffer.n_transitions == 12
+
+
+# --- acting -----------------------------------------------------------------------------------------------------------
+
+
+def torch_actor(policy):
+    return th.no_grad()(lambda obs: policy.get_distribution(th.as_tensor(obs)).get_actions().numpy())
+
+
+@pytest.mark.parametrize("make_actor", [torch_actor, NumpyActor])
+def test_actions_follow_the_policys_distribution(make_actor):
+    th.manual_seed(0)
+    obs = np.ones((20_000, 3), dtype=np.float32)
+    discrete = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(4)), seed=0, device="cpu").policy
+    with th.no_grad():
+        discrete.action_net.bias.copy_(th.tensor([0.0, 1.0, -1.0, 0.5]))
+        expected = discrete.get_distribution(th.as_tensor(obs[:1])).distribution.probs[0]
+    frequencies = np.bincount(make_actor(discrete)(obs), minlength=4) / len(obs)
+    np.testing.assert_allclose(frequencies, expected, atol=0.015)
+    box = REINFORCE("MlpPolicy", FixedLength(spaces.Box(-1, 1, (2,))), seed=0, policy_kwargs={"log_std_init": -0.7}).policy
+    actions = make_actor(box)(obs)
+    with th.no_grad():
+        distribution = box.get_distribution(th.as_tensor(obs[:1])).distribution
+    np.testing.assert_allclose(actions.mean(axis=0), distribution.mean[0], atol=0.015)
+    np.testing.assert_allclose(actions.std(axis=0), distribution.stddev[0], atol=0.015)
+
+
+@pytest.mark.parametrize("activation_fn", [th.nn.Tanh, th.nn.ReLU, th.nn.ELU])
+@pytest.mark.parametrize("net_arch", [[], [16], {"pi": [8, 8], "vf": [4]}])
+def test_numpy_actor_computes_what_the_policy_computes_and_follows_its_updates(activation_fn, net_arch):
+    model = REINFORCE(
+        "MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"net_arch": net_arch, "activation_fn": activation_fn}
+    )
+    assert applies_to(model.policy)
+    actor, obs = NumpyActor(model.policy), np.random.default_rng(0).normal(size=(7, 3))
+    for _ in range(2):
+        with th.no_grad():
+            distribution = model.policy.get_distribution(th.as_tensor(obs, dtype=th.float32)).distribution
+        th.manual_seed(0)
+        actions = actor(obs)
+        log_probs = np.log(actor.odds / actor.odds.sum(axis=1, keepdims=True))
+        th.testing.assert_close(th.as_tensor(log_probs), distribution.logits, atol=1e-6, rtol=0)
+        th.manual_seed(0)
+        assert actions.tolist() == distribution.sample().tolist()
+        model.learn(100)
+
+
+def test_numpy_actor_leaves_other_policies_to_torch():
+    silu = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"activation_fn": th.nn.SiLU})
+    one_hot = REINFORCE("MlpPolicy", Graph())
+    binary = REINFORCE("MlpPolicy", FixedLength(spaces.MultiBinary(2)))
+    head = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)))
+    head.policy.action_net = th.nn.Sequential(th.nn.Linear(64, 8), th.nn.Tanh(), th.nn.Linear(8, 3))
+    assert not any(applies_to(model.policy) for model in (silu, one_hot, binary, head))
+    assert silu.learn(60)._n_updates > 0
+
+
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
+def test_both_kernels_take_the_same_actions_and_the_log_names_numpys(action_space, capsys):
+    def train(kernel):
+        model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=2, kernel=kernel, seed=3, verbose=1).learn(60)
+        return model, "Using the NumPy kernel" in capsys.readouterr().out
+
+    (ours, ours_named), (oracle, oracle_named) = train("auto"), train("torch")
+    assert ours_named and not oracle_named and ours._n_updates == oracle._n_updates == 5
+    for mine, theirs in zip(ours.policy.parameters(), oracle.policy.parameters(), strict=True):
+        th.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "torch"])
+def test_a_single_number_is_learnt_like_an_array_of_one(kernel):
+    def train(shape):
+        env = FixedLength(spaces.Box(-1, 1, shape))
+        return REINFORCE("MlpPolicy", env, n_episodes=2, kernel=kernel, seed=3, policy_kwargs=SMALL).learn(60)
+
+    number, array = train(()), train((1,))
+    for one, other in zip(number.policy.parameters(), array.policy.parameters(), strict=True):
+        th.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*without an update")
+def test_acting_calls_torch_for_the_draw_only():
+    """The gate for speed that needs no clock: what 50 more steps of a rollout call of PyTorch."""
+
+    def calls(n_steps, kernel):
+        model = REINFORCE("MlpPolicy", "CartPole-v1", n_steps=1_000, kernel=kernel, seed=0, device="cpu")
+        return torch_calls(lambda: model.learn(n_steps))
+
+    assert calls(100, "auto") - calls(50, "auto") == {"exponential_": 50}
+    # And it counts.
+    assert (calls(100, "torch") - calls(50, "torch")).total() > 50 * 50
+
+
+@pytest.mark.parametrize("numpy_actor", [False, True])
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
+def test_log_probs_in_one_batch_equal_those_of_the_acting_distribution(action_space, numpy_actor, monkeypatch):
+    acting = []
+    model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=3, kernel="torch", seed=0, device="cpu")
+    actor = (NumpyActor if numpy_actor else torch_actor)(model.policy)
+
+    def spy(obs):
+        actions = actor(obs)
+        with th.no_grad():
+            acting.append(model.policy.get_distribution(th.as_tensor(obs)).log_prob(th.as_tensor(actions)))
+        return actions
+
+    monkeypatch.setattr(model, "_act", spy)
+    model.collect_rollouts(*prepare(model))
+    batch = model.rollout_buffer.get_samples()
+    log_prob = model.policy.get_distribution(batch.observations).log_prob(batch.actions)
+    th.testing.assert_close(log_prob, th.cat(acting), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "action_space",
+    [
+        spaces.Discrete(3),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.MultiBinary(2),
+        spaces.Box(-1, 1, (2,)),
+        spaces.Box(0, 1, (2, 2)),
+    ],
+)
+@pytest.mark.parametrize("baseline", [None, "mean", "value"])
+def test_every_action_space(action_space, baseline):
+    env = DummyVecEnv([lambda: FixedLength(action_space)] * 2)
+    model = REINFORCE("MlpPolicy", env, n_episodes=3, baseline=baseline, seed=0, policy_kwargs=SMALL).learn(100)
+    assert model._n_updates >= 2
+    assert action_space.contains(model.predict(np.zeros(3, np.float32))[0])
+
+
+def test_gsde():
+    model = REINFORCE("MlpPolicy", "Pendulum-v1", use_sde=True, sde_sample_freq=4, n_episodes=1, policy_kwargs=SMALL).learn(
+        400
+    )
+    assert model._n_updates == 2
+
+
+def test_cnn_and_multi_input_policies():
+    class Pictures(gym.Env):
+        action_space = spaces.Discrete(2)
+
+        def __init__(self, both: bool) -> None:
+            image = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+            self.observation_space = spaces.Dict(image=image, speed=spaces.Box(-1, 1, (2,))) if both else image
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.t = 0
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            self.t += 1
+            return self.observation_space.sample(), 1.0, False, self.t == 3, {}
+
+    for policy, both in (("CnnPolicy", False), ("MultiInputPolicy", True)):
+        model = REINFORCE(policy, DummyVecEnv([lambda both=both: Pictures(both)] * 2), n_episodes=3, baseline="value").learn(
+            20
+        )
+        assert model._n_updates >= 1
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "n_episodes", "n_steps", "episodes"), [(1, 2, 0, 2), (1, 1, 13, 3), (3, 2, 0, 2), (3, 4, 0, 4), (2, 1, 13, 4)]
+)
+def test_quotas(n_envs, n_episodes, n_steps, episodes):
+    """Episodes of 6 steps: as many are started as the quotas ask for, each ends, and the batch holds exactly those."""
+    env = DummyVecEnv([lambda: FixedLength(spaces.Discrete(2))] * n_envs)
+    model = REINFORCE("MlpPolicy", env, n_episodes=n_episodes, n_steps=n_steps, seed=0, policy_kwargs=SMALL)
+    arguments = prepare(model)
+    for _ in range(3):
+        model.collect_rollouts(*arguments)
+        batch = model.rollout_buffer.get_samples()
+        assert model._n_started == episodes
+        assert batch.timesteps.tolist() == list(range(6)) * episodes
+
+
+def test_every_episode_of_a_batch_starts_with_a_reset():
+    """Environments that were stepped along without a part in the batch are reset before the next."""
+
+    class Clock(FixedLength):
+        def reset(self, **kwargs):
+            super().reset(**kwargs)
+            return np.zeros(3, np.float32), {}
+
+        def step(self, action):
+            _, *rest = super().step(action)
+            return np.full(3, self.t / 10, np.float32), *rest
+
+    # The first environment's episodes are longer: the other idles, and is in the middle of an episode in the end.
+    env = DummyVecEnv([lambda: TimeLimit(Clock(spaces.Discrete(2)), 6), lambda: TimeLimit(Clock(spaces.Discrete(2)), 4)])
+    model = REINFORCE("MlpPolicy", env, n_episodes=2, seed=0, policy_kwargs=SMALL)
+    arguments = prepare(model)
+    for _ in range(3):
+        model.collect_rollouts(*arguments)
+        batch = model.rollout_buffer.get_samples()
+        assert batch.timesteps.tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2, 3]
+        np.testing.assert_allclose(batch.observations[:, 0], batch.timesteps / 10)
+
+
+class Endless(FixedLength):
+    def step(self, action):
+        self.t = 0
+        return super().step(action)
+
+
+def test_an_environment_that_never_ends_stops_at_the_budget_and_says_so():
+    model = REINFORCE("MlpPolicy", Endless(spaces.Discrete(2)), seed=0, policy_kwargs=SMALL)
+    with pytest.warns(UserWarning, match=r"without an update: 0 episode.*TimeLimit"):
+        model.learn(50)
+    assert model.num_timesteps == 50
+    assert model._n_updates == 0
+    with pytest.warns(UserWarning, match="without an update"):
+        model.learn(50, reset_num_timesteps=False)
+    assert model.rollout_buffer.size() == 100  # the episode goes on
+
+
+def test_episodes_are_held_between_two_calls_of_learn():
+    def learn(*parts):
+        model = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(2)), n_episodes=2, seed=0, policy_kwargs=SMALL)
+        for index, part in enumerate(parts):
+            model.learn(part, reset_num_timesteps=index == 0)
+        return th.nn.utils.parameters_to_vector(model.policy.parameters())
+
+    whole = learn(48)
+    th.testing.assert_close(learn(15, 33), whole, rtol=0, atol=0)
+    with pytest.warns(UserWarning, match="without an update"):
+        th.testing.assert_close(learn(5, 43), whole, rtol=0, atol=0)
+
+
+def test_starting_afresh_forgets_the_episodes_that_were_held():
+    model = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(2)), n_episodes=2, seed=0, policy_kwargs=SMALL).learn(15)
+    assert model.rollout_buffer.size() == 3
+    with pytest.warns(UserWarning, match="without an update"):
+        model.learn(4)
+    assert model.rollout_buffer.size() == 4
+
+
+def test_a_callback_stops_the_training():
+    model = REINFORCE("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=SMALL)
+    model.learn(1000, callback=lambda locals_, globals_: locals_["self"].num_timesteps < 7)
+    assert model.num_timesteps == 7
+
+
+def test_callbacks_and_log(tmp_path):
+    model = REINFORCE("MlpPolicy", make_vec_env("CartPole-v1", n_envs=2), n_episodes=4, seed=0, policy_kwargs=SMALL)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    callbacks = [
+        EvalCallback(
+            make_vec_env("CartPole-v1"), eval_freq=200, n_eval_episodes=2, verbose=0, best_model_save_path=str(tmp_path)
+        ),
+        CheckpointCallback(100, str(tmp_path)),
+    ]
+    model.learn(1000, callback=callbacks, log_interval=1, progress_bar=True)
+    assert (tmp_path / "best_model.zip").exists()
+    assert (tmp_path / "rl_model_200_steps.zip").exists()
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    assert {"rollout/ep_rew_mean", "train/policy_loss", "train/entropy_loss", "train/batch_steps", "time/fps"} <= set(header)
+    assert len(model.ep_info_buffer) > 4
+
+
+def test_learns_a_bandit_of_two_states():
+    """Reward for the action that the state names: solved in a few hundred episodes with each baseline and both credits."""
+
+    class Match(gym.Env):
+        observation_space, action_space = spaces.Discrete(2), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.t, self.state = 0, int(self.np_random.integers(2))
+            return self.state, {}
+
+        def step(self, action):
+            reward, self.t, self.state = float(action == self.state), self.t + 1, int(self.np_random.integers(2))
+            return self.state, reward, self.t == 4, False, {}
+
+    for kwargs in ({}, {"baseline": "mean"}, {"baseline": "value"}, {"credit": "episode"}, {"discount_weighting": True}):
+        model = REINFORCE(
+            "MlpPolicy", make_vec_env(Match, n_envs=4), learning_rate=1e-2, seed=0, policy_kwargs=SMALL, **kwargs
+        )
+        model.learn(6000)
+        assert evaluate_policy(model, make_vec_env(Match, seed=1), n_eval_episodes=20)[0] == 4.0, kwargs
+
+
+def test_knobs_reach_the_weights(monkeypatch):
+    seen = []
+    original = policy_gradients.policy_gradient_weights
+    monkeypatch.setattr(policy_gradients, "policy_gradient_weights", lambda *args: seen.append(args) or original(*args))
+    settings = {"gamma": 0.8, "discount_weighting": True, "normalize_returns": False, "n_episodes": 2, "seed": 0}
+    for credit, baseline in (("reward_to_go", None), ("episode", "mean"), ("episode", "value")):
+        env = FixedLength(spaces.Discrete(2))
+        REINFORCE("MlpPolicy", env, credit=credit, baseline=baseline, **settings).learn(12)
+    for (returns, timesteps, gamma, _, discount_weighting, normalize), credit in zip(seen, "ree", strict=True):
+        assert (gamma, discount_weighting, normalize) == (0.8, True, False)
+        assert timesteps.tolist() == [0, 1, 2, 3, 4, 5] * 2
+        constant = len(set(returns[:6].tolist())) == 1
+        assert constant == (credit == "e")
+    assert seen[0][3] is None
+    assert seen[1][3].item() == pytest.approx(seen[1][0].mean().item())
+    assert seen[2][3].shape == (12,)
+
+
+# --- saving, seeds, wrappers ------------------------------------------------------------------------------------------
+
+
+def test_save_load_and_seeds(tmp_path):
+    def train(seed):
+        env = make_vec_env("CartPole-v1", n_envs=2, seed=seed)
+        return REINFORCE("MlpPolicy", env, seed=seed, n_episodes=4, policy_kwargs=SMALL).learn(600)
+
+    def vector(model):
+        return th.nn.utils.parameters_to_vector(model.policy.parameters())
+
+    model = train(0)
+    assert th.equal(vector(model), vector(train(0)))
+    assert not th.equal(vector(model), vector(train(1)))
+    model.save(tmp_path / "model")
+    loaded = REINFORCE.load(tmp_path / "model", env=make_vec_env("CartPole-v1"))
+    assert th.equal(vector(model), vector(loaded))
+    optimizer_state = loaded.policy.optimizer.state_dict()["state"][0]
+    th.testing.assert_close(optimizer_state["exp_avg"], model.policy.optimizer.state_dict()["state"][0]["exp_avg"])
+    assert loaded.learn(400, reset_num_timesteps=False).num_timesteps == model.num_timesteps + 400
+    enjoying = REINFORCE.load(tmp_path / "model", custom_objects={"learning_rate": 0.0, "lr_schedule": lambda _: 0.0})
+    obs = np.zeros((5, 4), np.float32)
+    np.testing.assert_array_equal(enjoying.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+    other = REINFORCE("MlpPolicy", "CartPole-v1", policy_kwargs=SMALL)
+    other.set_parameters(model.get_parameters())
+    assert th.equal(vector(other), vector(model))
+
+
+def test_vec_normalize_and_set_env():
+    env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=2), gamma=0.99)
+    model = REINFORCE("MlpPolicy", env, n_episodes=2, seed=0, policy_kwargs=SMALL).learn(800)
+    assert env.obs_rms.count > 800
+    assert model.get_vec_normalize_env() is env
+    model.set_env(make_vec_env("Pendulum-v1", n_envs=2))
+    model.learn(400, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"credit": "future"}, ["credit", "future"]),
+        ({"baseline": "median"}, ["baseline", "median"]),
+        ({"n_episodes": 0}, ["n_episodes", "0"]),
+        ({"n_steps": -1}, ["n_steps", "-1"]),
+        ({"gamma": 1.5}, ["gamma", "1.5"]),
+        ({"kernel": "numpy"}, ["kernel", "numpy"]),
+        ({"n_episodes": "8"}, ["n_episodes='8'", "a whole number"]),
+        ({"n_episodes": 1.5}, ["n_episodes=1.5", "a whole number of at least 1"]),
+        ({"gamma": None}, ["gamma=None", "a number"]),
+        ({"ent_coef": "1e-3"}, ["ent_coef='1e-3'", "!!float 1e-3"]),
+        ({"max_grad_norm": -0.5}, ["max_grad_norm=-0.5", "at least 0"]),
+    ],
+)
+def test_wrong_arguments_are_named(kwargs, words):
+    with pytest.raises(ValueError) as error:
+        REINFORCE("MlpPolicy", "CartPole-v1", **kwargs)
+    for word in words:
+        assert word in str(error.value)

@@ -1,0 +1,484 @@
+"""Searches and grids whose workers are killed: none of the work is lost, none is counted twice."""
+
+import importlib.util
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import types
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import kills
+import numpy as np
+import optuna
+import postgres
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from sb3_pg_extras.datasets import DatasetError
+from sb3_pg_extras.zoo import grid
+from sb3_pg_extras.zoo import storage as shared
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+needs_postgres = pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL is not installed")
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
+    pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed"),
+]
+
+
+class Clock:
+    """The clock of a worker."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(shared.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture(params=["journal", "database"])
+def url(request, tmp_path) -> str:
+    return str(tmp_path / "study.log") if request.param == "journal" else f"sqlite:///{tmp_path}/study.db"
+
+
+def open_study(url: str) -> optuna.Study:
+    """A worker's own view of the study."""
+    return optuna.create_study(
+        storage=shared.open_storage(url), study_name="s", sampler=optuna.samplers.RandomSampler(), load_if_exists=True
+    )
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in study.get_trials()]
+
+
+def objective(trial: optuna.Trial) -> float:
+    return trial.suggest_float("x", 0, 1)
+
+
+def optimize(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The command as a user types it."""
+    search = ["train", "--algo", "reinforce", "--env", "CartPole-v1", "-optimize"]
+    return subprocess.run(
+        [sys.executable, "-m", "sb3_pg_extras.zoo", *search, *arguments],
+        cwd=folder, text=True, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+# -- heartbeats
+
+
+def test_only_a_heartbeat_that_stands_still_for_the_grace_period_is_a_dead_worker(url, monkeypatch):
+    worker, other = open_study(url), open_study(url)
+    with_beat, without = worker.ask(), worker.ask()
+    x = with_beat.suggest_float("x", 0, 1)
+    worker._storage.record_heartbeat(with_beat._trial_id)
+    clock = Clock(monkeypatch)
+    optuna.storages.fail_stale_trials(other)  # first seen at 0
+    clock.now = 59.0
+    worker._storage.record_heartbeat(with_beat._trial_id)
+    optuna.storages.fail_stale_trials(other)  # a new heartbeat, first seen at 59
+    assert states(other) == ["RUNNING", "RUNNING"]
+    clock.now = 61.0
+    optuna.storages.fail_stale_trials(other)
+    assert states(other) == ["RUNNING", "FAIL", "WAITING"]
+    clock.now = 119.0
+    optuna.storages.fail_stale_trials(other)
+    assert states(other) == ["RUNNING", "FAIL", "WAITING"]
+    clock.now = 120.0
+    optuna.storages.fail_stale_trials(other)
+    assert states(other) == ["FAIL", "FAIL", "WAITING", "WAITING"]
+    assert [trial.system_attrs["retry_history"] for trial in other.trials[2:]] == [[without.number], [with_beat.number]]
+    assert other.trials[3].params == {"x": x}
+
+
+def test_two_workers_that_see_the_same_death_retry_it_once(url, monkeypatch):
+    dead, first, second = open_study(url), open_study(url), open_study(url)
+    dead.ask()
+    clock = Clock(monkeypatch)
+    for study in (first, second):
+        assert study._storage._get_stale_trial_ids(study._study_id) == []
+    clock.now = 61.0
+    stale = [study._storage._get_stale_trial_ids(study._study_id) for study in (first, second)]
+    assert stale[0] == stale[1] != []
+    for study in (first, second):
+        monkeypatch.setattr(study._storage, "_get_stale_trial_ids", lambda study_id: stale[0])
+        optuna.storages.fail_stale_trials(study)
+    assert states(first) == ["FAIL", "WAITING"]
+
+
+def test_a_trial_that_kills_its_workers_is_given_up_after_three_retries(url, monkeypatch):
+    study = open_study(url)
+    clock = Clock(monkeypatch)
+    for _ in range(4):
+        study.ask()
+        optuna.storages.fail_stale_trials(study)
+        clock.now += 61.0
+        optuna.storages.fail_stale_trials(study)
+    assert states(study) == ["FAIL"] * 4
+
+
+def test_a_storage_that_is_away_for_a_moment_does_not_end_the_heartbeats(url, monkeypatch):
+    study = open_study(url)
+    trial = study.ask()
+    backend = getattr(study._storage, "_backend", study._storage) if url.startswith("sqlite") else study._storage
+    with monkeypatch.context() as away:
+
+        def fail(*args):
+            raise optuna.exceptions.StorageInternalError("away")
+
+        away.setattr(backend, "set_trial_system_attr", fail)
+        study._storage.record_heartbeat(trial._trial_id)
+    study._storage.record_heartbeat(trial._trial_id)
+    beat = study.trials[0].system_attrs[shared.HEARTBEAT]
+    assert beat["pid"] == os.getpid() and set(beat) == {"host", "pid", "time"}
+
+
+# -- exactly as many trials as were asked for
+
+
+def test_counted_trials_are_the_first_that_have_not_failed():
+    study = optuna.create_study()
+    for state in (TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING):
+        value = 1.0 if state == TrialState.COMPLETE else None
+        study.add_trial(optuna.create_trial(state=state, value=value))
+    study.ask()  # takes the one that waits
+    study.ask()
+    assert [trial.number for trial in shared.counted_trials(study, 3)] == [1, 2, 4]
+    assert [trial.number for trial in shared.counted_trials(study, 9)] == [1, 2, 4, 5]
+
+
+def run_trials(study: optuna.Study, objective, total: int) -> None:
+    shared.run_trials(study, objective, total, optuna.Study.optimize)
+
+
+@pytest.mark.parametrize("total", [1, 7])
+def test_four_workers_at_once_run_exactly_what_was_asked(url, total):
+    open_study(url)
+    barrier = threading.Barrier(4)
+
+    def worker() -> None:
+        study = open_study(url)
+        barrier.wait()
+        run_trials(study, objective, total)
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    study = open_study(url)
+    assert Counter(states(study))["COMPLETE"] == total
+    assert set(states(study)) <= {"COMPLETE", "FAIL"}
+    run_trials(study, objective, total)  # and no more when the command is typed again
+    assert Counter(states(study))["COMPLETE"] == total
+
+
+def test_the_later_of_two_last_trials_is_given_up(url, monkeypatch):
+    other, study = open_study(url), open_study(url)
+    last = other.ask()
+    # As if the other worker had asked after this one looked.
+    answers = iter([False])
+    look = shared._nothing_to_start
+    monkeypatch.setattr(shared, "_nothing_to_start", lambda *args: next(answers, None) is None and look(*args))
+    monkeypatch.setattr(shared.time, "sleep", lambda seconds: other.tell(last, 1.0))
+    run_trials(study, lambda trial: pytest.fail("one too many"), 1)
+    assert states(study) == ["COMPLETE", "FAIL"]
+
+
+def test_a_worker_waits_for_the_others_and_does_again_what_the_dead_leave(url, monkeypatch, capsys):
+    dead, study = open_study(url), open_study(url)
+    x = dead.ask().suggest_float("x", 0, 1)
+    clock = Clock(monkeypatch)
+    naps = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(shared.time, "sleep", sleep)
+    run_trials(study, objective, 3)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
+    assert study.trials[3].params == {"x": x} and study.trials[3].value == x
+    assert sum(naps) == pytest.approx(61.0, abs=1.0)
+    assert capsys.readouterr().out.count("Waiting for other workers to end trials 0\n") == 1
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on_and_its_result_does_not_count(url):
+    study, other = open_study(url), open_study(url)
+    values = []
+
+    def slept_through(trial: optuna.Trial) -> float:
+        value = trial.suggest_float("x", 0, 1)
+        if not values:
+            # The other worker fails it and puts a new one in its place.
+            other._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            shared.HeartbeatMixin().get_heartbeat_stale_trial_callback()(other, other.trials[0])
+        values.append(value)
+        return value
+
+    run_trials(study, slept_through, 2)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert len(values) == 3 and values[1] == values[0]
+
+
+def test_errors_of_the_objective_are_not_swallowed(url):
+    def wrong(trial: optuna.Trial) -> float:
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        run_trials(open_study(url), wrong, 2)
+
+
+def test_a_search_of_one_worker_by_n_trials_leaves_what_the_zoo_leaves(tmp_path):
+    arguments = ["--storage", "logs/study.log", "--study-name", "s", "--n-evaluations", "1", "--no-optim-plots"]
+    result = optimize(tmp_path, *arguments, "-n", "300", "--eval-episodes", "1", "--n-trials", "2")
+    assert result.returncode == 0, result.stderr
+    (report,) = (tmp_path / "logs" / "reinforce").glob("report_CartPole-v1_2-trials-*.pkl")
+    # The study in it finds the journal again, and takes no trial for dead by the clock of another process.
+    study = pickle.loads(report.read_bytes())
+    assert states(study) == ["COMPLETE", "COMPLETE"]
+    assert all(shared.HEARTBEAT in trial.system_attrs for trial in study.trials)
+    assert study._storage._seen == {}
+    result = optimize(tmp_path, *arguments, "--max-total-trials", "0")
+    assert result.returncode == 1
+    assert result.stderr.endswith("sb3-pg-extras train: error: --max-total-trials 0: at least 1\n")
+
+
+# -- the journal file
+
+
+def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path):
+    path = tmp_path / "study.log"
+    study = open_study(str(path))
+    run_trials(study, objective, 1)
+    whole = path.read_bytes()
+    with open(path, "ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"12')
+    run_trials(study, objective, 2)
+    assert states(open_study(str(path))) == ["COMPLETE", "COMPLETE"]
+    assert path.read_bytes().startswith(whole + b'{"op_code":4,')
+    assert b'"12' not in path.read_bytes()[len(whole) :].splitlines()[0]
+
+
+def test_without_that_nobody_could_read_the_journal_any_more(tmp_path):
+    path = tmp_path / "study.log"
+    run_trials(open_study(str(path)), objective, 1)
+    with open(path, "ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"12')
+    upstream = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(path))))
+    upstream._storage._backend.append_logs([{}, {}])
+    with pytest.raises(json.JSONDecodeError):
+        upstream.get_trials()
+
+
+def test_the_lock_of_a_dead_process_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shared, "LOCK_GRACE_PERIOD", 1)
+    (tmp_path / "logs").mkdir()
+    # With Optuna's own lock a relative path with a folder waits for ever.
+    (tmp_path / "logs" / "study.log.lock").touch()
+    with pytest.warns(UserWarning, match="grace_period"):
+        study = open_study("logs/study.log")
+    run_trials(study, objective, 1)
+    assert states(study) == ["COMPLETE"]
+
+
+# -- wrong arguments
+
+
+def test_a_storage_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match=r"--storage study.txt: neither a journal file \(study.log\) nor the URL"):
+        shared.open_storage("study.txt")
+
+
+def test_postgresql_without_its_driver(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DatasetError, match=r'psycopg is not installed: pip install "sb3-pg-extras\[search\]"'):
+        shared.open_storage("postgresql://me@host/name")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs the extra search (psycopg)")
+def test_a_server_that_does_not_answer_ends_in_one_line_without_the_password(tmp_path):
+    result = optimize(tmp_path, "--storage", "postgresql://me:secret@127.0.0.1:1/name")
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("sb3-pg-extras train: error: --storage postgresql://me:***@127.0.0.1:1/name: cannot be reached")
+    assert "Traceback" not in result.stderr and "secret" not in result.stderr
+
+
+# -- workers killed with SIGKILL: ten of each in benchmarks/results/kills.csv
+
+
+@pytest.mark.services
+def test_a_killed_worker_of_a_search_on_a_journal_file(tmp_path):
+    row = kills.kill_search(str(tmp_path / "study.log"), tmp_path, n_workers=2)
+    assert (row["finished"], row["lost"], row["twice"]) == (row["asked"], 0, 0)
+
+
+@pytest.mark.services
+@needs_postgres
+def test_a_killed_worker_of_a_search_on_postgresql(tmp_path):
+    with postgres.postgres() as url:
+        row = kills.kill_search(url, tmp_path, n_workers=2)
+    assert (row["finished"], row["lost"], row["twice"]) == (row["asked"], 0, 0)
+
+
+@pytest.mark.services
+@needs_ray
+def test_a_killed_worker_of_a_grid_goes_on_to_the_same_weights(tmp_path):
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+    row = kills.kill_grid(tmp_path / "killed", kills.undisturbed_weights(tmp_path / "undisturbed"))
+    assert (row["finished"], row["lost"], row["twice"]) == (1, 0, 0)
+    assert row["killed_at"] >= kills.KILL_AFTER
+
+
+# -- the grid
+
+
+@pytest.mark.services
+@needs_ray
+def test_a_grid_on_a_cluster_by_its_address(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Without a token of Ray's in the home folder.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    head = ["start", "--head", "--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "1", "--block"]
+    with open(tmp_path / "head.txt", "wb") as output:
+        cluster = subprocess.Popen(
+            [sys.executable, "-c", "from ray.scripts.scripts import main; main()", *head, "--include-dashboard", "false"],
+            stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        kills.wait_for(lambda: b"runtime started" in (tmp_path / "head.txt").read_bytes(), "the cluster")
+        assert kills.start_grid(tmp_path, "--address", f"127.0.0.1:{port}", "-n", "205").wait(kills.PATIENCE) == 0
+    finally:
+        cluster.terminate()
+        cluster.wait()
+    assert len((tmp_path / "grid.csv").read_text().splitlines()) == 2
+
+
+def test_ray_is_started_here_unless_an_address_is_given(monkeypatch):
+    started = []
+    fake = types.SimpleNamespace(init=lambda address, **kwargs: started.append((address, kwargs.get("num_cpus", "its own"))))
+    monkeypatch.setattr(grid, "require", lambda module, extra: fake)
+    grid.start_ray("local", 3)
+    grid.start_ray("auto", 3)
+    assert started == [("local", 3), ("auto", "its own")]
+
+
+@needs_ray
+def test_a_cluster_that_does_not_answer(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["grid.py", "--address", "127.0.0.1:1", "--output", str(tmp_path / "grid.csv")])
+    with pytest.raises(SystemExit, match=r"grid.py: error: --address 127.0.0.1:1: no Ray cluster answers \(.*refused"):
+        grid.main()
+
+
+def test_grid_without_ray_names_the_command_that_installs_it(tmp_path):
+    code = "import sys; sys.modules['ray'] = None; from sb3_pg_extras.zoo import grid; grid.main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "--output", str(tmp_path / "grid.csv")], text=True, capture_output=True, check=False
+    )
+    assert result.returncode == 1
+    assert 'grid.py: error: ray is not installed: pip install "sb3-pg-extras[ray]"' in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "grid.csv").exists()
+
+
+DATASET = "bundled:pendulum-mixed-v0"
+
+
+@pytest.mark.parametrize("algo", ["reinforce", "single_step_a2c"])
+def test_online_algorithms_go_on_from_a_checkpoint_with_their_statistics(algo, tmp_path):
+    plan = grid.Plan(tmp_path, 400, 1, None, {DATASET: (DATASET, "Pendulum-v1")})
+    folder = grid.run_folder(plan, algo, DATASET, 0, 1600)
+
+    class Killed(Exception):
+        pass
+
+    def save_twice(model, run):
+        save_checkpoint(model, run)
+        saved.append((model.num_timesteps, model.get_vec_normalize_env().obs_rms))
+        if len(saved) == 2:
+            raise Killed
+
+    saved, save_checkpoint = [], grid.save_checkpoint
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "save_checkpoint", save_twice)
+        with pytest.raises(Killed):
+            grid.run(plan, algo, DATASET, 0, 1600)
+    step, statistics = saved[-1]
+    assert 800 <= step < 1600 and list(grid.checkpoints(folder)) == [step]
+    kept = grid.make_envs("Pendulum-v1", 0, {"normalize": True}, folder / f"step_{step}" / "vecnormalize.pkl")
+    assert kept.obs_rms.count == statistics.count > 500
+    np.testing.assert_array_equal(kept.obs_rms.mean, statistics.mean)
+    row = grid.run(plan, algo, DATASET, 0, 1600)
+    assert [start.step for start in grid.read_starts(folder)] == [0, step]
+    assert row["starts"] == 2 and row["n_timesteps"] == 1600
+    (last,) = grid.checkpoints(folder)
+    # Not another 1600 from there; REINFORCE ends its episodes.
+    assert 1600 <= last < step + 1600
+
+
+def test_typed_again_the_grid_runs_what_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "grid.yml").write_text(kills.GRID_ENTRY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(grid, "start_ray", lambda address, workers: None)
+    monkeypatch.setattr(grid, "RayPool", lambda ray, max_retries: ThreadPoolExecutor(1))
+
+    def typed(*seeds: str) -> list[list[str]]:
+        arguments = ["-conf", "grid.yml", "-n", "205", "--eval-episodes", "1", "--folder", "runs", "--output", "grid.csv"]
+        monkeypatch.setattr(sys, "argv", ["grid.py", "--seeds", *seeds, *arguments])
+        grid.main()
+        return [line.split(",")[:4] for line in (tmp_path / "grid.csv").read_text().splitlines()[1:]]
+
+    first = ["bear", DATASET, "0", "205"]
+    assert typed("0") == [first]
+    assert typed("0") == [first]
+    assert typed("0", "1") == [first, ["bear", DATASET, "1", "205"]]
+    assert [len(grid.read_starts(run)) for run in (tmp_path / "runs").iterdir()] == [1, 1]
+
+
+def test_a_checkpoint_cut_short_is_none(tmp_path, monkeypatch):
+    plan = grid.Plan(tmp_path, 50, 1, None, {DATASET: (DATASET, "Pendulum-v1")})
+    run = ("single_step_a2c", DATASET, 0, 60)
+    folder = grid.run_folder(plan, *run)
+    with monkeypatch.context() as disk:
+
+        def full(self, path):
+            raise OSError("no space left")
+
+        disk.setattr(grid.VecNormalize, "save", full)
+        with pytest.raises(OSError, match="no space left"):
+            grid.run(plan, *run)
+    assert list(folder.rglob("model.zip")) != []
+    assert grid.checkpoints(folder) == {}
+    grid.run(plan, *run)
+    assert list(grid.checkpoints(folder)) == [60]
+    assert [start.step for start in grid.read_starts(folder)] == [0, 0]
+
+
+def test_other_settings_have_another_folder(tmp_path):
+    (tmp_path / "a.yml").write_text("default: {n_timesteps: 10, policy: MlpPolicy}")
+    datasets = {
+        DATASET: (DATASET, "Pendulum-v1"),
+        "x/d.npz": ("/x/d.npz", "Pendulum-v1"),
+        "d.npz": ("/d.npz", "Pendulum-v1"),
+    }
+    plan = grid.Plan(tmp_path, 50, 1, None, datasets)
+    runs = [("bear", DATASET, 0, 60), ("bear", DATASET, 1, 60), ("bear", DATASET, 0, 70), ("reinforce", DATASET, 0, 60)]
+    runs += [("bear", "x/d.npz", 0, 60), ("bear", "d.npz", 0, 60)]
+    folders = [grid.run_folder(plan, *run) for run in runs]
+    folders.append(grid.run_folder(plan._replace(conf_file=tmp_path / "a.yml"), *runs[0]))
+    assert len(set(folders)) == 7
+    assert grid.run_folder(plan._replace(checkpoint_freq=7), *runs[0]) == folders[0]

@@ -1,0 +1,321 @@
+"""The RL Zoo: registration, hyper-parameters, and the command as a user types it, from an empty folder."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import optuna
+import pytest
+import rl_zoo3.exp_manager
+import yaml
+from conftest import make_arrays
+from gymnasium import spaces
+
+from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
+from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, zoo_arguments
+from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["warmup_steps:5", "policy_kwargs:dict(net_arch=[8],vae_net_arch=[8])"]
+
+
+def command(folder: Path, *arguments: str, module: str = "sb3_pg_extras.zoo", **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder, env={**os.environ, **env}, text=True, capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def train(folder: Path, *arguments: str, params: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
+    return command(
+        folder, "train", "--algo", "bear", "--env", "Pendulum-v1", "-n", "20", "--seed", "1", "--num-threads", "1",
+        "--eval-freq", "10", "--eval-episodes", "1", *arguments, "-params", *SMALL, *params, **env,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("zoo")
+    result = train(folder, "--progress", "--save-freq", "10")
+    assert result.returncode == 0, result.stderr
+    assert "20/20" in result.stdout + result.stderr
+    return folder
+
+
+def test_register_is_known_to_all_of_the_zoo():
+    import rl_zoo3
+    import rl_zoo3.train
+
+    register()
+    assert rl_zoo3.ALGOS["bear"] is rl_zoo3.train.ALGOS["bear"] is BEAR
+    assert rl_zoo3.ALGOS["reinforce"] is REINFORCE
+    assert rl_zoo3.ALGOS["single_step_a2c"] is SingleStepA2C
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = ("rl_zoo3", "mujoco", "h5py", "minari", "pyarrow", "matplotlib.pyplot")
+    code = f"import sb3_pg_extras, sys; print([name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_importing_the_package_imports_nothing_that_sb3_has_not():
+    """So that it takes hardly longer: no module but our own and the standard library's is loaded beyond SB3's."""
+    code = (
+        "import stable_baselines3, sys; before = set(sys.modules); import sb3_pg_extras; "
+        "print({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert result.stdout.strip() == "{'sb3_pg_extras'}"
+
+
+def test_our_hyperparameter_file_is_added_where_the_user_names_none():
+    ours = str(hyperparams_file("bear"))
+    assert zoo_arguments("train", ["--algo", "bear"]) == ["--algo", "bear", "--conf-file", ours]
+    assert zoo_arguments("train", ["--algo=bear", "-conf", "x.yml"]) == ["--algo=bear", "-conf", "x.yml"]
+    assert zoo_arguments("train", ["--algo", "sac"]) == ["--algo", "sac"]
+    assert zoo_arguments("enjoy", ["--algo", "bear"]) == ["--algo", "bear"]
+
+
+ZOO_ONLY = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "frame_stack")
+CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "MountainCarContinuous-v0"}
+EXPECTED_ENTRIES = {
+    "bear": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
+    "reinforce": {"default", "Hopper-v5", "atari"} | CLASSIC,
+    "single_step_a2c": {"default", "Hopper-v5", "HalfCheetah-v5", "atari"} | CLASSIC,
+}
+
+
+class StandIn(gym.Env):
+    """An environment of the shape that a policy asks for: hyper-parameters are checked without the real one."""
+
+    def __init__(self, policy: str) -> None:
+        image = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+        self.observation_space = image if policy == "CnnPolicy" else spaces.Box(-1, 1, (3,))
+        self.action_space = spaces.Box(-1, 1, (2,))
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
+    entries = yaml.safe_load(hyperparams_file(algo).read_text())
+    assert set(entries) >= EXPECTED_ENTRIES[algo]
+    for name, entry in entries.items():
+        assert entry["n_timesteps"] > entry.get("warmup_steps", 0), name
+        kwargs = {key: value for key, value in entry.items() if key not in ZOO_ONLY}
+        if "policy_kwargs" in kwargs:
+            kwargs["policy_kwargs"] = eval(kwargs["policy_kwargs"], vars(rl_zoo3.exp_manager))
+        kwargs.pop("dataset", None)
+        ALGORITHMS[algo](env=StandIn(entry["policy"]), **kwargs)
+
+
+def test_bear_takes_the_gaussian_kernel_for_half_cheetah():
+    entries = yaml.safe_load(hyperparams_file("bear").read_text())
+    assert entries["HalfCheetah-v5"]["mmd_kernel"] == "gaussian"
+    assert entries["Hopper-v5"]["mmd_kernel"] == "laplacian"
+
+
+def test_train_leaves_what_the_zoo_leaves(trained):
+    run = trained / "logs" / "bear" / "Pendulum-v1_1"
+    assert {"Pendulum-v1.zip", "best_model.zip", "evaluations.npz", "rl_model_10_steps.zip"} <= {
+        p.name for p in run.iterdir()
+    }
+    assert np.load(run / "evaluations.npz")["timesteps"].tolist() == [10, 20]
+    assert yaml.unsafe_load((run / "Pendulum-v1" / "config.yml").read_text())["dataset"] == "bundled:pendulum-mixed-v0"
+    assert BEAR.load(run / "Pendulum-v1.zip").num_timesteps == 20
+
+
+@pytest.mark.parametrize("flags", [[], ["--load-best"], ["--load-last-checkpoint"], ["--load-checkpoint", "10"]])
+def test_enjoy(trained, flags):
+    result = command(
+        trained, "enjoy", "--algo", "bear", "--env", "Pendulum-v1", "-f", "logs", "--no-render", "-n", "200", *flags
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Mean reward:" in result.stdout
+
+
+def test_record_video(trained):
+    result = command(
+        trained, "record_video", "--algo", "bear", "--env", "Pendulum-v1", "-f", "logs", "-n", "20", "-o", "videos"
+    )
+    assert result.returncode == 0, result.stderr
+    (video,) = (trained / "videos").glob("*.mp4")
+    assert video.stat().st_size > 1000
+
+
+def test_continue_training(trained):
+    result = train(trained, "-i", "logs/bear/Pendulum-v1_1/Pendulum-v1.zip", "--save-replay-buffer")
+    assert result.returncode == 0, result.stderr
+    run = trained / "logs" / "bear" / "Pendulum-v1_2"
+    assert BEAR.load(run / "Pendulum-v1.zip")._n_updates == 40
+    assert (run / "replay_buffer.pkl").exists()
+    # The zoo loads the buffer beside the model it goes on with.
+    result = train(trained, "-i", str(run / "Pendulum-v1.zip"))
+    assert result.returncode == 0, result.stderr
+    assert "Loading replay buffer" in result.stdout
+
+
+def test_dataset_on_the_command_line_and_normalization(tmp_path):
+    rng = np.random.default_rng(0)
+    angle = rng.normal(size=60)
+    observations = np.stack([np.cos(angle), np.sin(angle), rng.normal(size=60)], axis=1)
+    arrays = make_arrays(60) | {"observations": observations, "next_observations": observations}
+    arrays |= {"actions": rng.uniform(-2, 2, (60, 1)), "action_space": spaces.Box(-2, 2, (1,))}
+    OfflineDataset(**arrays).save(tmp_path / "mine.npz")
+    result = train(tmp_path, params=("dataset:'mine.npz'", "normalize:True"))
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "logs" / "bear" / "Pendulum-v1_1"
+    assert BEAR.load(run / "Pendulum-v1.zip").dataset == "mine.npz"
+    assert (run / "Pendulum-v1" / "vecnormalize.pkl").exists()
+    result = command(tmp_path, "enjoy", "--algo", "bear", "--env", "Pendulum-v1", "-f", "logs", "--no-render", "-n", "200")
+    assert "Loading running average" in result.stdout
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("algo", ["reinforce", "single_step_a2c"])
+def test_online_algorithms_train_enjoy_and_record(algo, tmp_path):
+    env = ["--algo", algo, "--env", "CartPole-v1"]
+    result = command(tmp_path, "train", *env, "-n", "600", "--eval-freq", "300", "--eval-episodes", "1", "--progress")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "logs" / algo / "CartPole-v1_1" / "best_model.zip").exists()
+    for arguments in (
+        ["enjoy", *env, "-f", "logs", "--no-render"],
+        ["record_video", *env, "-f", "logs", "-n", "20", "-o", "video"],
+    ):
+        result = command(tmp_path, *arguments)
+        assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "video").glob("*.mp4"))
+    trained = f"logs/{algo}/CartPole-v1_1/CartPole-v1.zip"
+    result = command(tmp_path, "train", *env, "-n", "300", "--eval-freq", "-1", "-i", trained)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("algo", ["reinforce", "single_step_a2c"])
+def test_optimize(algo, tmp_path):
+    arguments = ["-optimize", "--n-trials", "2", "--n-startup-trials", "1", "--n-evaluations", "1", "--no-optim-plots"]
+    env = ["--algo", algo, "--env", "CartPole-v1"]
+    result = command(tmp_path, "train", *env, "-n", "1500", "--eval-episodes", "2", "--seed", "0", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Number of finished trials:  2" in result.stdout
+    assert list((tmp_path / "logs" / algo).glob("report_CartPole-v1_*.csv"))
+
+
+@pytest.mark.parametrize("algo", SAMPLERS)
+def test_search_spaces_make_models_and_read_back_their_trials(algo):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        trial = study.ask()
+        kwargs = SAMPLERS[algo](trial, 2, 1, {})
+        assert CONVERTERS[algo](trial.params) == kwargs
+        ALGORITHMS[algo]("MlpPolicy", StandIn("MlpPolicy"), **kwargs)
+
+
+def test_the_first_trial_of_a_study_can_be_loaded(tmp_path):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.log")))
+    study = optuna.create_study(storage=storage, study_name="study")
+    SAMPLERS["reinforce"](study.ask(), 2, 1, {})
+    learning_rate = study.trials[0].params["learning_rate"]
+    arguments = ["--storage", "study.log", "--study-name", "study", "--trial-id", "0", "--eval-freq", "-1"]
+    result = command(tmp_path, "train", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "20", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"('learning_rate', {learning_rate})" in result.stdout
+
+
+def test_record_training_in_a_folder_with_spaces(tmp_path):
+    shutil.copytree(
+        ROOT / "rl-trained-agents", tmp_path / "my agents", ignore=lambda folder, names: {"bear", "single_step_a2c"}
+    )
+    arguments = ["--algo", "reinforce", "--env", "CartPole-v1", "-f", "my agents", "-n", "10", "--gif"]
+    result = command(tmp_path, "record_training", *arguments)
+    assert result.returncode == 0, result.stderr
+    for name in ("training.mp4", "training.gif"):
+        assert (tmp_path / "my agents" / "reinforce" / "CartPole-v1_1" / "videos" / name).stat().st_size > 0
+
+
+def test_a_missing_dataset_ends_in_one_line(tmp_path):
+    result = train(tmp_path, params=("dataset:'nowhere.npz'",))
+    assert result.returncode == 1
+    assert "error: dataset='nowhere.npz': no such file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_literal_zoo_command_with_custom_envs(tmp_path):
+    (tmp_path / "custom_envs.py").write_text("import sb3_pg_extras.zoo\n\nsb3_pg_extras.zoo.register()\n")
+    arguments = [
+        "--algo",
+        "bear",
+        "--env",
+        "Pendulum-v1",
+        "-n",
+        "6",
+        "--eval-freq",
+        "-1",
+        "-conf",
+        str(hyperparams_file("bear")),
+    ]
+    result = command(tmp_path, *arguments, "-params", *SMALL, module="rl_zoo3.train")
+    assert result.returncode == 0, result.stderr
+
+
+def test_usage_names_the_commands(tmp_path):
+    result = command(tmp_path, "fly")
+    assert result.returncode == 2
+    for name in ("train", "enjoy", "record_video", "collect"):
+        assert name in result.stderr
+    assert "--algo" in command(tmp_path, "train", "--help").stdout
+
+
+def test_wheel_and_sdist_hold_everything_and_the_wheel_trains(tmp_path):
+    """Build both as a release would, unpack the wheel where the source is out of sight, and train from it."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in (
+        "hyperparams/bear.yml",
+        "py.typed",
+        "datasets/bundled/pendulum-mixed-v0.npz",
+        "datasets/bundled/pendulum-mixed-v0.md",
+    ):
+        assert f"sb3_pg_extras/{name}" in names
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+    with tarfile.open(sdist) as archive:
+        sdist_names = archive.getnames()
+    for name in ("hyperparams/bear.yml", "tests/zoo/test_zoo.py", "LICENSE", "Makefile"):
+        assert any(member.endswith(f"/{name}") for member in sdist_names), name
+
+    installed, folder = tmp_path / "installed", tmp_path / "work"
+    zipfile.ZipFile(wheel).extractall(installed)
+    folder.mkdir()
+    result = train(folder, PYTHONPATH=str(installed))
+    assert result.returncode == 0, result.stderr
+    assert f"Loading hyperparameters from: {installed}" in result.stdout
+
+
+TRAINED_AGENTS = sorted((ROOT / "rl-trained-agents").glob("*/*_1"))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(run, id=f"{run.parent.name}-{run.name}", marks=[] if run.name == "CartPole-v1_1" else pytest.mark.slow)
+        for run in TRAINED_AGENTS
+    ],
+)
+def test_enjoy_shows_the_trained_agents_without_training(run):
+    env = run.name.removesuffix("_1")
+    played = command(ROOT, "enjoy", "--algo", run.parent.name, "--env", env, "--no-render", "-n", "1000")
+    assert played.returncode == 0, played.stderr
+    assert "Mean reward" in played.stdout
+
+
+def test_trained_agents_are_small():
+    assert {run.parent.name for run in TRAINED_AGENTS} == set(ALGORITHMS)
+    assert sum(path.stat().st_size for run in TRAINED_AGENTS for path in run.rglob("*") if path.is_file()) < 20e6
