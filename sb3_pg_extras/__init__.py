@@ -1,10 +1,11 @@
-"""REINFORCE, SingleStepA2C and BEAR for Stable-Baselines3 and the RL Zoo."""
+"""REINFORCE, SingleStepA2C, BEAR and BC for Stable-Baselines3 and the RL Zoo."""
 
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sb3_pg_extras.bc import BC
     from sb3_pg_extras.bear import BEAR
     from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score
     from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
@@ -16,6 +17,7 @@ __version__ = version("sb3-pg-extras")
 
 # Public name -> the module it is imported from when it is first asked for: who uses one algorithm waits for no other.
 _HOME = {
+    "BC": "bc",
     "BEAR": "bear",
     "REINFORCE": "reinforce",
     "STREAM_PRESET": "single_step_a2c",
@@ -29,6 +31,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BC",
     "BEAR",
     "REINFORCE",
     "STREAM_PRESET",

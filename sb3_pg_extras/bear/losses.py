@@ -94,16 +94,37 @@ def mmd_divergence(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float, estima
     return (squared + SQRT_EPSILON).sqrt().mean() if estimator == "biased" else squared.mean()
 
 
-def mmd_noise_floor(samples: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
+def bound_of(epsilon: float, estimator: str) -> float:
     """
-    What the biased estimator reads on average when policy and behaviour are the same distribution:
-    ``sqrt((2/n)(1 - E k) + 1e-6)``. A threshold below it cannot be met, whatever the policy does.
+    :param epsilon: The threshold as the paper states it.
+    :param estimator: See :func:`mmd_squared`.
+    :return: What :func:`mmd_divergence` is compared with, in its unit: ``epsilon``, or its square for "unbiased".
+    """
+    return epsilon**2 if estimator == "unbiased" else epsilon
+
+
+def in_unit_of_epsilon(divergence: th.Tensor, estimator: str) -> th.Tensor:
+    """
+    :param divergence: In the unit of :func:`mmd_divergence`.
+    :param estimator: See :func:`mmd_squared`.
+    :return: The inverse of :func:`bound_of`: the unbiased MMD^2, which may be negative, as a signed square root.
+    """
+    return divergence.sign() * divergence.abs().sqrt() if estimator == "unbiased" else divergence
+
+
+def mmd_noise_floor(samples: th.Tensor, kernel: str, sigma: float, estimator: str = "biased") -> th.Tensor:
+    """
+    What the estimator reads on average when policy and behaviour are the same distribution: ``sqrt((2/n)(1 - E k) + 1e-6)``
+    for "biased", 0 for "unbiased". A threshold below it cannot be met, whatever the policy does.
 
     :param samples: Samples of the behaviour, shape (B, n, A), n at least 2.
     :param kernel: See :func:`pairwise_kernel`.
     :param sigma: See :func:`pairwise_kernel`.
+    :param estimator: See :func:`mmd_squared`.
     :return: scalar.
     """
+    if estimator == "unbiased":
+        return samples.new_zeros(())
     between = _mean_of_pairs(pairwise_kernel(samples, samples, kernel, sigma), "unbiased").mean()
     return (2.0 / samples.shape[1] * (1.0 - between) + SQRT_EPSILON).sqrt()
 

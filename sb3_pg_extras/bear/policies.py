@@ -1,25 +1,22 @@
-"""Networks beyond SB3's own: BEAR's behaviour VAE and critics, and stream-x's actor-critic."""
+"""BEAR's networks: SB3's SAC actor and critics, and the behaviour VAE."""
 
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
-
-from sb3_pg_extras.offline.policies import NormalizingPolicy
 
 # Bounds of the latent's log standard deviation, and of the latents that samples are decoded from (VAE in BEAR's algos.py).
 LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX = -4.0, 15.0
 LATENT_CLIP = 0.5
 
 
-class BehaviorVAE(NormalizingPolicy):
+class BehaviorVAE(BasePolicy):
     """
     Conditional VAE of the dataset's actions given the observation (BCQ, Fujimoto et al. 2019; ``VAE`` in BEAR's
     ``algos.py``). It is an SB3 policy too: acting with it is behaviour cloning.
@@ -91,8 +88,7 @@ class BehaviorVAE(NormalizingPolicy):
         """
         features = self.extract_features(obs, self.features_extractor)
         features = features.unsqueeze(1).expand(-1, noise.shape[1], -1)
-        call = nn.Module.__call__ if th.is_grad_enabled() else _call_in_place
-        return call(self.decoder, th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2)).float()
+        return self.decoder(th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2)).float()
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         batch_size = _batch_size(observation)
@@ -101,7 +97,7 @@ class BehaviorVAE(NormalizingPolicy):
         return th.tanh(self.raw_actions(observation, noise)).squeeze(1)
 
 
-class BEARPolicy(NormalizingPolicy, SACPolicy):
+class BEARPolicy(SACPolicy):
     """
     SB3's SAC actor and critics (so that weights move freely between BEAR and SAC), and a behaviour VAE.
 
@@ -195,8 +191,7 @@ class BEARPolicy(NormalizingPolicy, SACPolicy):
         :return: shape (C, B, n).
         """
         inputs = self._critic_inputs(critic, obs, actions)
-        call = nn.Module.__call__ if th.is_grad_enabled() else _call_in_place
-        return th.stack([call(q_network, inputs).squeeze(2) for q_network in critic.q_networks]).float()
+        return th.stack([q_network(inputs).squeeze(2) for q_network in critic.q_networks]).float()
 
     def _critic_inputs(self, critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         # As in ContinuousCritic.forward: shared features learn from the actor's loss alone.
@@ -211,15 +206,6 @@ class BEARPolicy(NormalizingPolicy, SACPolicy):
         actions = th.tanh(self.raw_actions(observation, noise)[0])
         values = self.critic.q_networks[0](self._critic_inputs(self.critic, observation, actions))
         return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
-
-    def set_observation_statistics(self, rms: RunningMeanStd) -> None:
-        """
-        Normalise observations from now on.
-
-        :param rms: Mean and variance, shape (observation dimensions,).
-        """
-        super().set_observation_statistics(rms)
-        self.behavior_vae.set_observation_statistics(rms)
 
     def set_training_mode(self, mode: bool) -> None:
         """
@@ -245,16 +231,6 @@ class MultiInputPolicy(BEARPolicy):
 
     def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any) -> None:
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
-
-
-def _call_in_place(network: nn.Module, x: th.Tensor) -> th.Tensor:
-    """Without gradients, what a layer gave can be overwritten by the ReLU behind it: half the memory to go through."""
-    if not isinstance(network, nn.Sequential):
-        return network(x)
-    for layer in network:
-        # Whatever the ReLU gets is a layer's own output.
-        x = x.relu_() if type(layer) is nn.ReLU and layer is not network[0] else layer(x)
-    return x
 
 
 MlpPolicy = BEARPolicy

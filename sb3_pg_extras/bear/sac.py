@@ -1,7 +1,7 @@
 """From offline to online and back: BEAR's actor and critics are SAC's."""
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from gymnasium import spaces
@@ -16,12 +16,10 @@ from sb3_pg_extras.bear.policies import BEARPolicy
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.layout import check_spaces
 from sb3_pg_extras.datasets.readers.replay_buffer import to_replay_buffer
-from sb3_pg_extras.offline.offline_algorithm import _DatasetEnv
+from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
+from sb3_pg_extras.offline.sources import DatasetEnv
 
-if TYPE_CHECKING:
-    from sb3_pg_extras.bear.bear import BEAR
-
-SelfBEAR = TypeVar("SelfBEAR", bound="BEAR")
+SelfBEAR = TypeVar("SelfBEAR", bound=OfflineAlgorithm)
 
 # Arguments of policies: of the VAE and of acting, which SB3's own SAC policies lack; of gSDE, which BEAR's lacks; and those
 # that leave the networks what they are.
@@ -33,7 +31,7 @@ DEFAULT_BUFFER_SIZE = 1_000_000
 
 
 def to_sac(
-    bear: "BEAR",
+    bear: Any,
     env: GymEnv | str | None,
     keep_dataset: bool,
     policy: str | type[SACPolicy] | None,
@@ -42,11 +40,6 @@ def to_sac(
     """What :meth:`BEAR.to_sac` does."""
     if sac_kwargs.get("use_sde"):
         raise ValueError("use_sde=True: gSDE has other parameters than BEAR's actor. Leave it out")
-    if any(bear.replay_buffer_kwargs.get(name) for name in ("normalize_observations", "normalize_rewards")):
-        raise ValueError(
-            f"replay_buffer_kwargs={bear.replay_buffer_kwargs}: SAC cannot normalise as BEAR's buffer did. "
-            "Train BEAR with VecNormalize around its environment instead, whose statistics go with it"
-        )
     policy_kwargs = _optimizer_kwargs(sac_kwargs.pop("policy_kwargs", None), OPTIMIZER_KWARGS)
     vec_env = _online_env(bear, env)
     dataset = _dataset_of(bear) if keep_dataset else None
@@ -134,7 +127,7 @@ def _optimizer_kwargs(policy_kwargs: dict[str, Any] | None, changeable: set[str]
     return policy_kwargs or {}
 
 
-def _dataset_of(bear: "BEAR") -> OfflineDataset:
+def _dataset_of(bear: Any) -> OfflineDataset:
     if bear.dataset is None:
         raise ValueError(
             "keep_dataset=True, but this BEAR has no dataset (arrays in memory are not saved with a model): "
@@ -146,12 +139,12 @@ def _dataset_of(bear: "BEAR") -> OfflineDataset:
     return dataset
 
 
-def _online_env(bear: "BEAR", env: GymEnv | str | None) -> VecEnv:
+def _online_env(bear: Any, env: GymEnv | str | None) -> VecEnv:
     """The environment to go online in: checked, wrapped, and normalised as BEAR's observations were."""
     env = bear.env if env is None else env
     unwrapped = env.unwrapped if isinstance(env, VecEnv) else env
     first = unwrapped.envs[0].unwrapped if isinstance(unwrapped, DummyVecEnv) else unwrapped
-    if env is None or isinstance(first, _DatasetEnv):
+    if env is None or isinstance(first, DatasetEnv):
         raise ValueError("env=None, and this BEAR was made or loaded without an environment: pass env= to go online")
     vec_env = SAC._wrap_env(maybe_make_env(env, bear.verbose), bear.verbose)
     if _layout(vec_env.observation_space) != _layout(bear.observation_space):

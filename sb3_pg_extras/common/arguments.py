@@ -1,6 +1,7 @@
 """What is wrong with an argument, said before time is spent."""
 
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -18,21 +19,32 @@ def is_number(value: Any, lowest: float = -math.inf, highest: float = math.inf) 
     return isinstance(value, Real) and math.isfinite(value) and lowest <= float(value) <= highest
 
 
-def check_numbers(algorithm: BaseAlgorithm, bounds: dict[str, tuple[float, float]], whole: bool = False) -> None:
+def check_numbers(algorithm: BaseAlgorithm, bounds: Mapping[str, tuple[float, float]], integer: bool = False) -> None:
     """
     :param algorithm: Whose attributes they are.
     :param bounds: Name -> the lowest and the highest value.
-    :param whole: Whether they count something.
-    :raises ValueError: for what is no finite number, as ``1e-3`` is none in YAML, and for what is out of bounds.
+    :param integer: Whether they count something.
+    :raises ValueError: for what is not a finite number (YAML reads ``1e-3`` as a string), and for what is out of bounds.
     """
     for name, (lowest, highest) in bounds.items():
         value = getattr(algorithm, name)
-        if is_number(value, lowest, highest) and (isinstance(value, Integral) or not whole):
+        if is_number(value, lowest, highest) and (isinstance(value, Integral) or not integer):
             continue
         between = f" between {lowest} and {highest}" if highest < math.inf else ""
         at_least = f" of at least {lowest}" if not between and lowest > -math.inf else ""
-        hint = "; YAML reads 1e-3 as a text, write 0.001 or !!float 1e-3" if isinstance(value, str) else ""
-        raise ValueError(f"{name}={value!r}: must be a {'whole ' * whole}number{between}{at_least}{hint}")
+        hint = "; YAML reads 1e-3 as a string, write 0.001 or !!float 1e-3" if isinstance(value, str) else ""
+        raise ValueError(f"{name}={value!r}: must be a{'n integer' if integer else ' number'}{between}{at_least}{hint}")
+
+
+def check_choices(algorithm: BaseAlgorithm, choices: Mapping[str, tuple[Any, ...]]) -> None:
+    """
+    :param algorithm: Whose attributes they are.
+    :param choices: Name -> the values allowed.
+    :raises ValueError: for another value.
+    """
+    for name, allowed in choices.items():
+        if getattr(algorithm, name) not in allowed:
+            raise ValueError(f"{name}={getattr(algorithm, name)!r}: must be one of {allowed}")
 
 
 def coefficient_bounds(algorithm: OnPolicyAlgorithm) -> dict[str, tuple[float, float]]:

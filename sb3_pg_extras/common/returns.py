@@ -24,3 +24,26 @@ def discounted_returns(rewards: np.ndarray, episode_ends: np.ndarray, gamma: flo
         returns[reach] += factor * returns[reach + shift]
         shift, factor = 2 * shift, factor * factor
     return returns
+
+
+def n_step_returns(
+    rewards: np.ndarray, episode_ends: np.ndarray, n_steps: int, gamma: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    The n-step return ``sum_{j<k} gamma^j r_{t+j}`` of each step; k is n, or less where the episode ends before
+    (Sutton & Barto 2018, equation 7.1, without the value at its end).
+
+    :param rewards: Rewards of episodes that follow each other, shape (N,).
+    :param episode_ends: For each episode the index after its last step, shape (E,), the last being N.
+    :param n_steps: n, at least 1.
+    :param gamma: Discount factor.
+    :return: The returns, float64; ``gamma^k``, what the value at the end counts; the last step ``t+k-1``; each (N,).
+    """
+    steps = np.arange(len(rewards))
+    n_left = np.repeat(episode_ends, np.diff(episode_ends, prepend=0)) - steps
+    lengths = np.minimum(n_left, n_steps)
+    returns = np.zeros(len(rewards))
+    for step in range(n_steps):
+        inside = np.flatnonzero(step < lengths)
+        returns[inside] += gamma**step * rewards[inside + step]
+    return returns, gamma**lengths, steps + lengths - 1

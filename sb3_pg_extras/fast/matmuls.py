@@ -22,7 +22,7 @@ def fast_matmuls(device: th.device, largest: int) -> Iterator[None]:
     :param device: Where the matrices are.
     :param largest: Numbers in the largest of the networks' matrices.
     """
-    if device.type != "cpu" or largest < LARGE or not _medium_is_accurate():
+    if device.type != "cpu" or largest < LARGE or not medium_is_accurate():
         yield
         return
     before = th.get_float32_matmul_precision()
@@ -34,8 +34,12 @@ def fast_matmuls(device: th.device, largest: int) -> Iterator[None]:
 
 
 @cache
-def _medium_is_accurate() -> bool:
-    """Processors with bfloat16 matrix units may use them for "medium", which PyTorch allows: measure it once."""
+def medium_is_accurate() -> bool:
+    """
+    Processors with bfloat16 matrix units may use them for "medium", which PyTorch allows: measure it once.
+
+    :return: Whether oneDNN multiplies in single precision here.
+    """
     generator = th.Generator().manual_seed(0)
     a, b = (th.randn((256, 256), generator=generator) for _ in range(2))
     exact = a.double() @ b.double()

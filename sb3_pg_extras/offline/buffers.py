@@ -1,23 +1,55 @@
 """Datasets -> torch batches."""
 
-from typing import Any
+import warnings
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pg_extras.common.dicts import map_arrays
+from sb3_pg_extras.common.returns import n_step_returns
 from sb3_pg_extras.datasets import OfflineDataset
-from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 from sb3_pg_extras.datasets.layout import check_spaces, policy_layout, scale_actions
-from sb3_pg_extras.offline.normalization import is_vector_space, running_returns, set_moments
-from sb3_pg_extras.offline.transition_format import RecordFormat
+from sb3_pg_extras.datasets.mapped import take
+from sb3_pg_extras.offline.normalization import CLIP, EPSILON, running_returns, set_moments
 
-# While records are made, this many rows of the dataset are copied at a time.
-ROWS_PACKED_AT_ONCE = 1 << 14
+
+class OfflineReplayBufferSamples(NamedTuple):
+    """
+    B transitions: SB3's ``ReplayBufferSamples``, and which rows of the dataset they are.
+
+    ``observations`` and ``next_observations``, (B, ...) or dicts of those; ``actions``, (B, A), in [-1, 1]; ``dones``,
+    (B, 1), 1 only where s' is terminal; ``rewards``, (B, 1); ``discounts``, (B, 1), what the value of s' counts, None with
+    ``n_steps=1``, where that is gamma; ``indices``, (B,).
+    """
+
+    observations: Any
+    actions: th.Tensor
+    next_observations: Any
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    indices: th.Tensor
+
+
+class Columns(NamedTuple):
+    """
+    The fields of all N transitions: tensors on the device, or arrays that stay in their file.
+
+    ``last`` is the row whose next observation is the transition's, (N,); None where that is its own.
+    """
+
+    observations: Any
+    actions: Any
+    next_observations: Any
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor | None
+    last: th.Tensor | None
 
 
 class OfflineReplayBuffer(ReplayBuffer):
@@ -26,23 +58,24 @@ class OfflineReplayBuffer(ReplayBuffer):
     +-(1 - 1e-6), images in the policy's layout, ``dones`` only where the next state is terminal, so that truncation
     bootstraps.
 
-    Each transition is one record of bytes, on the device: a batch is one gather there. A memory-mapped dataset stays in its
-    file instead, and only a batch's own records are made.
+    On the CPU the observations are those of the dataset, not a copy; of a memory-mapped dataset only a batch's own rows
+    are read.
 
     :param dataset: The dataset.
     :param observation_space: The model's observation space (images channel first).
     :param action_space: The model's action space.
-    :param device: PyTorch device of the records and the batches.
+    :param device: PyTorch device of the batches.
     :param n_steps: Steps of the return: ``rewards`` are ``sum_{j<n} gamma^j r_{t+j}``, the next observation is that of the
         last step, ``discounts`` what its value counts, as in SB3's ``NStepReplayBuffer``. An episode's end cuts it short.
     :param gamma: Discount factor of the n-step return.
-    :param normalize_observations: Whether to subtract the dataset's mean and divide by its standard deviation, as
-        ``VecNormalize`` does; ``observation_rms`` holds them.
     :param normalize_rewards: Whether to divide by the standard deviation of the discounted return, as ``VecNormalize`` does;
         ``return_rms`` holds it.
     :raises DatasetError: when the dataset's spaces differ from these.
-    :raises ValueError: for ``n_steps`` below 1, and for observations that are no vectors and cannot be normalised.
+    :raises ValueError: for ``n_steps`` below 1.
     """
+
+    # Whether all of the dataset is held, so that indices number its rows.
+    is_whole: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -52,102 +85,118 @@ class OfflineReplayBuffer(ReplayBuffer):
         device: th.device | str = "auto",
         n_steps: int = 1,
         gamma: float = 0.99,
-        normalize_observations: bool = False,
         normalize_rewards: bool = False,
     ) -> None:
         if n_steps < 1:
             raise ValueError(f"n_steps={n_steps}: must be at least 1")
-        if normalize_observations and not is_vector_space(observation_space):
-            raise ValueError(
-                f"normalize_observations=True needs vectors, not {observation_space}: wrap the environment in VecNormalize"
-            )
         # Past ReplayBuffer.__init__: it would allocate arrays that the dataset already has.
         BaseBuffer.__init__(self, len(dataset), observation_space, action_space, device, n_envs=1)
-        check_spaces(dataset, observation_space, action_space)
         self.full = True
         self.optimize_memory_usage = False
         self.handle_timeout_termination = True
         self.dataset = dataset
-        self.n_steps = n_steps
-        self.observation_rms = RunningMeanStd(shape=observation_space.shape or ()) if normalize_observations else None
-        self.return_rms = RunningMeanStd(shape=()) if normalize_rewards else None
-        if self.observation_rms is not None:
-            set_moments(self.observation_rms, dataset.observations)  # type: ignore[arg-type]
+        self.n_steps, self.gamma = n_steps, gamma
+        self.return_rms: RunningMeanStd | None = None
+        if normalize_rewards:
+            self.return_rms = set_moments(RunningMeanStd(shape=()), running_returns(dataset, gamma))
+        self.columns = self.columns_of(dataset)
+
+    def columns_of(self, dataset: OfflineDataset) -> Columns:
+        """
+        :param dataset: This buffer's dataset, or a part of it.
+        :return: Its transitions as the model takes them.
+        :raises DatasetError: when its spaces differ from the model's.
+        """
+        check_spaces(dataset, self.observation_space, self.action_space)
+        rewards, terminations = np.asarray(dataset.rewards), np.asarray(dataset.terminations)
         if self.return_rms is not None:
-            set_moments(self.return_rms, running_returns(dataset, gamma))
-        self.format = RecordFormat(
-            dataset, observation_space, action_space, n_steps, gamma, self.observation_rms, self.return_rms
+            rewards = np.clip(rewards / np.sqrt(self.return_rms.var + EPSILON), -CLIP, CLIP)
+        discounts = last = None
+        if self.n_steps > 1:
+            rewards, discounts, last = n_step_returns(rewards, dataset.episode_ends, self.n_steps, self.gamma)
+            terminations = terminations[last]
+        actions: Any = dataset.actions
+        return Columns(
+            observations=map_arrays(self._held, policy_layout(dataset.observations, self.observation_space)),
+            actions=actions if isinstance(actions, np.memmap) else self._to_device(_computable(self._scaled(actions))),
+            next_observations=map_arrays(self._held, policy_layout(dataset.next_observations, self.observation_space)),
+            dones=self._column(terminations),
+            rewards=self._column(rewards),
+            discounts=None if discounts is None else self._column(discounts),
+            last=None if last is None else self._to_device(last),
         )
-        self._records = None if is_mapped(dataset) else self._pack_all(len(dataset))
-        self._share_memory()
 
-    def _pack_all(self, n_rows: int) -> th.Tensor:
-        records = th.empty((n_rows, self.format.dtype.itemsize), dtype=th.uint8, device=self.device)
-        for start in range(0, n_rows, ROWS_PACKED_AT_ONCE):
-            rows = np.arange(start, min(start + ROWS_PACKED_AT_ONCE, n_rows))
-            records[start : start + len(rows)] = self.format.pack(self.dataset, rows).to(self.device)
-        return records
+    def _scaled(self, actions: np.ndarray) -> np.ndarray:
+        return scale_actions(actions, self.action_space).reshape(len(actions), -1)
 
-    def _share_memory(self) -> None:
-        """Observations that stand in the records as they do in the dataset need not be in memory twice."""
-        if self._records is None or self._records.device.type != "cpu":
-            return
-        records = self._records.numpy().view(self.format.dtype)[:, 0]
-        for name in ("observations", "next_observations"):
-            source = getattr(self.dataset, name)
-            if self.format.holds_unchanged(name, source):
-                self.dataset._move_into(name, records[name])
-        if self.n_steps == 1 and self.return_rms is None and self.dataset.rewards.dtype == np.float32:
-            self.dataset._move_into("rewards", records["rewards"][:, 0])
+    def _held(self, array: np.ndarray) -> th.Tensor | np.ndarray:
+        return array if isinstance(array, np.memmap) else self._to_device(_computable(array))
+
+    def _column(self, values: np.ndarray) -> th.Tensor:
+        return self._to_device(values.astype(np.float32).reshape(-1, 1))
+
+    def _to_device(self, array: np.ndarray) -> th.Tensor:
+        with warnings.catch_warnings():
+            # The dataset's arrays are read-only, and nothing writes to these tensors.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return th.from_numpy(array).to(self.device)
 
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None, generator: th.Generator | None = None
-    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+    ) -> OfflineReplayBufferSamples:
         """
         Draw transitions uniformly, with replacement.
 
         :param batch_size: Number of transitions, B.
         :param env: Normalises observations and rewards, if given.
         :param generator: Source of the draw; PyTorch's global one by default.
-        :return: The batch; ``actions`` (B, action_dim) in [-1, 1], ``rewards`` and ``dones`` (B, 1); ``dones`` is 1 only
-            where s' is terminal.
-        """
-        return self.get(self.sample_indices(batch_size, generator), env)
-
-    def sample_indices(self, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
-        """
-        :param batch_size: Number of rows to draw.
-        :param generator: Source of the draw; PyTorch's global one by default.
-        :return: Row numbers, shape (B,), on the buffer's device.
+        :return: The batch.
         """
         device = th.device("cpu") if generator is None else generator.device
-        return th.randint(self.size(), (batch_size,), generator=generator, device=device).to(self.device)
+        indices = th.randint(self.size(), (batch_size,), generator=generator, device=device)
+        return self.get(indices, env)
 
-    def get(
-        self, indices: th.Tensor | np.ndarray, env: VecNormalize | None = None
-    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+    def get(self, indices: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> OfflineReplayBufferSamples:
         """
         :param indices: Row numbers, shape (B,).
         :param env: Normalises observations and rewards, if given.
-        :return: Those transitions, as :meth:`sample` returns them.
+        :return: Those transitions.
         """
         indices = th.as_tensor(indices, device=self.device)
-        if self._records is None:
-            records = self.format.pack(self.dataset, indices.cpu().numpy()).to(self.device)
-        else:
-            records = self._records.index_select(0, indices)
-        columns = self.format.unpack(records)
-        if env is not None:
-            for name in ("observations", "next_observations"):
-                columns[name] = self._to_device(self._normalize_obs(_to_numpy(columns[name]), env))
-            columns["rewards"] = self._to_device(self._normalize_reward(_to_numpy(columns["rewards"]), env))
-        return self.format.samples(columns)
+        batch = self._gather(self.columns, indices)
+        if env is None:
+            return batch
+        return batch._replace(
+            observations=self._normalized(batch.observations, env),
+            next_observations=self._normalized(batch.next_observations, env),
+            rewards=self.to_torch(self._normalize_reward(batch.rewards.cpu().numpy(), env)),
+        )
+
+    def _gather(self, columns: Columns, indices: th.Tensor) -> OfflineReplayBufferSamples:
+        def rows(column: Any, indices: th.Tensor) -> th.Tensor:
+            if isinstance(column, th.Tensor):
+                return column.index_select(0, indices)
+            return self._to_device(_computable(take(column, indices.cpu().numpy())))
+
+        last = indices if columns.last is None else columns.last[indices]
+        actions = rows(columns.actions, indices)
+        if isinstance(columns.actions, np.memmap):
+            actions = self._to_device(self._scaled(actions.cpu().numpy()))
+        return OfflineReplayBufferSamples(
+            observations=map_arrays(lambda column: rows(column, indices), columns.observations),
+            actions=actions,
+            next_observations=map_arrays(lambda column: rows(column, last), columns.next_observations),
+            dones=rows(columns.dones, indices),
+            rewards=rows(columns.rewards, indices),
+            discounts=None if columns.discounts is None else rows(columns.discounts, indices),
+            indices=indices,
+        )
+
+    def _normalized(self, observations: Any, env: VecNormalize) -> Any:
+        return map_arrays(self.to_torch, self._normalize_obs(map_arrays(lambda t: t.cpu().numpy(), observations), env))
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         return self.get(batch_inds, env)
-
-    def _to_device(self, values: Any) -> Any:
-        return {k: self.to_torch(v) for k, v in values.items()} if isinstance(values, dict) else self.to_torch(values)
 
     def whole_dataset(self) -> OfflineDataset:
         """
@@ -174,7 +223,7 @@ class OfflineReplayBuffer(ReplayBuffer):
     @property
     def actions(self) -> np.ndarray:  # type: ignore[override]
         """:return: Scaled actions, shape (N, 1, action_dim)."""
-        return _one_env(scale_actions(self.dataset.actions, self.action_space).reshape(len(self.dataset), self.action_dim))
+        return _one_env(self._scaled(self.dataset.actions))
 
     @property
     def rewards(self) -> np.ndarray:  # type: ignore[override]
@@ -192,24 +241,16 @@ class OfflineReplayBuffer(ReplayBuffer):
         return _one_env((self.dataset.truncations & ~self.dataset.terminations).astype(np.float32))
 
 
-def is_mapped(dataset: OfflineDataset) -> bool:
-    """
-    :param dataset: A dataset.
-    :return: Whether any of its arrays is memory-mapped.
-    """
-    return any(isinstance(array, np.memmap) for name in ARRAY_FIELDS for array in _arrays(getattr(dataset, name)))
-
-
-def _arrays(value: Any) -> list[np.ndarray]:
-    return list(value.values()) if isinstance(value, dict) else [value]
-
-
-def _to_numpy(values: Any) -> Any:
-    return {key: value.cpu().numpy() for key, value in values.items()} if isinstance(values, dict) else values.cpu().numpy()
+def _computable(array: np.ndarray) -> np.ndarray:
+    """Floats in single precision, bytes as they are, other integers in a type that PyTorch computes with."""
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)
+    elif array.dtype not in (np.uint8, np.int8, np.int32, np.int64):
+        array = array.astype(np.int64)
+    # PyTorch has no negative strides.
+    return array if min(array.strides, default=0) >= 0 else array.copy()
 
 
 def _one_env(values: Any) -> Any:
     """(N, ...) -> (N, 1, ...), SB3's axis of environments."""
-    if isinstance(values, dict):
-        return {key: _one_env(value) for key, value in values.items()}
-    return values[:, np.newaxis]
+    return map_arrays(lambda array: array[:, np.newaxis], values)

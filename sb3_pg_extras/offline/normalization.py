@@ -1,49 +1,19 @@
-"""Means and variances of a dataset, as ``VecNormalize`` uses them."""
+"""Means and variances of a dataset, as SB3's ``VecNormalize`` uses them."""
 
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras.common.returns import discounted_returns
 from sb3_pg_extras.datasets import OfflineDataset
+from sb3_pg_extras.datasets.layout import policy_layout
 from sb3_pg_extras.datasets.mapped import parts
 
 # As in SB3's VecNormalize.
 EPSILON, CLIP = 1e-8, 10.0
-
-
-def running_returns(dataset: OfflineDataset, gamma: float) -> np.ndarray:
-    """
-    :param dataset: A dataset.
-    :param gamma: Discount factor.
-    :return: For each step the discounted sum of its episode's rewards so far, as ``VecNormalize.step_wait`` keeps it to
-        normalise rewards; shape (N,), float64.
-    """
-    # The same sum as a return-to-go, backwards.
-    n_rows = len(dataset)
-    starts = np.concatenate([[0], dataset.episode_ends[:-1]])
-    return discounted_returns(dataset.rewards[::-1], (n_rows - starts)[::-1], gamma)[::-1]
-
-
-def is_vector_space(space: spaces.Space) -> bool:
-    """
-    :param space: An observation space.
-    :return: Whether its observations are vectors of real numbers.
-    """
-    return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f"
-
-
-def normalized(observations: Any, rms: RunningMeanStd) -> Any:
-    """
-    As SB3's ``VecNormalize.normalize_obs``.
-
-    :param observations: shape (B, ...).
-    :param rms: Their mean and variance.
-    :return: ``(observations - mean) / std``, clipped to +-10, float32.
-    """
-    return np.clip((observations - rms.mean) / np.sqrt(rms.var + EPSILON), -CLIP, CLIP).astype(np.float32)
 
 
 def set_moments(rms: RunningMeanStd, values: np.ndarray) -> RunningMeanStd:
@@ -61,3 +31,57 @@ def set_moments(rms: RunningMeanStd, values: np.ndarray) -> RunningMeanStd:
         mean, count = mean + distance * len(part) / total, total
     rms.mean, rms.var, rms.count = mean, squares / count, count
     return rms
+
+
+def running_returns(dataset: OfflineDataset, gamma: float) -> np.ndarray:
+    """
+    :param dataset: A dataset.
+    :param gamma: Discount factor.
+    :return: For each step the discounted sum of its episode's rewards so far, as ``VecNormalize.step_wait`` keeps it to
+        normalise rewards; shape (N,), float64.
+    """
+    # The same sum as a return-to-go, backwards.
+    n_rows = len(dataset)
+    starts = np.concatenate([[0], dataset.episode_ends[:-1]])
+    return discounted_returns(dataset.rewards[::-1], (n_rows - starts)[::-1], gamma)[::-1]
+
+
+def freeze_statistics(env: VecNormalize, dataset: OfflineDataset) -> None:
+    """
+    Give ``VecNormalize`` the statistics of a dataset and stop it from changing them: offline training never steps the
+    environment, whose own statistics would stay empty.
+
+    :param env: The wrapper.
+    :param dataset: The dataset, as it is before any normalisation.
+    """
+    env.training = False
+    if env.norm_obs:
+        observations: Any = policy_layout(dataset.observations, env.observation_space)
+        if isinstance(env.observation_space, spaces.Dict):
+            for key, rms in env.obs_rms.items():
+                set_moments(rms, observations[key])
+        else:
+            set_moments(env.obs_rms, observations)  # type: ignore[arg-type]
+    if env.norm_reward:
+        set_moments(env.ret_rms, running_returns(dataset, env.gamma))
+
+
+def check_normalized_once(env: VecNormalize, normalize_observations: bool, normalize_rewards: bool, n_steps: int) -> None:
+    """
+    :param env: The wrapper around the environment.
+    :param normalize_observations: Whether the networks normalise observations.
+    :param normalize_rewards: Whether the replay buffer normalises rewards.
+    :param n_steps: Steps of the return.
+    :raises ValueError: when both normalise the same, or the wrapper single rewards of an n-step return.
+    """
+    for name, ours, theirs in (
+        ("observations", normalize_observations, env.norm_obs),
+        ("rewards", normalize_rewards, env.norm_reward),
+    ):
+        if ours and theirs:
+            raise ValueError(f"normalize_{name}=True and a VecNormalize environment, which normalises them too: choose one")
+    if n_steps > 1 and env.norm_reward:
+        raise ValueError(
+            f"n_steps={n_steps} and VecNormalize(norm_reward=True), which normalises single rewards: "
+            'use replay_buffer_kwargs={"normalize_rewards": True} and norm_reward=False'
+        )

@@ -1,47 +1,53 @@
 """The loop that offline algorithms share: one gradient step is one timestep is one ``callback.on_step()``."""
 
 import io
+import math
 import pathlib
 import sys
 import time
-import warnings
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Hashable, Iterable
+from typing import Any, ClassVar, Literal, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback, tqdm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import save_to_pkl
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import configure_logger
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
+from sb3_pg_extras.common.arguments import check_choices, check_numbers
+from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.files import atomic_write
-from sb3_pg_extras.datasets import DatasetSource, OfflineDataset, bundled_dataset_for, collect_dataset, load_dataset
-from sb3_pg_extras.datasets.layout import has_spaces
-from sb3_pg_extras.datasets.readers.parquet_stream import PREFIX as STREAM_PREFIX
-from sb3_pg_extras.datasets.readers.parquet_stream import ParquetStream
+from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.datasets.readers.replay_buffer import to_replay_buffer
-from sb3_pg_extras.offline.buffers import OfflineReplayBuffer
-from sb3_pg_extras.offline.normalization import running_returns, set_moments
-from sb3_pg_extras.offline.policies import NormalizingPolicy
-from sb3_pg_extras.offline.stream_buffer import StreamReplayBuffer
+from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
+from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
+from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
+from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
+from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
+from sb3_pg_extras.offline.policies import NormalizedExtractor, set_observation_statistics
+from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
+from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
+from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, dataset_for, open_dataset
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
-HOW_TO_PASS_A_DATASET = "dataset= takes an .npz or replay_buffer.pkl path, an SB3 ReplayBuffer, or a dict of arrays"
+EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
 
 
 class OfflineAlgorithm(BaseAlgorithm):
     """
     Base class of algorithms that learn from a fixed dataset and never step the environment.
+
+    An algorithm is a policy class, :meth:`_setup_model`, which makes its optimisers known by :meth:`_add_optimizer`, and
+    :meth:`_update`, one gradient step. Batches, the random generator, learning rates, training mode, autocast, the log,
+    saving and going on are done here.
 
     :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
     :param env: The environment that the policy is for: an id, an Env, a VecEnv, or None with a dataset. It gives the
@@ -53,8 +59,10 @@ class OfflineAlgorithm(BaseAlgorithm):
     :param gamma: Discount factor.
     :param n_collect_steps: Random steps to take when there is no dataset.
     :param n_steps: Steps of the return that the critics learn from, as in SB3's SAC.
-    :param replay_buffer_kwargs: ``normalize_observations`` and ``normalize_rewards`` of
-        :class:`~sb3_pg_extras.buffers.OfflineReplayBuffer`. The policy then normalises what it is given, too.
+    :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation
+        (:class:`~sb3_pg_extras.offline.policies.NormalizedExtractor`).
+    :param precision: "fp32", or "bf16" for matrix products in bfloat16 (weights and losses stay in single precision).
+    :param replay_buffer_kwargs: ``normalize_rewards`` of :class:`~sb3_pg_extras.offline.buffers.OfflineReplayBuffer`.
     :param policy_kwargs: Additional arguments of the policy.
     :param stats_window_size: Accepted as in all of SB3; there are no episodes to average over.
     :param tensorboard_log: Folder of the TensorBoard log, or None.
@@ -62,13 +70,17 @@ class OfflineAlgorithm(BaseAlgorithm):
     :param seed: Seed of the pseudo random generators.
     :param device: PyTorch device, "auto" for a GPU if there is one.
     :param supported_action_spaces: The action spaces that the algorithm supports.
-    :raises ValueError: without environment and dataset.
+    :param _init_setup_model: Whether to read the dataset and build the networks at once.
+    :raises ValueError: without environment and dataset, and for arguments that are out of range.
     :raises DatasetError: when the dataset cannot be used, or its spaces are not the environment's.
     """
 
     # learn()'s default number of gradient steps.
     default_total_timesteps: ClassVar[int] = 100_000
-    policy: NormalizingPolicy
+    # Set it to True before learn() to record gradient steps as CUDA graphs on a GPU. Not yet tried on one.
+    cuda_graphs: bool = False
+    policy: BasePolicy
+    _check_choices, _check_numbers = check_choices, check_numbers
     replay_buffer: OfflineReplayBuffer | None
 
     def __init__(
@@ -78,9 +90,11 @@ class OfflineAlgorithm(BaseAlgorithm):
         dataset: DatasetSource | None,
         learning_rate: float | Schedule,
         batch_size: int,
-        gamma: float,
-        n_collect_steps: int,
+        gamma: float = 0.99,
+        n_collect_steps: int = 10_000,
         n_steps: int = 1,
+        normalize_observations: bool = False,
+        precision: Literal["fp32", "bf16"] = "fp32",
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -91,8 +105,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         supported_action_spaces: tuple[type[spaces.Space], ...] | None = None,
     ) -> None:
         if env is None and dataset is not None:
-            loaded = _open(dataset, verbose=verbose)
-            env = _DatasetEnv(_example(loaded))
+            loaded = open_dataset(dataset, verbose=verbose)
+            env = DatasetEnv(loaded)
             dataset = dataset if isinstance(dataset, (str, pathlib.Path)) else loaded
         super().__init__(
             policy,
@@ -111,29 +125,135 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.gamma = gamma
         self.n_collect_steps = n_collect_steps
         self.n_steps = n_steps
+        self.normalize_observations = normalize_observations
+        self.precision = precision
         self.replay_buffer_kwargs = replay_buffer_kwargs or {}
-        # Subclasses call set_dataset() with it once their arguments were found right: it may take long to read.
         self.dataset: DatasetSource | None = dataset
         self.replay_buffer = None
-        # Type of the device, state, and (not in the first models that were saved) seed.
+        # Type of the device, state and seed of the generator, as they were saved.
         self._generator_state: tuple[Any, ...] | None = None
         # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
-        self._stats: dict[str, tuple[th.Tensor, int]] = {}
-        self._step_values: dict[str, th.Tensor] = {}
+        self._sums: dict[str, tuple[th.Tensor, int]] = {}
+
+    def _start(self) -> None:
+        """Read the dataset and build the networks, once the subclass has set its arguments."""
+        self._check_arguments()
+        self._check_device()
+        # Before the networks: reading takes memory for a moment, their optimisers for good.
+        if self.dataset is not None:
+            self.set_dataset(self.dataset)
+        self._setup_model()
+
+    def _check_arguments(self) -> None:
+        """:raises ValueError: naming the argument and its value, before any time is spent."""
+        self._check_choices({"precision": ("fp32", "bf16")})
+        sizes = dict.fromkeys(("batch_size", "n_collect_steps", "n_steps"), (1, math.inf))
+        self._check_numbers(sizes, integer=True)
+        self._check_numbers({"gamma": (0, 1)})
+        rates = [name for name in vars(self) if name.endswith("learning_rate")]
+        self._check_numbers({name: (0, math.inf) for name in rates if not callable(getattr(self, name))})
+
+    def _check_device(self) -> None:
+        """What a model needs to learn, but not to be loaded and to act."""
+        if self.precision == "bf16" and not has_bf16(self.device):
+            raise ValueError('precision="bf16": this processor has no bfloat16 arithmetic, use "fp32"')
 
     def _setup_model(self) -> None:
+        """Build the networks. Subclasses go on with their optimisers."""
         if not hasattr(self, "action_space"):
             raise ValueError(f"{type(self).__name__} needs env= or dataset=, both are None. {HOW_TO_PASS_A_DATASET}")
+        self._check_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
+        kwargs = self.policy_kwargs
+        if self.normalize_observations:
+            inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
+            kwargs = {**kwargs, "features_extractor_class": NormalizedExtractor, "features_extractor_kwargs": inner}
+        policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
         self.policy = policy.to(self.device)
-        self._tell_policy_the_statistics()
+        if self.replay_buffer is not None:
+            set_observation_statistics(self.policy, self.replay_buffer.dataset)
+        self._optimizers: list[tuple[th.optim.Optimizer, Schedule]] = []
+        self._recorded_steps: RecordedSteps | None = None
+        self._largest_matrix = max((parameter.numel() for parameter in self.policy.parameters()), default=0)
         if self._generator_state is not None:
             # A loaded model goes on where it stopped, unless load() was given another seed.
-            device_type, state, *seed = self._generator_state
-            if device_type == self.device.type and seed in ([], [self.seed]):
+            device_type, state, seed = self._generator_state
+            if device_type == self.device.type and seed == self.seed:
                 self.generator.set_state(state)
+
+    def _add_optimizer(self, optimizer: th.optim.Optimizer, learning_rate: float | Schedule) -> None:
+        """
+        :param optimizer: One of the algorithm's optimisers; those of the policy's networks are saved by the subclass.
+        :param learning_rate: Its learning rate, a number or a function of the remaining progress.
+        """
+        self._optimizers.append((optimizer, FloatSchedule(learning_rate)))
+
+    @abstractmethod
+    def _update(self, batch: OfflineReplayBufferSamples, step: Any) -> dict[str, th.Tensor]:
+        """
+        One gradient step: all losses, and what descends them.
+
+        :param batch: The transitions.
+        :param step: What :meth:`_kind_of_step` says of this step.
+        :return: Losses and other figures for the log, scalars on the device, detached.
+        """
+
+    def _kind_of_step(self) -> Hashable:
+        """:return: What decides, besides batch and weights, what the next step computes."""
+        return None
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """
+        Draw batches of the dataset and update the networks.
+
+        :param gradient_steps: Number of updates.
+        :param batch_size: Transitions per update.
+        """
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        for optimizer, schedule in self._optimizers:
+            update_learning_rate(optimizer, schedule(self._current_progress_remaining))
+        self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
+        autocast = th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
+        with fast_matmuls(self.device, self._largest_matrix), autocast:
+            for _ in range(gradient_steps):
+                batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env, self.generator)
+                step = self._kind_of_step()
+                if self.records_steps:
+                    values = self._recorded()((step, batch_size), self._update, batch, step)
+                else:
+                    values = self._update(batch, step)
+                self._sum_up(values)
+                self._n_updates += 1
+
+    @property
+    def records_steps(self) -> bool:
+        """:return: Whether gradient steps are recorded as CUDA graphs."""
+        return self.cuda_graphs and self.device.type == "cuda"
+
+    def _recorded(self) -> RecordedSteps:
+        if self._recorded_steps is None:
+            self._recorded_steps = RecordedSteps([optimizer for optimizer, _ in self._optimizers], self.generator)
+        return self._recorded_steps
+
+    def _forget_recorded_steps(self) -> None:
+        # Optimisers put their loaded state elsewhere, and another dataset lies elsewhere.
+        if getattr(self, "_recorded_steps", None) is not None:
+            self._recorded().clear()
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        As in SB3.
+
+        :param load_path_or_dict: A saved model's path, or a dict of state dicts such as ``get_parameters`` gives.
+        :param exact_match: Whether all parameters have to be there.
+        :param device: Where to load them to.
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        self._forget_recorded_steps()
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -151,57 +271,27 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         Learn from this dataset from now on.
 
-        :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, or ``"stream:<path>"`` for parquet files that do
-            not fit into the memory.
+        :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, or ``"sharded:<path>"`` for parquet files that do
+            not fit into memory.
         :raises DatasetError: when it cannot be used, or its spaces are not the model's.
         """
-        loaded = _open(dataset, self.action_space, self.verbose)
-        how: dict[str, Any] = {
-            "device": self.device,
-            "n_steps": self.n_steps,
-            "gamma": self.gamma,
-        } | self.replay_buffer_kwargs
-        if isinstance(loaded, ParquetStream):
-            self.replay_buffer = StreamReplayBuffer(loaded, self.observation_space, self.action_space, seed=self.seed, **how)
+        loaded = open_dataset(dataset, self.action_space, self.verbose)
+        kwargs: dict[str, Any] = {"device": self.device, "n_steps": self.n_steps, "gamma": self.gamma}
+        kwargs |= self.replay_buffer_kwargs
+        if isinstance(loaded, ShardedParquet):
+            self.replay_buffer = ShardedReplayBuffer(
+                loaded, self.observation_space, self.action_space, seed=self.seed, **kwargs
+            )
         else:
-            self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, **how)
+            self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
         # A path is saved with the model; arrays are not.
         self.dataset = str(dataset) if isinstance(dataset, (str, pathlib.Path)) else loaded
         if self.env is None:
-            self.env = self._wrap_env(_DatasetEnv(_example(loaded)), self.verbose)
+            self.env = self._wrap_env(DatasetEnv(loaded), self.verbose)
             self.n_envs = 1
-        self._tell_policy_the_statistics()
-
-    def _tell_policy_the_statistics(self) -> None:
-        """What the buffer normalises in training, the policy normalises when it acts."""
-        rms = None if self.replay_buffer is None else self.replay_buffer.observation_rms
-        if rms is not None and hasattr(self, "policy"):
-            self.policy.set_observation_statistics(rms)
-
-    def _find_dataset(self) -> DatasetSource:
-        """The dataset to learn from when the user gave none."""
-        if self.dataset is not None:
-            return self.dataset
-        if self.num_timesteps > 0 or self.env is None:
-            raise ValueError(
-                f"this {type(self).__name__} has no dataset: it was not saved with the model. "
-                f"Pass dataset= to load() or call set_dataset(). {HOW_TO_PASS_A_DATASET}"
-            )
-        spec = self.env.get_attr("spec")[0]
-        env_id = None if spec is None else spec.id
-        bundled = bundled_dataset_for(env_id)
-        # A wrapped environment keeps its id, but may have other spaces.
-        if bundled is not None and has_spaces(
-            load_dataset(bundled, verbose=self.verbose), self.observation_space, self.action_space
-        ):
-            if self.verbose >= 1:
-                print(f"Learning from the dataset that ships for {env_id}: {bundled}")
-            return bundled
-        warnings.warn(
-            f"{type(self).__name__} was given no dataset: it takes {self.n_collect_steps} uniformly random steps in "
-            f"{env_id or 'the environment'} (n_collect_steps) and learns from those. {HOW_TO_PASS_A_DATASET}"
-        )
-        return collect_dataset(self.env, None, self.n_collect_steps, env_id)
+        if getattr(self, "policy", None) is not None:
+            set_observation_statistics(self.policy, self.replay_buffer.dataset)
+        self._forget_recorded_steps()
 
     def _setup_learn(
         self,
@@ -213,11 +303,19 @@ class OfflineAlgorithm(BaseAlgorithm):
     ) -> tuple[int, BaseCallback]:
         """As in ``BaseAlgorithm``, but the environment, which may be a robot, is not reset."""
         if self.replay_buffer is None:
-            self.set_dataset(self._find_dataset())
+            if self.dataset is None and self.num_timesteps == 0 and self.env is not None:
+                self.dataset = dataset_for(self.env, self.n_collect_steps, self.verbose)
+            if self.dataset is None:
+                raise ValueError(
+                    f"this {type(self).__name__} has no dataset: it was not saved with the model. "
+                    f"Pass dataset= to load() or call set_dataset(). {HOW_TO_PASS_A_DATASET}"
+                )
+            self.set_dataset(self.dataset)
         if self._vec_normalize_env is not None:
             assert self.replay_buffer is not None
-            self._check_normalized_once(self._vec_normalize_env, self.replay_buffer)
-            freeze_statistics(self._vec_normalize_env, self.replay_buffer)
+            normalizes_rewards = self.replay_buffer.return_rms is not None
+            check_normalized_once(self._vec_normalize_env, self.normalize_observations, normalizes_rewards, self.n_steps)
+            freeze_statistics(self._vec_normalize_env, self.replay_buffer.dataset)
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
             self.ep_info_buffer = deque(maxlen=self._stats_window_size)
@@ -232,26 +330,11 @@ class OfflineAlgorithm(BaseAlgorithm):
             self._logger = configure_logger(self.verbose, self.tensorboard_log, tb_log_name, reset_num_timesteps)
         return total_timesteps, self._init_callback(callback, progress_bar)
 
-    def _check_normalized_once(self, env: VecNormalize, buffer: OfflineReplayBuffer) -> None:
-        for name, ours, theirs in (
-            ("observations", buffer.observation_rms, env.norm_obs),
-            ("rewards", buffer.return_rms, env.norm_reward),
-        ):
-            if ours is not None and theirs:
-                raise ValueError(
-                    f"normalize_{name}=True and a VecNormalize environment, which normalises them too: choose one"
-                )
-        if self.n_steps > 1 and env.norm_reward:
-            raise ValueError(
-                f"n_steps={self.n_steps} and VecNormalize(norm_reward=True), which normalises single rewards: "
-                'use replay_buffer_kwargs={"normalize_rewards": True} and norm_reward=False'
-            )
-
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         initialized = super()._init_callback(callback)
         if not progress_bar:
             return initialized
-        bar = _GradientStepProgressBar()
+        bar = GradientStepProgressBar()
         bar.init_callback(self)
         both = CallbackList([initialized, bar])
         both.model = self
@@ -304,27 +387,14 @@ class OfflineAlgorithm(BaseAlgorithm):
         callback.on_training_end()
         return self
 
-    @abstractmethod
-    def train(self, gradient_steps: int, batch_size: int) -> None:
-        """
-        Sample the dataset and update the networks.
-
-        :param gradient_steps: Number of updates.
-        :param batch_size: Transitions per update.
-        """
-
-    def _record(self, **values: th.Tensor) -> None:
-        """Note values of a gradient step for the log; the mean since the last line is written."""
-        self._step_values |= {name: value.detach() for name, value in values.items()}
-
     def _sum_up(self, values: dict[str, th.Tensor]) -> None:
         """Add the values of one gradient step to the sums."""
-        known = [name for name in values if name in self._stats]
+        known = [name for name in values if name in self._sums]
         if known:
-            th._foreach_add_([self._stats[name][0] for name in known], [values[name] for name in known])
+            th._foreach_add_([self._sums[name][0] for name in known], [values[name] for name in known])
         for name, value in values.items():
-            total, count = self._stats[name] if name in self._stats else (value.clone(), 0)
-            self._stats[name] = (total, count + 1)
+            total, count = self._sums[name] if name in self._sums else (value.clone(), 0)
+            self._sums[name] = (total, count + 1)
 
     def dump_logs(self) -> None:
         """Write the log: ``time/fps`` is gradient steps per second."""
@@ -333,17 +403,14 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name, (total, count) in self._stats.items():
+        for name, (total, count) in self._sums.items():
             self.logger.record(f"train/{name}", total.item() / count)
-        self._stats.clear()
+        self._sums.clear()
         self.logger.dump(step=self.num_timesteps)
 
     def _first_observations(self, n: int) -> Any:
         assert self.replay_buffer is not None
-        source = self.replay_buffer.observations
-        if isinstance(source, dict):
-            return {key: np.repeat(values[0], n, axis=0) for key, values in source.items()}
-        return np.repeat(source[0], n, axis=0)
+        return map_arrays(lambda values: np.repeat(values[0], n, axis=0), self.replay_buffer.observations)
 
     def save(
         self,
@@ -400,71 +467,4 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         memory_only = [] if isinstance(self.dataset, str) else ["dataset"]
-        return [*super()._excluded_save_params(), *memory_only, "generator", "_stats", "_step_values"]
-
-
-def _open(
-    dataset: DatasetSource, action_space: spaces.Space | None = None, verbose: int = 1
-) -> OfflineDataset | ParquetStream:
-    if isinstance(dataset, str) and dataset.startswith(STREAM_PREFIX):
-        return ParquetStream(dataset, action_space)
-    return load_dataset(dataset, action_space, verbose)
-
-
-def _example(dataset: OfflineDataset | ParquetStream) -> OfflineDataset:
-    return dataset.first if isinstance(dataset, ParquetStream) else dataset
-
-
-class _DatasetEnv(gym.Env[Any, Any]):
-    """Stands where an environment is expected: it has a dataset's spaces, and nothing to step."""
-
-    def __init__(self, dataset: OfflineDataset) -> None:
-        self.observation_space = dataset.observation_space
-        self.action_space = dataset.action_space
-        observations = dataset.observations
-        # Copies: a view would keep all of the observations in memory.
-        first = (
-            {k: v[0].copy() for k, v in observations.items()} if isinstance(observations, dict) else observations[0].copy()
-        )
-        self._first = first
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed, options=options)
-        return self._first, {}
-
-    def step(self, action: Any) -> Any:
-        raise RuntimeError("This model was made with env=None: there is no environment to step. Use set_env() or pass env=")
-
-
-class _GradientStepProgressBar(ProgressBarCallback):
-    """
-    SB3's bar counts one step per environment; one gradient step is one timestep, however many there are. It is drawn twice
-    a second instead of ten times, which ``benchmarks/loop_cost.py`` showed to cost a fiftieth of the processor.
-    """
-
-    def _on_training_start(self) -> None:
-        steps_left = self.locals["total_timesteps"] - self.model.num_timesteps
-        self.pbar = tqdm(total=steps_left, options={"refresh_per_second": 2})
-
-    def _on_step(self) -> bool:
-        self.pbar.update(1)
-        return True
-
-
-def freeze_statistics(env: VecNormalize, buffer: OfflineReplayBuffer) -> None:
-    """
-    Give ``VecNormalize`` the statistics of a dataset and stop it from changing them: offline training never steps the
-    environment, whose own statistics would stay empty.
-
-    :param env: The wrapper.
-    :param buffer: The dataset, unnormalised.
-    """
-    env.training = False
-    if env.norm_obs:
-        if isinstance(env.obs_rms, dict):
-            for key, rms in env.obs_rms.items():
-                set_moments(rms, buffer.observations[key][:, 0])
-        else:
-            set_moments(env.obs_rms, buffer.observations[:, 0])
-    if env.norm_reward:
-        set_moments(env.ret_rms, running_returns(buffer.dataset, env.gamma))
+        return [*super()._excluded_save_params(), *memory_only, "generator", "_sums", "_optimizers", "_recorded_steps"]

@@ -1,51 +1,112 @@
-"""What the policies of offline algorithms share."""
+"""What the policies of offline algorithms share: observations normalised with the statistics of the dataset."""
 
 from typing import Any
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.policies import BasePolicy
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
 
-from sb3_pg_extras.offline.normalization import CLIP, EPSILON, is_vector_space
+from sb3_pg_extras.datasets import OfflineDataset
+from sb3_pg_extras.offline.normalization import CLIP, EPSILON, set_moments
 
-# The networks' outputs are made single precision at once, so that bf16 (BEAR's ``precision``) stays inside of them.
 
-
-class NormalizingPolicy(BasePolicy):
+class NormalizedExtractor(BaseFeaturesExtractor):
     """
-    A policy that normalises the vectors that ``predict`` is given as the dataset was normalised it learned from. What
-    training hands to its networks is normalised already.
+    Normalises vectors as SB3's ``VecNormalize`` does, then extracts features as another extractor would.
+
+    Being part of each network, it normalises for ``predict``, for a call of the policy, and for an exported one alike.
+    Mean and standard deviation are buffers, saved with the network; until :func:`set_observation_statistics` sets them,
+    observations pass unchanged.
+
+    :param observation_space: Observation space: a vector, or a Dict, whose vectors are normalised and the rest is not.
+    :param features_extractor_class: The other extractor; ``CombinedExtractor`` for a Dict and ``FlattenExtractor`` for a
+        vector by default.
+    :param features_extractor_kwargs: Its arguments.
+    :raises ValueError: when there is no vector among the observations.
     """
 
-    observation_mean: th.Tensor
-    observation_std: th.Tensor
-    observation_clip: th.Tensor
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        default = CombinedExtractor if isinstance(observation_space, spaces.Dict) else FlattenExtractor
+        extractor: Any = (features_extractor_class or default)(observation_space, **(features_extractor_kwargs or {}))
+        super().__init__(observation_space, extractor.features_dim)
+        self.extractor = extractor
+        self.keys = [key for key, space in _parts(observation_space).items() if is_vector_space(space)]
+        if not self.keys:
+            raise ValueError(
+                f"normalize_observations=True needs vectors, not {observation_space}: wrap the environment in VecNormalize"
+            )
+        # By number: a key may hold a dot, which the name of a module may not.
+        self.normalizers = nn.ModuleList(_Normalizer(_parts(observation_space)[key].shape or ()) for key in self.keys)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if is_vector_space(self.observation_space):
-            shape = self.observation_space.shape or ()
-            # Saved with the networks; until they are set they change nothing.
-            self.register_buffer("observation_mean", th.zeros(shape, device=self.device))
-            self.register_buffer("observation_std", th.ones(shape, device=self.device))
-            self.register_buffer("observation_clip", th.tensor(float("inf"), device=self.device))
-
-    def set_observation_statistics(self, rms: RunningMeanStd) -> None:
+    def forward(self, observations: PyTorchObs) -> th.Tensor:
         """
-        Normalise observations from now on.
-
-        :param rms: Mean and variance, shape (observation dimensions,).
+        :param observations: Preprocessed observations of B states, (B, D), or a dict of tensors.
+        :return: Features, (B, features_dim).
         """
-        self.observation_mean.copy_(th.as_tensor(rms.mean))
-        self.observation_std.copy_(th.as_tensor(np.sqrt(rms.var + EPSILON)))
-        self.observation_clip.fill_(CLIP)
+        if not isinstance(observations, dict):
+            return self.extractor(self.normalizers[0](observations))
+        normalized = {key: normalize(observations[key]) for key, normalize in zip(self.keys, self.normalizers, strict=True)}
+        return self.extractor(observations | normalized)
 
-    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
-        """As in SB3's ``BaseModel``, normalised."""
-        tensor, is_vectorized = super().obs_to_tensor(observation)
-        if isinstance(tensor, th.Tensor) and is_vector_space(self.observation_space):
-            tensor = (tensor.float() - self.observation_mean) / self.observation_std
-            tensor = tensor.clamp(-self.observation_clip, self.observation_clip)
-        return tensor, is_vectorized
+    def set_statistics(self, statistics: dict[str, RunningMeanStd]) -> None:
+        """
+        :param statistics: Mean and variance of each vector, by its key; ``""`` where the observation is one vector.
+        """
+        for key, normalizer in zip(self.keys, self.normalizers, strict=True):
+            assert isinstance(normalizer, _Normalizer)
+            normalizer.mean.copy_(th.as_tensor(statistics[key].mean))
+            normalizer.std.copy_(th.as_tensor(np.sqrt(statistics[key].var + EPSILON)))
+            normalizer.clip.fill_(CLIP)
+
+
+class _Normalizer(nn.Module):
+    mean: th.Tensor
+    std: th.Tensor
+    clip: th.Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", th.zeros(shape))
+        self.register_buffer("std", th.ones(shape))
+        self.register_buffer("clip", th.tensor(float("inf")))
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        return ((x - self.mean) / self.std).clamp(-self.clip, self.clip)
+
+
+def set_observation_statistics(policy: nn.Module, dataset: OfflineDataset) -> None:
+    """
+    Give each :class:`NormalizedExtractor` of a policy the dataset's mean and standard deviation.
+
+    :param policy: The policy, with such extractors or without.
+    :param dataset: The dataset.
+    """
+    extractors = [module for module in policy.modules() if isinstance(module, NormalizedExtractor)]
+    if not extractors:
+        return
+    arrays: Any = dataset.observations if isinstance(dataset.observations, dict) else {"": dataset.observations}
+    statistics = {key: set_moments(RunningMeanStd(shape=arrays[key].shape[1:]), arrays[key]) for key in extractors[0].keys}
+    for extractor in extractors:
+        extractor.set_statistics(statistics)
+
+
+def is_vector_space(space: spaces.Space) -> bool:
+    """
+    :param space: An observation space.
+    :return: Whether its observations are vectors of real numbers.
+    """
+    return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f" and not is_image_space(space)
+
+
+def _parts(space: spaces.Space) -> dict[str, spaces.Space]:
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}

@@ -41,6 +41,14 @@ def weights(model: BEAR) -> dict[str, th.Tensor]:
     }
 
 
+def logged(model: BEAR) -> dict[str, float]:
+    """The line of the log that is due."""
+    line: dict[str, float] = {}
+    model.logger.dump = lambda step: line.update(model.logger.name_to_value)
+    model.dump_logs()
+    return line
+
+
 def changed(left: BEAR, right: BEAR) -> set[str]:
     a, b = weights(left), weights(right)
     return {name for name in NETWORKS if not th.equal(a[name], b[name])}
@@ -149,11 +157,11 @@ class Learned(BaseFeaturesExtractor):
 def test_shared_features_learn_from_the_actor_alone(shared):
     model = tiny_bear(policy_kwargs={"share_features_extractor": shared, "features_extractor_class": Learned})
     assert (model.critic.features_extractor is model.actor.features_extractor) == shared
-    model._train_critics(model.replay_buffer.sample(16), None)
+    batch = model.replay_buffer.sample(16)
+    model._critic_loss(batch, {}).backward()
     learned = model.critic.features_extractor.linear.weight.grad is not None
     assert learned != shared
-    rows = th.arange(16)
-    model._train_actor(model.replay_buffer.get(rows), rows)
+    model._actor_loss(batch, model._kind_of_step(), {})[0].backward()
     assert model.actor.features_extractor.linear.weight.grad.abs().sum() > 0
 
 
@@ -186,12 +194,9 @@ def actor_gradient(model: BEAR, **settings) -> th.Tensor:
     for name, value in settings.items():
         setattr(model, name, value)
     model.generator.manual_seed(1)
-    replay_data = model.replay_buffer.sample(16, generator=model.generator)
-    model.actor.optimizer.zero_grad()
-    step, model.actor.optimizer.step = model.actor.optimizer.step, lambda: None
-    model._train_actor(replay_data, th.arange(16))
-    model.actor.optimizer.step = step
-    return th.cat([p.grad.flatten() for p in model.actor.parameters()])
+    batch = model.replay_buffer.sample(16, generator=model.generator)
+    loss, _ = model._actor_loss(batch, model._kind_of_step(), {})
+    return th.cat([gradient.flatten() for gradient in th.autograd.grad(loss, list(model.actor.parameters()))])
 
 
 @pytest.mark.parametrize("settings", [{}, {"mmd_estimator": "unbiased"}, {"divergence": "kl"}, {"mmd_kernel": "gaussian"}])
@@ -212,9 +217,9 @@ def test_actor_update_raises_q_and_lowers_the_divergence():
         model = tiny_bear(learning_rate=1e-2, critic_learning_rate=0.0, vae_learning_rate=0.0, **kwargs).learn(
             steps, log_interval=None
         )
-        model._stats.clear()
-        model.learn(1, reset_num_timesteps=False)
-        return model._stats["actor_q_value"][0].item(), model._stats["mmd"][0].item()  # sums of one value
+        logged: dict[str, th.Tensor] = {}
+        model._actor_loss(model.replay_buffer.sample(40), model._kind_of_step(), logged)
+        return logged["actor_q_value"].item(), logged["mmd"].item()
 
     q_before, mmd_before = after(1, alpha=0.0)
     q_after, mmd_after = after(200, alpha=0.0)
@@ -224,14 +229,30 @@ def test_actor_update_raises_q_and_lowers_the_divergence():
 
 
 def test_gradients_stay_where_they_belong():
-    model = tiny_bear().learn(1)
-    before = weights(model)
-    model.critic.optimizer.zero_grad()
-    model.behavior_vae.optimizer.zero_grad()
-    actor_gradient(model)
-    assert all(p.grad is None for p in [*model.critic.parameters(), *model.behavior_vae.parameters()])
+    """Each loss reaches its own network alone; of the actor's, what reaches the critics is not asked for."""
+    model = tiny_bear()
+    batch, step = model.replay_buffer.sample(16), model._kind_of_step()
+    modules = {"vae": model.behavior_vae, "critic": model.critic, "critic_target": model.critic_target, "actor": model.actor}
+    losses_of = {
+        "vae": lambda: model._vae_loss(batch, {}),
+        "critic": lambda: model._critic_loss(batch, {}),
+        "actor": lambda: model._actor_loss(batch, step, {})[0],
+    }
+    for name, loss in losses_of.items():
+        for module in modules.values():
+            module.zero_grad()
+        model.log_alpha.grad = None
+        loss().backward(inputs=list(model.actor.parameters()) if name == "actor" else None)
+        reached = {key for key, module in modules.items() if any(p.grad is not None for p in module.parameters())}
+        assert reached == {name}
+        assert model.log_alpha.grad is None
+    model.learn(1)
+    before = [p.grad.clone() for p in model.critic.parameters()]
     assert all(p.grad is None for p in model.critic_target.parameters())
-    assert {name for name, value in weights(model).items() if not th.equal(value, before[name])} == set()
+    _, divergence = model._actor_loss(batch, step, {})
+    model._alpha_loss(divergence, 0.05, {}).backward()
+    assert model.log_alpha.grad is not None
+    assert all(th.equal(a, b.grad) for a, b in zip(before, model.critic.parameters(), strict=True))
 
 
 def test_targets_are_the_target_critics_at_the_policys_next_actions(monkeypatch):
@@ -244,7 +265,7 @@ def test_targets_are_the_target_critics_at_the_policys_next_actions(monkeypatch)
     monkeypatch.setattr(model.policy, "raw_actions", lambda *args: seen.append(args) or raw_actions(*args))
     monkeypatch.setattr(losses, "mixed_target_q_values", lambda *args: seen.append(args) or target(*args))
     batch = model.replay_buffer.sample(16)
-    model._train_critics(batch, None)
+    model._critic_loss(batch, {})
     (obs, noise), (rewards, dones, next_q_values, *_) = seen
     assert th.equal(obs, batch.next_observations)
     assert noise.shape == (16, 3, 2)
@@ -282,7 +303,7 @@ def test_target_critics_follow_by_tau():
 def test_target_critics_keep_no_graph_of_their_updates():
     """A graph that grows by a node per step and parameter is memory that never comes back."""
     model = tiny_bear().learn(3)
-    assert all(tensor.grad_fn is None for tensor in model._target_parameters)
+    assert all(tensor.grad_fn is None for tensor in model.critic_target.parameters())
 
 
 def test_a_deep_copy_learns_as_the_model_does():
@@ -392,9 +413,9 @@ def test_bootstrap_masks_are_drawn_once_per_transition_and_critic():
 def test_warmup_ends_when_it_says():
     model = tiny_bear(warmup_steps=3)
     model.learn(3)
-    assert "actor_q_value" not in model._stats
+    assert "train/actor_q_value" not in logged(model)
     model.learn(1, reset_num_timesteps=False)
-    assert model._stats["actor_q_value"][1] == 1
+    assert "train/actor_q_value" in logged(model)
 
 
 def test_a_run_that_ends_within_the_warmup_is_warned_about():
@@ -490,7 +511,6 @@ def test_threshold_is_squared_for_the_unbiased_estimator():
         ({"vae_kl_weight": float("nan")}, ["vae_kl_weight", "nan"]),
         ({"alpha": None}, ["alpha", "None"]),
         ({"behavior_steps": "auto"}, ["behavior_steps", "'auto'"]),
-        ({"behavior_cache_bytes": "64MB"}, ["behavior_cache_bytes", "64MB"]),
         ({"policy_kwargs": {"n_action_samples": 5}}, ["policy_kwargs", "n_action_samples=5", "n_action_samples=100"]),
     ],
 )

@@ -1,0 +1,98 @@
+"""A replay buffer for data that does not fit into memory."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pg_extras.common.dicts import arrays_of, map_arrays
+from sb3_pg_extras.datasets import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
+from sb3_pg_extras.offline.buffers import Columns, OfflineReplayBuffer, OfflineReplayBufferSamples
+
+
+class ShardedReplayBuffer(OfflineReplayBuffer):
+    """
+    A replay buffer that holds some parts of a sharded dataset at a time. Batches are drawn uniformly from these; as many
+    new transitions come in as are drawn, and take the place of the oldest, so that each is drawn once per pass on average.
+
+    :param shards: The sharded dataset.
+    :param observation_space: The model's observation space.
+    :param action_space: The model's action space.
+    :param device: PyTorch device of the transitions and the batches.
+    :param seed: Seed of the order of the parts.
+    :param max_bytes: Bytes of transitions to hold.
+    :param kwargs: ``n_steps``, ``gamma`` and ``normalize_rewards`` of :class:`OfflineReplayBuffer`; statistics are those of
+        the first part.
+    """
+
+    is_whole = False
+
+    def __init__(
+        self,
+        shards: ShardedParquet,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        seed: int | None = None,
+        max_bytes: int = 1 << 29,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(shards.first, observation_space, action_space, device, **kwargs)
+        self.shards = shards
+        self._indices = shards.indices(seed)
+        example = self._gather(self.columns, th.zeros(1, dtype=th.int64, device=self.device))
+        row_bytes = sum(tensor.nbytes for tensor in _tensors(example))
+        # One row more than there are: a dataset that fits leaves it empty, is never full, and stays.
+        n_rows = max(len(shards.first), min(len(shards) + 1, max_bytes // row_bytes))
+        fields = [map_arrays(lambda t: t.new_empty((n_rows, *t.shape[1:])), v) for v in example[:-1] if v is not None]
+        self.columns = Columns(*fields, *[None] * (7 - len(fields)))
+        # What is read ahead meanwhile, by one thread.
+        self._reader = ThreadPoolExecutor(1)
+        self._next_part = self._reader.submit(self._read)
+        self.pos, self.buffer_size, self.full = 0, n_rows, False
+        # Transitions in the part that came last, and those drawn since.
+        self._n_newest = self._n_drawn = 0
+        for _ in range(shards.n_parts):
+            if not self.full:
+                self._take_in()
+
+    def whole_dataset(self) -> OfflineDataset:
+        """:raises DatasetError: always: a sharded dataset does not fit into memory."""
+        raise DatasetError(f"{self.shards.path}: a sharded dataset is never in memory as a whole, as this would need")
+
+    def size(self) -> int:
+        """:return: The number of transitions that are held now."""
+        return self.buffer_size if self.full else self.pos
+
+    def get(self, indices: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> OfflineReplayBufferSamples:
+        """As :meth:`OfflineReplayBuffer.get`; rows are numbered as they are held now."""
+        batch = super().get(indices, env)
+        self._n_drawn += len(indices)
+        # Where all of the data is held, the buffer is never full, and nothing new comes.
+        while self.full and self._n_drawn >= self._n_newest:
+            self._n_drawn -= self._n_newest
+            self._take_in()
+        return batch
+
+    def _read(self) -> OfflineReplayBufferSamples:
+        columns = self.columns_of(self.shards.part(next(self._indices)))
+        return self._gather(columns, th.arange(len(columns.rewards), device=self.device))
+
+    def _take_in(self) -> None:
+        part = self._next_part.result()
+        self._next_part = self._reader.submit(self._read)
+        n_rows = min(len(part.rewards), self.buffer_size)
+        places = (self.pos + th.arange(n_rows, device=self.device)) % self.buffer_size
+        for held, new in zip(_tensors(self.columns), _tensors(part[:-1]), strict=True):
+            held[places] = new[:n_rows]
+        self.full = self.full or self.pos + n_rows >= self.buffer_size
+        self.pos = (self.pos + n_rows) % self.buffer_size
+        self._n_newest = n_rows
+
+
+def _tensors(fields: tuple[Any, ...]) -> list[th.Tensor]:
+    return [tensor for field in fields if field is not None for tensor in arrays_of(field)]

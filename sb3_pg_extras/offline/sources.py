@@ -1,0 +1,83 @@
+"""Where an offline algorithm's transitions come from, and what stands for an environment where there is none."""
+
+import warnings
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pg_extras.common.dicts import map_arrays
+from sb3_pg_extras.datasets import DatasetSource, OfflineDataset, bundled_dataset_for, collect_dataset, load_dataset
+from sb3_pg_extras.datasets.layout import has_spaces
+from sb3_pg_extras.datasets.readers.sharded_parquet import PREFIX as SHARDED_PREFIX
+from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
+
+HOW_TO_PASS_A_DATASET = "dataset= takes an .npz or replay_buffer.pkl path, an SB3 ReplayBuffer, or a dict of arrays"
+
+
+def open_dataset(
+    dataset: DatasetSource, action_space: spaces.Space | None = None, verbose: int = 1
+) -> OfflineDataset | ShardedParquet:
+    """
+    :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, or ``"sharded:<path>"``.
+    :param action_space: The action space to assume for a source that names none.
+    :param verbose: 0 for no progress bar.
+    :return: The dataset, or the reader of a sharded one.
+    :raises DatasetError: when it cannot be used.
+    """
+    if isinstance(dataset, str) and dataset.startswith(SHARDED_PREFIX):
+        return ShardedParquet(dataset, action_space)
+    return load_dataset(dataset, action_space, verbose)
+
+
+def dataset_for(env: VecEnv, n_collect_steps: int, verbose: int) -> DatasetSource:
+    """
+    The dataset to learn from when the user gave none.
+
+    :param env: The environment.
+    :param n_collect_steps: Random steps to take where no dataset is bundled for it.
+    :param verbose: 1 to print which dataset it is.
+    :return: The bundled dataset, or else, with a warning, uniformly random steps of the environment.
+    """
+    spec = env.get_attr("spec")[0]
+    env_id = None if spec is None else spec.id
+    bundled = bundled_dataset_for(env_id)
+    # A wrapped environment keeps its id, but may have other spaces.
+    if bundled is not None and has_spaces(load_dataset(bundled, verbose=verbose), env.observation_space, env.action_space):
+        if verbose >= 1:
+            print(f"Learning from the dataset that ships for {env_id}: {bundled}")
+        return bundled
+    warnings.warn(
+        f"no dataset was given: this takes {n_collect_steps} uniformly random steps in "
+        f"{env_id or 'the environment'} (n_collect_steps) and learns from those. {HOW_TO_PASS_A_DATASET}"
+    )
+    return collect_dataset(env, None, n_collect_steps, env_id)
+
+
+class DatasetEnv(gym.Env[Any, Any]):
+    """
+    Stands where an environment is expected: it has a dataset's spaces, and nothing to step.
+
+    :param dataset: The dataset.
+    """
+
+    def __init__(self, dataset: OfflineDataset | ShardedParquet) -> None:
+        example = dataset.first if isinstance(dataset, ShardedParquet) else dataset
+        self.observation_space = example.observation_space
+        self.action_space = example.action_space
+        # Copies: a view would keep all of the observations in memory.
+        self._first = map_arrays(lambda array: array[0].copy(), example.observations)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """
+        :param seed: Seed of the environment's generator.
+        :param options: Ignored.
+        :return: The dataset's first observation, and no further information.
+        """
+        super().reset(seed=seed, options=options)
+        return self._first, {}
+
+    def step(self, action: Any) -> Any:
+        """:raises RuntimeError: always."""
+        raise RuntimeError("This model was made with env=None: there is no environment to step. Use set_env() or pass env=")
