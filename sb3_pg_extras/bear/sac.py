@@ -42,13 +42,16 @@ def to_sac(
         raise ValueError("use_sde=True: gSDE has other parameters than BEAR's actor. Leave it out")
     policy_kwargs = _optimizer_kwargs(sac_kwargs.pop("policy_kwargs", None), OPTIMIZER_KWARGS)
     vec_env = _online_env(bear, env)
+    if bear.replay_buffer_kwargs.get("normalize_rewards"):
+        vec_env = _with_normalized_rewards(bear, vec_env)
     dataset = _dataset_of(bear) if keep_dataset else None
 
     if policy is None:
         policy, networks = type(bear.policy), bear.policy_kwargs
     else:
         networks = {key: value for key, value in bear.policy_kwargs.items() if key not in BEAR_POLICY_KWARGS}
-    networks = {**networks, "features_extractor_class": bear.policy.features_extractor_class, **policy_kwargs}
+    extractor = {name: getattr(bear.policy, name) for name in ("features_extractor_class", "features_extractor_kwargs")}
+    networks = {**networks, **extractor, **policy_kwargs}
     defaults: dict[str, Any] = {
         "learning_rate": bear.critic_learning_rate,
         "batch_size": bear.batch_size,
@@ -168,6 +171,17 @@ def _online_env(bear: Any, env: GymEnv | str | None) -> VecEnv:
         if normalized.norm_obs:
             normalized.obs_rms = deepcopy(normalized_by_bear.obs_rms)
     return vec_env
+
+
+def _with_normalized_rewards(bear: Any, env: VecEnv) -> VecEnv:
+    """BEAR's critics are worth what its buffer's normalised rewards sum up to: SAC gets the same from ``VecNormalize``."""
+    if bear.replay_buffer is None:
+        bear.set_dataset(_dataset_of(bear))
+    normalized = unwrap_vec_normalize(env)
+    if normalized is None:
+        env = normalized = VecNormalize(env, training=False, norm_obs=False, gamma=bear.gamma)
+    normalized.norm_reward, normalized.ret_rms = True, deepcopy(bear.replay_buffer.return_rms)
+    return env
 
 
 def _normalizes(env: VecNormalize | None) -> tuple[bool, bool]:

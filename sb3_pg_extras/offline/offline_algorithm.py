@@ -133,7 +133,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         # Type of the device, state and seed of the generator, as they were saved.
         self._generator_state: tuple[Any, ...] | None = None
         # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
-        self._sums: dict[str, tuple[th.Tensor, int]] = {}
+        self._sums: dict[str, tuple[Any, int]] = {}
 
     def _start(self) -> None:
         """Read the dataset and build the networks, once the subclass has set its arguments."""
@@ -389,12 +389,9 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def _sum_up(self, values: dict[str, th.Tensor]) -> None:
         """Add the values of one gradient step to the sums."""
-        known = [name for name in values if name in self._sums]
-        if known:
-            th._foreach_add_([self._sums[name][0] for name in known], [values[name] for name in known])
         for name, value in values.items():
-            total, count = self._sums[name] if name in self._sums else (value.clone(), 0)
-            self._sums[name] = (total, count + 1)
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + 1)
 
     def dump_logs(self) -> None:
         """Write the log: ``time/fps`` is gradient steps per second."""
@@ -441,7 +438,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
         :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object. A file is written whole or
             not at all.
-        :raises DatasetError: for a stream, which is never in memory as a whole.
+        :raises DatasetError: for a sharded dataset, which is never in memory as a whole.
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
         dataset = self.replay_buffer.whole_dataset()

@@ -567,3 +567,40 @@ def test_models_that_bear_cannot_take_are_refused():
     with pytest.raises(ValueError, match=r"vae_net_arch=\[5\]"):
         BEAR.from_sac(trained().to_sac(vector_env()), policy_kwargs={"vae_net_arch": [5]})
     assert isinstance(BEAR.from_sac(stock_sac()).policy, BEARPolicy)
+
+
+def test_observations_are_normalised_by_the_networks_of_sac_too(tmp_path):
+    model = BEAR("MlpPolicy", "Pendulum-v1", normalize_observations=True, policy_kwargs=TINY, warmup_steps=0, device="cpu")
+    model.learn(5)
+    observations = load_dataset("bundled:pendulum-mixed-v0").observations[:30]
+    acted = model.predict(observations, deterministic=True)[0]
+    sac = model.to_sac(buffer_size=1000)
+    np.testing.assert_array_equal(sac.predict(observations, deterministic=True)[0], acted)
+    stock = model.to_sac(policy="MlpPolicy", keep_dataset=False)
+    obs = th.from_numpy(observations.copy())
+    th.testing.assert_close(stock.actor(obs, deterministic=True), model.actor(obs, deterministic=True))
+    sac.learn(3)
+    sac.save(tmp_path / "sac")
+    loaded = SAC.load(tmp_path / "sac", device="cpu")
+    np.testing.assert_array_equal(
+        loaded.predict(observations, deterministic=True)[0], sac.predict(observations, deterministic=True)[0]
+    )
+    back = BEAR.from_sac(sac)
+    np.testing.assert_array_equal(
+        back.predict(observations, deterministic=True)[0], sac.predict(observations, deterministic=True)[0]
+    )
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_rewards_that_the_buffer_normalised_are_normalised_by_vec_normalize(tmp_path, loaded):
+    kwargs = {"replay_buffer_kwargs": {"normalize_rewards": True}, "policy_kwargs": TINY, "warmup_steps": 0}
+    model = BEAR("MlpPolicy", "Pendulum-v1", "bundled:pendulum-mixed-v0", **kwargs).learn(1)
+    if loaded:
+        model.save(tmp_path / "model")
+        model = BEAR.load(tmp_path / "model", env=make_vec_env("Pendulum-v1"))
+    sac = model.to_sac(buffer_size=1000)
+    theirs = sac.replay_buffer._get_samples(np.arange(100), sac.get_vec_normalize_env())
+    np.testing.assert_allclose(theirs.rewards, model.replay_buffer.get(np.arange(100)).rewards, rtol=1e-4)
+    assert theirs.rewards.std() < 0.5 * load_dataset("bundled:pendulum-mixed-v0").rewards[:100].std()
+    sac.learn(3)
+    assert not sac.get_vec_normalize_env().training
