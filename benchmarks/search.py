@@ -1,14 +1,11 @@
 """
 The searches behind the tuned entries of ``hyperparams/``: ``python benchmarks/search.py``.
 
-Each is ``sb3-pg-extras train -optimize`` with the flags below, on a journal file in ``benchmarks/runs/searches/``, so that a
-search that was stopped goes on where it was. Its trials go to ``benchmarks/results/searches/<algo>-<env>.csv``, the best
-first. What won is put into ``hyperparams/`` by hand, if ``benchmarks/zoo_entries.py`` finds it better than what stands there
-over seeds that the search has not seen.
+Each is ``sb3-pg-extras train -optimize`` with the flags below, on a journal file in ``benchmarks/runs/searches/``: a search
+that was stopped goes on where it was. Its trials go to ``benchmarks/results/searches/<algo>-<env>.csv``, the best first. What
+won is put into ``hyperparams/`` by hand, if ``suites/zoo_entries.yml`` finds it better over seeds that the search has not seen.
 """
 
-import argparse
-import csv
 import os
 import shlex
 import subprocess
@@ -38,46 +35,25 @@ SEARCHES = {
 }
 
 
-def search(algo: str, env_id: str) -> None:
-    name = f"{algo}-{env_id}"
-    STUDIES.mkdir(parents=True, exist_ok=True)
-    storage = str(STUDIES / f"{name}.log")
-    flags = shlex.split(f"{EVERY} {SEARCHES[algo, env_id]}")
-    command = ["train", "-optimize", "--algo", algo, "--env", env_id, "--study-name", name, "--storage", storage]
-    with open(STUDIES / f"{name}.txt", "a") as log:
-        subprocess.run(
-            [sys.executable, "-m", "sb3_pg_extras.zoo", *command, *flags, "-f", str(STUDIES / "logs")],
-            check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    write_trials(optuna.load_study(study_name=name, storage=open_storage(storage)), RESULTS / f"{name}.csv")
-
-
-def write_trials(study: optuna.Study, path: Path) -> None:
-    """One row per trial, the best first; those that were pruned or failed are there too."""
-    trials = sorted(study.trials, key=lambda trial: (trial.state.name, -(trial.value if trial.value is not None else 0)))
-    names = sorted({name for trial in trials for name in trial.params})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", "mean_return", "seconds", *names])
-        for trial in trials:
-            seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.0f}"
-            value = "" if trial.value is None else f"{trial.value:.1f}"
-            values = [trial.params.get(name, "") for name in names]
-            shown = [f"{value:.4g}" if isinstance(value, float) else value for value in values]
-            writer.writerow([trial.number, trial.state.name.lower(), value, seconds, *shown])
-    best = study.best_trial
-    print(f"{path.stem}: {len(trials)} trials, the best is {best.number} with {best.value:.1f}: {best.params}", flush=True)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [f"{algo}-{env_id}" for algo, env_id in SEARCHES]
-    parser.add_argument("--searches", nargs="+", choices=names, default=names)
-    args = parser.parse_args()
-    for algo, env_id in SEARCHES:
-        if f"{algo}-{env_id}" in args.searches:
-            search(algo, env_id)
+    STUDIES.mkdir(parents=True, exist_ok=True)
+    for (algo, env_id), flags in SEARCHES.items():
+        name = f"{algo}-{env_id}"
+        storage = str(STUDIES / f"{name}.log")
+        command = (
+            f"-m sb3_pg_extras.zoo train -optimize --algo {algo} --env {env_id} --study-name {name} --storage {storage}"
+        )
+        arguments = shlex.split(f"{command} {EVERY} {flags} -f {STUDIES / 'logs'}")
+        with open(STUDIES / f"{name}.txt", "a") as log:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            subprocess.run([sys.executable, *arguments], check=True, stdout=log, stderr=log, env=environment)
+        study = optuna.load_study(study_name=name, storage=open_storage(storage))
+        trials = study.trials_dataframe(("number", "state", "value", "duration", "params")).sort_values(
+            "value", ascending=False
+        )
+        trials.columns = [column.removeprefix("params_") for column in trials.columns]
+        trials.to_csv(RESULTS / f"{name}.csv", index=False, float_format="%.4g")
+        print(f"{name}: {len(trials)} trials, the best is {study.best_trial.number} with {study.best_value:.1f}", flush=True)
 
 
 if __name__ == "__main__":
