@@ -49,7 +49,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_pg_extras import load_dataset, save_dataset
+import sb3_pg_extras
 from sb3_pg_extras.zoo import hyperparams_file, register
 from sb3_pg_extras.zoo.jobs import run_missing
 
@@ -217,14 +217,14 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         if "keep" in spec:
             logged.values["kilobytes"] = keep(experiment, model, HERE.parent / spec["keep"])
         if "replay_buffer" in spec:
-            save_dataset(load_dataset(model.replay_buffer), spec["replay_buffer"])
+            sb3_pg_extras.save_dataset(sb3_pg_extras.load_dataset(model.replay_buffer), spec["replay_buffer"])
         row = {"n_timesteps": model.num_timesteps, "seconds": seconds, "logged": logged.values}
         return row | measured(watch.evaluations or {n_timesteps: evaluate()})
 
 
 def of_dataset(source: str) -> dict[str, float]:
     """:return: What the episodes of a dataset came to, and the agent that made it, if that is known."""
-    dataset = load_dataset(source)
+    dataset = sb3_pg_extras.load_dataset(source)
     returns, scores = dataset.episode_returns(), dataset.reference_scores
     figures = {"dataset_return": float(returns.mean()), "dataset_best": float(returns.max())}
     return figures | ({} if scores is None else {"expert_return": float(scores[1])})

@@ -2,8 +2,8 @@
 Put the tables of benchmark results into README and docs: ``python benchmarks/tables.py`` (``--check`` only compares).
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; nothing in it is written by hand. Where it has several
-seeds, it shows their mean, and their interquartile mean (IQM) with a 95% percentile bootstrap interval, as Agarwal et al. (2021,
-arXiv:2108.13264) recommend.
+seeds, it shows their mean, and their interquartile mean (IQM) with a 95% percentile bootstrap interval, as Agarwal et al.
+(2021, arXiv:2108.13264) recommend.
 """
 
 import argparse
@@ -24,7 +24,21 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 IQM = "IQM (95% interval)"
-SPEED_UP = "speed-up of the first (median of per-turn ratios)"
+# Headers that say more than their columns' names.
+HEADERS = {
+    "speed_up": "speed-up of the first (median of per-turn ratios)",
+    "times_d3rlpy": "x d3rlpy (median of per-turn ratios)",
+    "times_plain": "x plain",
+    "h5py_seconds": "h5py, s",
+    "seconds": "load_dataset, s",
+    "ratio": "load_dataset / h5py (median of per-turn ratios)",
+    "floor_ratio": "floor / h5py",
+    "memory": "memory / arrays",
+    "of_in_memory": "steps/s, as a share of in-memory (median of per-turn ratios)",
+    "percent_of_fastest_step": "% of the fastest gradient step",
+    "percent_of_default_step": "% of the default one",
+    "microseconds": "microseconds per step",
+}
 Row = dict[str, Any]
 
 
@@ -49,13 +63,8 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
 
 
-def column(rows: Iterable[Row], name: str, digits: int) -> list[str]:
-    """:return: A column's values, seed by seed."""
-    return [f"{float(row[name]):.{digits}f}" for row in rows]
-
-
 def mean_and_iqm(rows: Iterable[Row], name: str, digits: int) -> list[str]:
-    """:return: Mean, and interquartile mean with its interval where there are several seeds."""
+    """:return: A column's mean, and its interquartile mean with the interval where there are several seeds."""
     values = np.array([float(row[name]) for row in rows])
     mean = f"**{values.mean():.{digits}f}**"
     if len(values) == 1:
@@ -65,39 +74,52 @@ def mean_and_iqm(rows: Iterable[Row], name: str, digits: int) -> list[str]:
     return [mean, f"{iqm(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"]
 
 
+def seed_by_seed(rows: Iterable[Row], name: str, digits: int | None) -> str:
+    """:return: A column's values; without ``digits`` as they stand in the file."""
+    if digits is None:
+        return "; ".join(row[name] for row in rows)
+    return ", ".join(f"{float(row[name]):.{digits}f}" for row in rows if row.get(name, "") != "")
+
+
+def learning(
+    suite: str,
+    value: str,
+    digits: int,
+    more: dict[str, tuple[str, int | None]],
+    by: Sequence[str] = ("variant",),
+    keep: Callable[[Row], bool] = lambda row: True,
+) -> str:
+    """
+    What learning came to, a line for each variant.
+
+    :param suite: Name of the result file.
+    :param value: The column that counts.
+    :param digits: Its digits after the point.
+    :param more: Further columns and their digits, by header.
+    :param by: What tells variants apart.
+    :param keep: Which rows count.
+    """
+    lines = []
+    for key, own in groups(filter(keep, read(suite)), *by).items():
+        names = [f"`{name}`" if name.startswith("{") else name for name in key]
+        seeds = [seed_by_seed(own, *column) for column in ((value, digits), *more.values())]
+        lines.append([*names, *mean_and_iqm(own, value, digits), *seeds])
+    return markdown([*by, "mean", IQM, "seed by seed", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
+
+
 def bear_pendulum() -> str:
     """The zoo's Pendulum-v1 entry, seed by seed, between what the data hold and the agent that made them."""
     rows = [row for row in read("bear_pendulum") if row["variant"] == "zoo entry (unbiased, 0.1)"]
-    data, expert = rows[0]["dataset_return"], rows[0]["expert_return"]
-    ends = [f"{data:.0f}", f"{(data + expert) / 2:.0f}", f"{expert:.0f}"]
-    columns = [column(rows, name, 0) for name in ("cloning_return", "cloning_sampled_return", "return_mean")]
-    lines = [
-        [f"seed {row['seed']}", ends[0], f"{greedy} ({sampled})", f"**{bear}**", *ends[1:]]
-        for row, greedy, sampled, bear in zip(rows, *columns, strict=True)
-    ]
+    lines = []
+    for row in rows:
+        data, expert, greedy, sampled = (
+            row[f"{name}_return"] for name in ("dataset", "expert", "cloning", "cloning_sampled")
+        )
+        bear, halfway = f"**{float(row['return_mean']):.0f}**", f"{(data + expert) / 2:.0f}"
+        lines.append([f"seed {row['seed']}", f"{data:.0f}", f"{greedy:.0f} ({sampled:.0f})", bear, halfway, f"{expert:.0f}"])
     lines.append([IQM, "", "", mean_and_iqm(rows, "return_mean", 0)[1], "", ""])
-    return markdown(
-        ["", "the data", "behaviour cloning, greedy (sampled)", "BEAR", "halfway", "SAC that made the data"], lines
-    )
-
-
-def bear_pendulum_variants() -> str:
-    """What each variant of the constraint comes to."""
-    lines = []
-    for (variant,), own in sorted(groups(read("bear_pendulum"), "variant").items()):
-        seeds, alphas = (", ".join(column(own, name, 0)) for name in ("return_mean", "train/alpha"))
-        lines.append([variant, *mean_and_iqm(own, "return_mean", 0), seeds, alphas])
-    return markdown(["variant", "mean return", IQM, "seed by seed", "alpha at the end"], lines)
-
-
-def bear_hopper() -> str:
-    """Hopper-v5's medium-replay dataset, in full and faster."""
-    lines = []
-    for (variant,), own in groups(read("bear_hopper"), "variant").items():
-        seeds, cloning = (", ".join(column(own, name, 0)) for name in ("return_mean", "cloning_return"))
-        checkpoints = "; ".join(re.sub(r"\.\d", "", row["last_evaluations"]) for row in own)
-        lines.append([variant, *mean_and_iqm(own, "return_mean", 0), seeds, checkpoints, cloning])
-    return markdown(["", "mean", IQM, "seed by seed", "last five checkpoints", "cloning from the same VAE"], lines)
+    header = ["", "the data", "behaviour cloning, greedy (sampled)", "BEAR", "halfway", "SAC that made the data"]
+    return markdown(header, lines)
 
 
 def fine_tune() -> str:
@@ -112,112 +134,72 @@ def fine_tune() -> str:
     return markdown(["", "seeds", *(f"step {steps}" for steps in shown), *last], lines)
 
 
-def reinforce_default() -> str:
-    """CartPole-v1 out of the box."""
-    rows = [row for row in read("reinforce") if row["variant"] == "default"]
-    line = [*mean_and_iqm(rows, "return_mean", 1), *column(rows, "return_mean", 1)]
-    return markdown(["mean", IQM, *(f"seed {row['seed']}" for row in rows)], [line])
-
-
-def training_returns(rows: Iterable[Row], header: Sequence[str], *more: tuple[str, int]) -> str:
-    """Returns of the last training episodes by variant, and further columns, seed by seed."""
-    lines = []
-    for (name,), own in sorted(groups(rows, "variant").items()):
-        seeds = [", ".join(column(own, *which)) if which[0] in own[0] else "" for which in (("train_return", 1), *more)]
-        lines.append([name, *mean_and_iqm(own, "train_return", 1), *seeds])
-    return markdown([header[0], "mean", IQM, "seed by seed", *header[1:]], lines)
-
-
-def single_step(env_ids: tuple[str, ...], header: Sequence[str], *more: tuple[str, int]) -> str:
-    """SingleStepA2C and the scripts on some environments."""
-    rows = [row | {"variant": f"{row['env']}: {row['variant']}"} for row in read("single_step_a2c") if row["env"] in env_ids]
-    return training_returns(rows, ["last 100 episodes", *header], *more)
-
-
-def reinforce_exercises() -> str:
-    """The two exercises, ours and the scripts'."""
-    rows = (row for row in read("reinforce") if row["variant"] != "default")
-    return training_returns(rows, ["exercise", GREEDY[0]], GREEDY[1])
-
-
-def zoo_entries(algorithm: str) -> str:
-    """Entries of the hyper-parameter file as they stand, and earlier versions of them that were run."""
-    rows = [row for row in read("zoo_entries") if row["algorithm"] == algorithm]
-    lines = []
-    for (env_id, entry), own in sorted(groups(rows, "env", "variant").items(), key=lambda item: item[0][0]):
-        seeds = ", ".join(f"{row['return_mean']} +/- {row['return_std']}" for row in own)
-        lines.append([env_id, own[0]["n_timesteps"], *mean_and_iqm(own, "return_mean", 1), seeds, f"`{entry}`"])
-    return markdown(["environment", "steps", "mean return", IQM, "seed by seed +/- std of episodes", "entry"], lines)
-
-
-def trained_agents() -> str:
-    """The agents in ``rl-trained-agents/``."""
-    columns = ["algorithm", "env", "return_mean", "return_std", "episodes", "kilobytes"]
-    lines = sorted([row[name] for name in columns] for row in read("trained_agents"))
-    return markdown(["algorithm", "environment", "mean return", "std", "episodes", "kB"], lines)
-
-
 def kills() -> str:
     """Workers killed with SIGKILL."""
     lines = []
     for (what,), own in groups(read("kills"), "what").items():
-        lines.append(
-            [what, len(own), *(sum(int(row[name]) for row in own) for name in ("asked", "finished", "lost", "twice"))]
-        )
+        sums = [sum(int(row[name]) for row in own) for name in ("asked", "finished", "lost", "twice")]
+        lines.append([what, len(own), *sums])
     return markdown(["", "kills", "trials or runs asked for", "finished", "lost", "counted twice"], lines)
 
 
-def plain(name: str, columns: dict[str, str], keep: Callable[[Row], bool] = lambda row: True) -> str:
-    """
-    :param name: A result file.
-    :param columns: Its columns that are shown, by their headers.
-    :param keep: Which rows are shown.
-    """
-    return markdown(list(columns), ([row[which] for which in columns.values()] for row in read(name) if keep(row)))
+def plain(name: str, columns: str, keep: Callable[[Row], bool] = lambda row: True) -> str:
+    """:return: Some columns of a result file as they stand."""
+    names = columns.split()
+    headers = [HEADERS.get(name, name.replace("_", " ")) for name in names]
+    return markdown(headers, ([row[name] for name in names] for row in read(name) if keep(row)))
 
 
 def online_speed(start: str) -> str:
     """Environment steps per second of the groups whose names start so."""
-    columns = {"": "group", "loop": "loop", "steps/s": "steps_per_second", "lowest": "lowest", "highest": "highest"}
-    return plain("online_speed", columns | {SPEED_UP: "speed_up"}, lambda row: row["group"].startswith(start))
+    columns = "group loop steps_per_second lowest highest speed_up"
+    return plain("online_speed", columns, lambda row: row["group"].startswith(start))
 
 
-GREEDY = ("greedy, 100 episodes", ("return_mean", 1))
+def zoo_entries(algorithm: str) -> str:
+    """Entries of the hyper-parameter file as they stand, and earlier versions of them that were run."""
+    more: dict[str, tuple[str, int | None]] = {"std of episodes": ("return_std", 1)}
+    return learning("zoo_entries", "return_mean", 1, more, ("env", "variant"), lambda row: row["algorithm"] == algorithm)
+
+
+def single_step(*env_ids: str, **more: tuple[str, int | None]) -> str:
+    """SingleStepA2C and the scripts: returns of the last 100 training episodes."""
+    return learning("single_step_a2c", "train_return", 1, more, ("env", "variant"), lambda row: row["env"] in env_ids)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    "trained_agents": trained_agents,
-    "bear_hopper": bear_hopper,
+    "bear_hopper": partial(
+        learning, "bear_hopper", "return_mean", 0,
+        {"last five checkpoints": ("last_evaluations", None), "cloning from the same VAE": ("cloning_return", 0)},
+    ),
     "bear_pendulum": bear_pendulum,
-    "bear_pendulum_variants": bear_pendulum_variants,
-    "bear_speed": partial(plain, "bear_speed", {
-        "threads": "threads", "loop": "loop", "gradient steps/s": "steps_per_second",
-        "x d3rlpy (median of per-turn ratios)": "times_d3rlpy", "x plain": "times_plain", "peak MB": "peak_megabytes",
-    }),
-    "bigger_than_memory": partial(plain, "bigger_than_memory", {
-        "dataset": "source", "GB": "gigabytes", "opened in, s": "seconds_to_open", "resident, GB": "resident_gigabytes",
-        "steps/s, as a share of in-memory": "ratio",
-    }),
+    "bear_pendulum_variants": partial(
+        learning, "bear_pendulum", "return_mean", 0, {"alpha at the end": ("train/alpha", 0)}
+    ),
+    "bear_speed": partial(plain, "bear_speed", "threads loop steps_per_second times_d3rlpy times_plain peak_megabytes"),
+    "bigger_than_memory": partial(
+        plain, "bigger_than_memory", "source gigabytes seconds_to_open resident_gigabytes of_in_memory"
+    ),
     "fine_tune": fine_tune,
     "kills": kills,
-    "load_speed": partial(plain, "load_speed", {
-        "file": "file", "MB": "megabytes", "h5py, s": "h5py_seconds", "load_dataset, s": "seconds",
-        "load_dataset / h5py (median of per-turn ratios)": "ratio", "floor / h5py": "floor_ratio", "memory / arrays": "memory",
-    }),
-    "loop_cost": partial(plain, "loop_cost", {
-        "": "loop", "microseconds per step": "microseconds", "% of the fastest gradient step": "percent_of_fastest_step",
-        "% of the default one": "percent_of_default_step",
-    }),
-    "reinforce_default": reinforce_default,
-    "reinforce_exercises": reinforce_exercises,
+    "load_speed": partial(plain, "load_speed", "file megabytes h5py_seconds seconds ratio floor_ratio memory"),
+    "loop_cost": partial(plain, "loop_cost", "loop microseconds percent_of_fastest_step percent_of_default_step"),
+    "reinforce_default": partial(
+        learning, "reinforce", "return_mean", 1, {}, keep=lambda row: row["variant"] == "default"
+    ),
+    "reinforce_exercises": partial(
+        learning, "reinforce", "train_return", 1, {"greedy, 100 episodes": ("return_mean", 1)},
+        keep=lambda row: row["variant"] != "default",
+    ),
     "reinforce_speed": partial(online_speed, "whole episodes"),
-    "single_step_literal": partial(single_step, ("CartPole-v1",), [GREEDY[0]], GREEDY[1]),
+    "single_step_literal": partial(single_step, "CartPole-v1", greedy=("return_mean", 1)),
     "single_step_mountain_car": partial(
-        single_step, ("MountainCarContinuous-v0",), ["goals", GREEDY[0]], ("positive_returns", 0), GREEDY[1]
+        single_step, "MountainCarContinuous-v0", goals=("positive_returns", 0), greedy=("return_mean", 1)
     ),
-    "single_step_parts": partial(
-        plain, "single_step_a2c_parts", {"part": "part", "of": "within", "microseconds": "microseconds"}
-    ),
+    "single_step_parts": partial(plain, "single_step_a2c_parts", "part within microseconds"),
     "single_step_speed": partial(online_speed, "one-step update"),
-    "single_step_stream": partial(single_step, ("Hopper-v5", "HalfCheetah-v5"), []),
+    "single_step_stream": partial(single_step, "Hopper-v5", "HalfCheetah-v5"),
+    "trained_agents": partial(plain, "trained_agents", "algorithm env return_mean return_std episodes kilobytes"),
     "zoo_entries_reinforce": partial(zoo_entries, "reinforce"),
     "zoo_entries_single_step_a2c": partial(zoo_entries, "single_step_a2c"),
 }  # fmt: skip

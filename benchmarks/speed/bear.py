@@ -7,7 +7,6 @@ makes it). With a GPU, the same loops there too. "Plain" is ``tests/bear/plain_b
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from turns import Worker, ratio, reset_peak, serve, spread, take_turns, write
+from turns import Worker, ratio, reset_peak, serve, summary, take_turns, write
 
 OBSERVATIONS, ACTIONS, BATCH, HIDDEN, VAE_HIDDEN, LATENT = 11, 3, 256, 256, 750, 6
 N_TARGET, N_MMD, EPISODE = 10, 4, 1000
@@ -64,7 +63,7 @@ def measure(args: argparse.Namespace, file: str, device: str, threads: int) -> l
     for loop, worker in workers.items():
         answer = worker.turn(1)
         row = {"device": device, "threads": threads, "loop": loop, "turns": args.turns}
-        row |= {"steps_per_second": f"{statistics.median(speeds[loop]):.2f}", **spread(speeds[loop], 2)}
+        row |= summary("steps_per_second", speeds[loop], 2)
         row["times_d3rlpy"] = f"{ratio(speeds[loop], speeds[D3RLPY]):.2f}" if D3RLPY in speeds else ""
         row["times_plain"] = f"{ratio(speeds[loop], speeds['plain']):.2f}"
         for column, name in (("peak_megabytes", "peak_bytes"), ("data_megabytes", "data_bytes")):

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,8 @@ from turns import Worker, peak_bytes, ratio, reset_peak, serve, take_turns, writ
 EPISODE = 1000
 LAYOUTS = ("d4rl", "d4rl-gzip", "d4rl-gzip-next", "d3rlpy", "robomimic", "robomimic-next")
 OBSERVATIONS, ACTIONS = 348, 17
-ROWS_AT_ONCE, SHARD, STEPS_PER_TURN, IN_MEMORY_ROWS = 20_000, 200_000, 100, 50_000
-FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
+ROWS_AT_ONCE, STEPS_PER_TURN, IN_MEMORY_ROWS = 50_000, 100, 50_000
+WIDTHS = {"observations": (OBSERVATIONS,), "actions": (ACTIONS,), "rewards": (), "next_observations": (OBSERVATIONS,)}
 
 
 def main() -> None:
@@ -167,12 +166,14 @@ def disk(args: argparse.Namespace) -> None:
             speeds = take_turns({name: partial(measure, worker) for name, worker in workers.items()}, args.turns)
             answer = workers["disk"].turn(1)
             gigabytes = sum(file.stat().st_size for file in files) / 1e9
+            figures = {
+                "seconds_to_open": answer["seconds_to_open"], "resident_gigabytes": answer["peak_bytes"] / 1e9,
+                "steps_per_second": statistics.median(speeds["disk"]),
+                "in_memory_steps_per_second": statistics.median(speeds["memory"]),
+                "of_in_memory": ratio(speeds["disk"], speeds["memory"]),
+            }  # fmt: skip
             row = {"source": how, "gigabytes": f"{gigabytes:.1f}", "transitions": n_rows}
-            row |= {"seconds_to_open": f"{answer['seconds_to_open']:.1f}"}
-            row |= {"resident_gigabytes": f"{answer['peak_bytes'] / 1e9:.2f}"}
-            row |= {"steps_per_second": f"{statistics.median(speeds['disk']):.2f}"}
-            row |= {"in_memory_steps_per_second": f"{statistics.median(speeds['memory']):.2f}"}
-            rows.append(row | {"ratio": f"{ratio(speeds['disk'], speeds['memory']):.3f}"})
+            rows.append(row | {name: f"{figure:.2f}" for name, figure in figures.items()})
             for worker in workers.values():
                 worker.end()
     write("bigger_than_memory", rows)
@@ -196,34 +197,25 @@ def train(source: str) -> None:
     serve(lambda steps: model.learn(steps, log_interval=None), facts)
 
 
-def columns(n_rows: int, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
-    """Some rows at a time, whole episodes that time out; the named columns only, each the same whatever the others are."""
-    states, actions, rewards = (np.random.default_rng(seed) for seed in range(3))
-    for start in range(0, n_rows, ROWS_AT_ONCE):
-        part: dict[str, np.ndarray] = {}
-        if {"observations", "next_observations"} & set(names):
-            trajectory = states.standard_normal((ROWS_AT_ONCE + 1, OBSERVATIONS), dtype=np.float32)
-            part |= {"observations": trajectory[:-1], "next_observations": trajectory[1:]}
-        if "actions" in names:
-            part["actions"] = np.tanh(actions.standard_normal((ROWS_AT_ONCE, ACTIONS), dtype=np.float32))
-        if "rewards" in names:
-            part["rewards"] = rewards.standard_normal(ROWS_AT_ONCE, dtype=np.float32)
-        part["terminations"] = np.zeros(ROWS_AT_ONCE, dtype=bool)
-        part["truncations"] = np.arange(start + 1, start + ROWS_AT_ONCE + 1) % EPISODE == 0
-        yield part
+def block(name: str, start: int) -> np.ndarray:
+    """:return: Rows of one field from ``start`` on: random numbers, and episodes that time out."""
+    if name not in WIDTHS:
+        return (np.arange(start + 1, start + ROWS_AT_ONCE + 1) % EPISODE == 0) & (name == "truncations")
+    shape = (ROWS_AT_ONCE, *WIDTHS[name])
+    return np.tanh(np.random.default_rng(start).standard_normal(shape, dtype=np.float32))
 
 
 def write_npz(path: Path, n_rows: int) -> int:
     """One array after the other, as numpy.savez would write them, but never whole in memory."""
     n_rows -= n_rows % ROWS_AT_ONCE
-    example = next(columns(ROWS_AT_ONCE, FIELDS))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in example.items():
+        for name in (*WIDTHS, "terminations", "truncations"):
+            example = block(name, 0)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                header = {"descr": array.dtype.str, "fortran_order": False, "shape": (n_rows, *array.shape[1:])}
+                header = {"descr": example.dtype.str, "fortran_order": False, "shape": (n_rows, *example.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
-                for part in columns(n_rows, [name]):
-                    file.write(np.ascontiguousarray(part[name]).data)
+                for start in range(0, n_rows, ROWS_AT_ONCE):
+                    file.write(block(name, start).data)
     return n_rows
 
 
@@ -233,19 +225,16 @@ def write_parquet(folder: Path, n_rows: int) -> int:
 
     folder.mkdir()
     n_rows -= n_rows % ROWS_AT_ONCE
-    for shard in range(0, n_rows, SHARD):
-        tables = []
-        for part in columns(min(SHARD, n_rows - shard), ["observations", "actions", "rewards"]):
-            row = shard + len(tables) * ROWS_AT_ONCE + np.arange(ROWS_AT_ONCE)
-            fields = {
-                "observation.state": pa.FixedSizeListArray.from_arrays(part["observations"].ravel(), OBSERVATIONS),
-                "action": pa.FixedSizeListArray.from_arrays(part["actions"].ravel(), ACTIONS),
-                "next.reward": part["rewards"], "next.done": part["terminations"], "next.truncated": part["truncations"],
-                "episode_index": row // EPISODE, "frame_index": row % EPISODE,
-            }  # fmt: skip
-            tables.append(pa.table(fields))
+    for start in range(0, n_rows, ROWS_AT_ONCE):
+        row = np.arange(start, start + ROWS_AT_ONCE)
+        fields = {
+            "observation.state": pa.FixedSizeListArray.from_arrays(block("observations", start).ravel(), OBSERVATIONS),
+            "action": pa.FixedSizeListArray.from_arrays(block("actions", start).ravel(), ACTIONS),
+            "next.reward": block("rewards", start), "next.done": block("terminations", start),
+            "next.truncated": block("truncations", start), "episode_index": row // EPISODE, "frame_index": row % EPISODE,
+        }  # fmt: skip
         options = {"compression": "none", "use_dictionary": False, "row_group_size": 5 * EPISODE}
-        pq.write_table(pa.concat_tables(tables), folder / f"{shard:09d}.parquet", **options)
+        pq.write_table(pa.table(fields), folder / f"{start:09d}.parquet", **options)
     return n_rows
 
 

@@ -7,7 +7,6 @@ stream-x: see ``benchmarks/references/stream.py``.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
-from turns import Worker, ratio, spread, take_turns, write
+from turns import Worker, ratio, summary, take_turns, write
 
 from benchmarks.references import stream
 from benchmarks.references.exercises import course, vpg
@@ -54,10 +53,8 @@ def play(env: Any) -> float:
     for action in actions:
         if isinstance(env, VecEnv):
             env.step(action[None])
-        else:
-            _, _, terminated, truncated, _ = env.step(action)
-            if terminated or truncated:
-                env.reset()
+        elif any(env.step(action)[2:4]):
+            env.reset()
     return STEPS / (time.perf_counter() - start)
 
 
@@ -163,8 +160,8 @@ def main() -> None:
         speeds = take_turns(loops, args.turns)
         first = next(iter(speeds.values()))
         for loop, values in speeds.items():
-            row = {"group": group, "loop": loop, "steps_per_second": f"{statistics.median(values):.0f}"}
-            rows.append(row | spread(values, 0) | {"turns": args.turns, "speed_up": f"{ratio(first, values):.2f}"})
+            row = {"group": group, "loop": loop, **summary("steps_per_second", values, 0), "turns": args.turns}
+            rows.append(row | {"speed_up": f"{ratio(first, values):.2f}"})
     write("online_speed", rows)
 
 

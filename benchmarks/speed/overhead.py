@@ -2,24 +2,22 @@
 What comes on top of learning: ``python benchmarks/speed/overhead.py imports`` and ``... loop``.
 
 ``imports``: processor seconds of importing the package, next to Stable-Baselines3, each in a process of its own. ``loop``: the
-processor time of BEAR's loop around gradient steps that only sleep, for as long as the fastest one takes (``bear_speed.csv``),
-in a pseudo-terminal, for a progress bar draws nothing elsewhere: bare, with callbacks, and with a progress bar too.
+processor time of BEAR's loop around gradient steps that only sleep, for as long as the fastest one takes (``bear_speed.csv``):
+bare, with callbacks, and with a progress bar too.
 """
 
 import argparse
 import csv
 import os
-import pty
 import statistics
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from functools import partial
 from typing import Any
 
-from turns import RESULTS, spread, take_turns, write
+from turns import RESULTS, summary, take_turns, write
 
 CODE = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
 STEPS = 250
@@ -34,8 +32,7 @@ def imports(turns: int) -> None:
     rows = []
     for module, values in figures.items():
         beyond = statistics.median(own - sb3 for own, sb3 in zip(values, figures["stable_baselines3"], strict=True))
-        row = {"module": module, "seconds": f"{statistics.median(values):.3f}", **spread(values, 3)}
-        rows.append(row | {"beyond_sb3": f"{beyond:.3f}"})
+        rows.append({"module": module, **summary("seconds", values, 3), "beyond_sb3": f"{beyond:.3f}"})
     write("import_time", rows)
 
 
@@ -70,14 +67,8 @@ def loop(turns: int) -> None:
         model.learn(STEPS, log_interval=None, **kwargs)
         return (time.process_time() - start) / STEPS
 
-    stdout, stderr = os.dup(1), os.dup(2)
-    master, terminal = pty.openpty()
-    threading.Thread(target=lambda: [None for _ in iter(partial(os.read, master, 1024), b"")], daemon=True).start()
-    os.dup2(terminal, 1)
-    os.dup2(terminal, 2)
+    os.environ["FORCE_COLOR"] = "1"  # the bar is drawn, terminal or not
     figures = take_turns({name: partial(measure, kwargs) for name, kwargs in loops.items()}, turns)
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
     medians = {name: statistics.median(values) for name, values in figures.items()}
     rows = []
     for name, median in medians.items():

@@ -5,7 +5,6 @@ of them, and ratios are medians over the turns. A loop is a process of its own (
 
 import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -72,20 +71,19 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def spread(values: Sequence[float], digits: int) -> dict[str, str]:
-    """:return: Columns with the lowest and the highest turn."""
-    return {"lowest": f"{min(values):.{digits}f}", "highest": f"{max(values):.{digits}f}"}
+def summary(name: str, values: Sequence[float], digits: int) -> dict[str, str]:
+    """:return: Columns: the median, under the given name, and the lowest and the highest turn."""
+    figures = {name: statistics.median(values), "lowest": min(values), "highest": max(values)}
+    return {column: f"{figure:.{digits}f}" for column, figure in figures.items()}
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the rows to ``benchmarks/results/<name>.csv``, and print them."""
     path = RESULTS / f"{name}.csv"
-    beside = path.with_suffix(".new")
-    with beside.open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(beside, path)
     print(path.read_text())
 
 
