@@ -1,9 +1,9 @@
 """
 Make the bundled Pendulum-v1 dataset and its card: ``python benchmarks/make_dataset.py``.
 
-A SAC agent with the RL Zoo's hyper-parameters for Pendulum-v1 is trained from a fixed seed. Whole episodes are then played with
-uniformly random actions, with checkpoints from along the training, and with the final agent, all acting stochastically, as a
-robot's log might hold: many beginner's episodes, few good ones. (The Hopper-v5 dataset is ``suites/hopper_dataset.yml``.)
+A SAC agent with the RL Zoo's hyper-parameters for Pendulum-v1 is trained from a fixed seed. Whole episodes are then played
+with uniformly random actions, with checkpoints from along the training, and with the final agent, all acting stochastically,
+as a robot's log might hold: many beginner's episodes, few good ones. (The Hopper-v5 dataset: ``suites/hopper_dataset.yml``.)
 """
 
 import argparse
@@ -29,11 +29,11 @@ FIELDS = ("observations", "actions", "rewards", "next_observations", "terminatio
 BUNDLED = Path(__file__).parent.parent / "sb3_pg_extras" / "datasets" / "bundled"
 CARD = """# {name}
 
-{n:,} transitions of Pendulum-v1 in {n_episodes} whole episodes of {length} steps, all ended by the time limit. Mixed quality: mostly
-beginner's play, {n_good} episodes of the trained agent.
+{n:,} transitions of Pendulum-v1 in {n_episodes} whole episodes of {length} steps, all ended by the time limit. Mixed
+quality: mostly beginner's play, {n_good} episodes of the trained agent.
 
-Made by `python benchmarks/make_dataset.py`: SAC from Stable-Baselines3 with the RL Zoo's hyper-parameters for Pendulum-v1, seed
-{seed}, {steps:,} steps; the checkpoints below then acted stochastically. The same figures are in `{name}.csv`.
+Made by `python benchmarks/make_dataset.py`: SAC from Stable-Baselines3 with the RL Zoo's hyper-parameters for Pendulum-v1,
+seed {seed}, {steps:,} steps; the checkpoints below then acted stochastically. The same figures are in `{name}.csv`.
 
 | policy | episodes | mean return | std |
 |---|---|---|---|

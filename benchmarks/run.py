@@ -5,7 +5,7 @@ A suite lists runs. What is said at its top holds for each of them, and lists mu
 
     algorithm, env    ids of the RL Zoo
     variant           the row's name; by default the settings themselves
-    entry             whose entry of ``hyperparams/<algorithm>.yml`` to start from; the environment's by default, null for none
+    entry             the entry of ``hyperparams/<algorithm>.yml`` to start from: the environment's by default, null for none
     settings          what replaces the entry's; a zoo entry's own language
     seeds             one run each
     evaluate          {episodes, every}: greedy episodes at the end, or every so many steps, of which the last five count
@@ -161,7 +161,7 @@ def train_script(spec: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def zoo_experiment(algorithm: str, env_id: str, settings: dict[str, Any], seed: int, folder: str) -> tuple[Any, Any]:
-    """:return: The RL Zoo's manager of an experiment, which makes environments too, and the model it makes of the settings."""
+    """:return: The RL Zoo's manager of an experiment, which makes environments too, and the model that it makes."""
     register()
     settings = dict(settings)
     env_kwargs = settings.pop("env_kwargs", None)

@@ -2,8 +2,8 @@
 How fast a gradient step of BEAR is: ``python benchmarks/speed/bear.py [--d3rlpy PYTHON] [--threads 1 2] [--turns 7]``.
 
 The data are random numbers of Hopper-v5's size, the networks the default ones, the batch 256; a step includes drawing its
-batch. PYTHON is that of a virtual environment with d3rlpy 2.8.1, which needs an older gymnasium than ours (``make benchmark``
-makes it). With a GPU, the same loops there too. "Plain" is ``tests/bear/plain_bear.py``.
+batch. PYTHON is that of a virtual environment with d3rlpy 2.8.1, which needs an older gymnasium than ours (``make
+benchmark`` makes it). With a GPU, the same loops there too. "Plain" is ``tests/bear/plain_bear.py``.
 """
 
 import argparse
@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent.parent.parent
 D3RLPY = "d3rlpy 2.8.1"
 # Loop -> gradient steps in one turn.
 LOOPS = {
-    D3RLPY: 25, "plain": 25, "BEAR": 30, "BEAR, bf16": 50, "BEAR, behaviour frozen": 100, "BEAR, behaviour frozen, bf16": 150,
-    "products only, MKL": 50, "products only, oneDNN": 50, "products only, bf16": 80,
+    D3RLPY: 25, "plain": 25, "BEAR": 30, "BEAR, bf16": 50, "BEAR, behaviour frozen": 100,
+    "BEAR, behaviour frozen, bf16": 150, "products only, MKL": 50, "products only, oneDNN": 50, "products only, bf16": 80,
 }  # fmt: skip
 
 
@@ -92,18 +92,17 @@ def work(loop: str, file: str, device: str, threads: str) -> None:
 
     th.set_num_threads(int(threads))
     reset_peak()
-    facts: dict[str, float] = {}
-    step = products(loop, device) if loop.startswith("products") else learner(loop, file, device, facts)
+    step, facts = products(loop, device) if loop.startswith("products") else learner(loop, file, device)
 
     def synchronised(steps: int) -> None:
         step(steps)
         if device == "cuda":
             th.cuda.synchronize()
 
-    serve(synchronised, facts)
+    serve(synchronised, **facts)
 
 
-def learner(loop: str, file: str, device: str, facts: dict[str, float]) -> Callable[[int], Any]:
+def learner(loop: str, file: str, device: str) -> tuple[Callable[[int], Any], dict[str, float]]:
     from gymnasium import spaces
 
     from sb3_pg_extras import BEAR, OfflineDataset
@@ -111,7 +110,7 @@ def learner(loop: str, file: str, device: str, facts: dict[str, float]) -> Calla
     with np.load(file) as content:
         box = spaces.Box(-np.inf, np.inf, (OBSERVATIONS,), np.float32)
         dataset = OfflineDataset(**content, observation_space=box, action_space=spaces.Box(-1, 1, (ACTIONS,), np.float32))
-    facts["data_bytes"] = sum(getattr(dataset, name).nbytes for name in content.files)
+    facts = {"data_bytes": sum(getattr(dataset, name).nbytes for name in content.files)}
     algorithm: Any = BEAR
     if loop == "plain":
         from tests.bear.plain_bear import PlainBEAR as algorithm
@@ -119,10 +118,10 @@ def learner(loop: str, file: str, device: str, facts: dict[str, float]) -> Calla
     kwargs |= {"behavior_steps": 1} if "frozen" in loop else {}
     model = algorithm("MlpPolicy", None, dataset, warmup_steps=0, seed=0, device=device, **kwargs)
     del dataset
-    return lambda steps: model.learn(steps, log_interval=None, reset_num_timesteps=False)
+    return lambda steps: model.learn(steps, log_interval=None, reset_num_timesteps=False), facts
 
 
-def products(loop: str, device: str) -> Callable[[int], None]:
+def products(loop: str, device: str) -> tuple[Callable[[int], None], dict[str, float]]:
     """Nothing but a joint step's matrix products: forward, and backward to weights and to inputs where they are needed."""
     import torch as th
 
@@ -153,7 +152,7 @@ def products(loop: str, device: str) -> Callable[[int], None]:
                 for a, b in jobs:
                     th.mm(a, b)
 
-    return run
+    return run, {}
 
 
 if __name__ == "__main__":

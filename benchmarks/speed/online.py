@@ -2,8 +2,8 @@
 How fast REINFORCE and SingleStepA2C learn through ``.learn``: ``python benchmarks/speed/online.py [--turns 7]``; ``--parts``
 says where the time of one step on Hopper-v5 goes instead.
 
-Loops of a group are compared with its first. One process, one thread, but for stream-x's script. Needs mujoco, and a clone of
-stream-x: see ``benchmarks/references/stream.py``.
+Loops of a group are compared with its first, in one process with one thread, but for stream-x's script. Needs mujoco, and a
+clone of stream-x: see ``benchmarks/references/stream.py``.
 """
 
 import argparse

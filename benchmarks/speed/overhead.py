@@ -1,9 +1,9 @@
 """
 What comes on top of learning: ``python benchmarks/speed/overhead.py imports`` and ``... loop``.
 
-``imports``: processor seconds of importing the package, next to Stable-Baselines3, each in a process of its own. ``loop``: the
-processor time of BEAR's loop around gradient steps that only sleep, for as long as the fastest one takes (``bear_speed.csv``):
-bare, with callbacks, and with a progress bar too.
+``imports``: processor seconds of importing the package, next to Stable-Baselines3, each in a process of its own. ``loop``:
+the processor time of BEAR's loop around gradient steps that only sleep, for as long as the fastest one takes
+(``bear_speed.csv``): bare, with callbacks, and with a progress bar too.
 """
 
 import argparse

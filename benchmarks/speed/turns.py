@@ -1,5 +1,5 @@
 """
-What the speed programs share: loops that are compared take turns, so that what slows the machine down for a while slows all
+What the speed programs share. Loops that are compared take turns, so that what slows the machine down for a while slows all
 of them, and ratios are medians over the turns. A loop is a process of its own (:class:`Worker`) where memory or threads count.
 """
 
@@ -20,22 +20,20 @@ class Worker:
     """A process that does as much work as a line on its input says, and answers with a line of JSON: see :func:`serve`."""
 
     def __init__(self, command: Sequence[str], env: dict[str, str] | None = None) -> None:
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        self.process: Any = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
-    def turn(self, amount: int) -> dict[str, float]:
+    def turn(self, amount: int = 1) -> dict[str, float]:
         """:return: The answer: ``seconds``, and what else the worker measured."""
-        assert self.process.stdin is not None and self.process.stdout is not None
         print(amount, file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
     def end(self) -> None:
         """Let the process finish."""
-        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
 
-def serve(work: Callable[[int], Any], facts: Mapping[str, float] | None = None) -> None:
+def serve(work: Callable[[int], Any], **facts: float) -> None:
     """
     A worker's loop.
 
@@ -44,9 +42,10 @@ def serve(work: Callable[[int], Any], facts: Mapping[str, float] | None = None) 
     """
     for line in sys.stdin:
         start = time.perf_counter()
-        work(int(line))
-        answer = {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes()}
-        print(json.dumps(answer | dict(facts or {})), flush=True)
+        result = work(int(line))  # held until its memory is measured
+        answer = {"seconds": time.perf_counter() - start, "peak_bytes": peak_bytes(), **facts}
+        del result
+        print(json.dumps(answer), flush=True)
 
 
 def take_turns(loops: Mapping[str, Callable[[], float]], turns: int, warm_up: int = 1) -> dict[str, list[float]]:
