@@ -10,23 +10,14 @@ import matplotlib.pyplot as plt
 IMAGES = ROOT / "docs" / "images"
 
 
-def bars(rows: list[Row], panel: str, value: str, label: str, about: str, image: str) -> None:
-    """
-    Horizontal bars.
-
-    :param rows: One bar each.
-    :param panel: The column whose values are the panels.
-    :param value: The column that is drawn.
-    :param label: The column that is written beside the bar.
-    :param about: What the bars are.
-    :param image: Name of the picture.
-    """
+def bars(rows: list[Row], panel: str, label: str, about: str, image: str) -> None:
+    """Steps per second of some rows, in panels by one column, and another column as the bars' labels."""
     panels = groups(rows, panel)
     sizes = [len(own) for own in panels.values()]
     figure, axes = plt.subplots(len(panels), figsize=(7.5, 6.5), height_ratios=sizes, layout="constrained", squeeze=False)
     for axis, ((title,), own) in zip(axes[:, 0], panels.items(), strict=True):
         names = [row["loop"].split(", with")[0].split(", as")[0] for row in own]
-        shown = axis.barh(names, [float(row[value] or 0) for row in own])
+        shown = axis.barh(names, [float(row["steps_per_second"]) for row in own])
         axis.bar_label(shown, [f"x {row[label]}" for row in own], padding=2, fontsize=7)
         axis.invert_yaxis()
         axis.margins(x=0.12)
@@ -55,9 +46,9 @@ def main() -> None:
     speeds = [row | {"panel": f"{row['device']}, {row['threads']} threads"} for row in read("bear_speed")]
     reference = "times_d3rlpy" if any(row["times_d3rlpy"] for row in speeds) else "times_plain"
     about = f"gradient steps per second (x: as a multiple of {reference.removeprefix('times_')})"
-    bars(speeds, "panel", "steps_per_second", reference, about, "bear_speed.png")
+    bars(speeds, "panel", reference, about, "bear_speed.png")
     about = "environment steps per second (x: speed-up of the first)"
-    bars(read("online_speed"), "group", "steps_per_second", "speed_up", about, "online_speed.png")
+    bars(read("online_speed"), "group", "speed_up", about, "online_speed.png")
     fine_tune()
 
 

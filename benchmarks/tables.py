@@ -89,16 +89,7 @@ def learning(
     by: Sequence[str] = ("variant",),
     keep: Callable[[Row], bool] = lambda row: True,
 ) -> str:
-    """
-    What learning came to, a line for each variant.
-
-    :param suite: Name of the result file.
-    :param value: The column that counts.
-    :param digits: Its digits after the point.
-    :param more: Further columns and their digits, by header.
-    :param by: What tells variants apart.
-    :param keep: Which rows count.
-    """
+    """:return: What learning came to by one column, a line for each variant, and further columns (and digits) by header."""
     lines = []
     for key, own in groups(filter(keep, read(suite)), *by).items():
         names = [f"`{name}`" if name.startswith("{") else name for name in key]

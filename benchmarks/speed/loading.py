@@ -8,8 +8,8 @@ Loading datasets, and training from those that stay on disk.
 is a process of its own; memory is its peak above what it had after its imports, as a share of the file's arrays. "Floor" is
 what any loader has to do: read the arrays, copy the observations into next observations where the file has none, and look
 once at each number. ``disk``: BEAR on random numbers of Humanoid-v5's size, as an uncompressed ``.npz`` (memory-mapped) and
-as parquet files (sharded), in turns with the same networks on data in memory; before each turn the files are evicted from the
-system's cache. FOLDER needs room for one of them at a time; memory is the peak of the whole process.
+as parquet files (sharded), in turns with the same networks on data in memory; before each turn the files are evicted from
+the system's cache. FOLDER needs room for one of them at a time; memory is the peak of the whole process.
 """
 
 import argparse

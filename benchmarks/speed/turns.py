@@ -1,6 +1,6 @@
 """
-What the speed programs share. Loops that are compared take turns, so that what slows the machine down for a while slows all
-of them, and ratios are medians over the turns. A loop is a process of its own (:class:`Worker`) where memory or threads count.
+What the speed programs share. Loops that are compared take turns, so that what slows the machine down for a while slows
+all of them, and ratios are medians over the turns. Where memory or threads count, a loop is a process (:class:`Worker`).
 """
 
 import csv
