@@ -49,11 +49,12 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, file: str, device: str, threads: int) -> list[dict[str, Any]]:
-    workers = {
-        loop: Worker([sys.executable, __file__, "--work", loop, file, device, str(threads)])
-        for loop in LOOPS
-        if loop != D3RLPY
-    }
+    import torch as th
+
+    from sb3_pg_extras.fast.matmuls import has_bf16
+
+    here = [loop for loop in LOOPS if loop != D3RLPY and ("bf16" not in loop or has_bf16(th.device(device)))]
+    workers = {loop: Worker([sys.executable, __file__, "--work", loop, file, device, str(threads)]) for loop in here}
     if args.d3rlpy and device == "cpu":
         script = ROOT / "benchmarks" / "references" / "d3rlpy_bear.py"
         workers = {D3RLPY: Worker([args.d3rlpy, str(script), file, str(threads)]), **workers}
