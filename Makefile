@@ -4,11 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export SDL_VIDEODRIVER ?= dummy
-# Where benchmarks keep what they download; d3rlpy needs an older gymnasium than ours.
+# d3rlpy needs an older gymnasium than ours.
 D3RLPY ?= benchmarks/runs/venv-d3rlpy
-STREAM_X ?= benchmarks/runs/streaming-drl
 
-.PHONY: demo test test-slow lint type format check-format pytest benchmark dataset wheel clean install
+.PHONY: demo test test-slow lint type format check-format pytest benchmark searches dataset wheel clean install
 
 install: $(INSTALLED)
 
@@ -40,32 +39,48 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The figures of README and docs (hours; runs whose results are there are not repeated), and the bundled dataset.
+# The figures of README and docs (hours; runs whose results are there are not repeated).
 benchmark: $(INSTALLED)
-	$(BIN)/python benchmarks/bear_pendulum.py
-	$(BIN)/python benchmarks/fine_tune.py
-	$(BIN)/python benchmarks/reinforce.py
-	$(BIN)/python benchmarks/search.py
-	$(BIN)/python benchmarks/zoo_entries.py --algo reinforce
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
-	$(BIN)/python benchmarks/make_hopper_dataset.py
-	$(BIN)/python benchmarks/bear_hopper.py
-	test -d $(STREAM_X) || git clone --quiet https://github.com/mohmdelsayed/streaming-drl $(STREAM_X)
-	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X)
-	$(BIN)/python benchmarks/single_step_a2c.py --stream-x $(STREAM_X) --parts
-	$(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c
-	$(BIN)/python benchmarks/zoo_entries.py --algo single_step_a2c --envs CartPole-v1 MountainCarContinuous-v0 --seeds 0 1 2 3 4
+	test -d benchmarks/runs/streaming-drl || git clone --quiet https://github.com/mohmdelsayed/streaming-drl benchmarks/runs/streaming-drl
 	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1; }
-	$(BIN)/python benchmarks/speed.py --d3rlpy $(D3RLPY)/bin/python --stream-x $(STREAM_X)
-	$(BIN)/python benchmarks/load_speed.py
-	$(BIN)/python benchmarks/bigger_than_memory.py
-	$(BIN)/python benchmarks/kills.py
-	$(BIN)/python benchmarks/trained_agents.py
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/run.py suites/bear_pendulum.yml suites/fine_tune.yml suites/reinforce.yml
+	$(BIN)/python benchmarks/run.py suites/hopper_dataset.yml --results benchmarks/runs
+	$(BIN)/python benchmarks/run.py suites/bear_hopper.yml
+	$(BIN)/python benchmarks/run.py suites/single_step_a2c.yml suites/zoo_entries.yml suites/trained_agents.yml
+	$(BIN)/python benchmarks/speed/bear.py --d3rlpy $(D3RLPY)/bin/python
+	$(BIN)/python benchmarks/speed/online.py
+	$(BIN)/python benchmarks/speed/online.py --parts
+	$(BIN)/python benchmarks/speed/loading.py formats
+	$(BIN)/python benchmarks/speed/loading.py disk
+	$(BIN)/python benchmarks/speed/overhead.py imports
+	$(BIN)/python benchmarks/speed/overhead.py loop
+	$(BIN)/python tests/zoo/kills.py
+	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python benchmarks/tables.py
 
+# The searches behind the tuned entries of hyperparams/. One that was stopped goes on where it was; the trials are in the report
+# that each leaves below benchmarks/runs/searches/, those of record in benchmarks/results/searches/.
+SEARCH = OMP_NUM_THREADS=1 $(BIN)/sb3-pg-extras train -optimize -f benchmarks/runs/searches --num-threads 1 --seed 0 \
+	--n-evaluations 5 --eval-episodes 20 --n-eval-envs 10 --n-startup-trials 8 --no-optim-plots --study-name search
+SEARCHES = benchmarks/runs/searches
+
+searches: $(INSTALLED)
+	mkdir -p $(SEARCHES)
+	$(SEARCH) --algo reinforce --env CartPole-v1 -n 100000 --max-total-trials 30 --storage $(SEARCHES)/reinforce-cartpole.log
+	$(SEARCH) --algo reinforce --env Pendulum-v1 -n 400000 --max-total-trials 40 --storage $(SEARCHES)/reinforce-pendulum.log
+	$(SEARCH) --algo reinforce --env MountainCarContinuous-v0 -n 200000 --max-total-trials 30 \
+		--storage $(SEARCHES)/reinforce-mountain-car.log
+	# Without the stream preset, whose optimiser has no learning rate to search.
+	$(SEARCH) --algo single_step_a2c --env Pendulum-v1 -n 150000 --max-total-trials 20 \
+		--storage $(SEARCHES)/single-step-pendulum.log -params policy:"'MlpPolicy'" critic_optimizer_kwargs:None
+	# The behaviour model is frozen early: most of a trial's time would go into large ones.
+	$(SEARCH) --algo bear --env Pendulum-v1 -n 3000 --max-total-trials 12 \
+		--storage $(SEARCHES)/bear-pendulum.log -params warmup_steps:600 behavior_steps:600
+
+# The bundled dataset.
 dataset: $(INSTALLED)
-	$(BIN)/python benchmarks/make_pendulum_dataset.py
+	$(BIN)/python benchmarks/make_dataset.py
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build

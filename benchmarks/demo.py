@@ -15,12 +15,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from run import greedy_returns
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.type_aliases import PolicyPredictor
 
 from sb3_pg_extras import BEAR, load_dataset
-from sb3_pg_extras.datasets.load import BUNDLED_DATASETS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -31,21 +29,9 @@ FOLDER = Path(__file__).parent.parent / "demo"
 
 def zoo(*arguments: str) -> None:
     """Run our command as a user would; headless."""
-    command = ["sb3-pg-extras", *arguments]
-    print("$", " ".join(command), flush=True)
-    subprocess.run(
-        [sys.executable, "-m", "sb3_pg_extras.zoo", *arguments],
-        check=True,
-        cwd=FOLDER,
-        env={**os.environ, "SDL_VIDEODRIVER": "dummy"},
-    )
-
-
-def greedy_returns(policy: PolicyPredictor) -> tuple[float, float]:
-    """Mean and standard deviation of the returns of 100 greedy episodes from the same starts."""
-    env = make_vec_env(ENV_ID, n_envs=20, seed=1_000)
-    returns, _ = evaluate_policy(policy, env, n_eval_episodes=EPISODES, return_episode_rewards=True)
-    return float(np.mean(returns)), float(np.std(returns))
+    print("$ sb3-pg-extras", *arguments, flush=True)
+    command = [sys.executable, "-m", "sb3_pg_extras.zoo", *arguments]
+    subprocess.run(command, check=True, cwd=FOLDER, env={**os.environ, "SDL_VIDEODRIVER": "dummy"})
 
 
 def gradient_steps_per_second(path: Path, steps: int = 300) -> float:
@@ -80,15 +66,16 @@ def main() -> None:
     run = FOLDER / "logs" / "bear" / f"{ENV_ID}_1"
 
     model = BEAR.load(run / f"{ENV_ID}.zip")
-    dataset = load_dataset(f"bundled:{BUNDLED_DATASETS[ENV_ID]}")
-    data_returns = dataset.episode_returns()
+    dataset = load_dataset("bundled:pendulum-mixed-v0")
     assert dataset.reference_scores is not None
-    rows = {
-        "the data's own policies": (float(data_returns.mean()), float(data_returns.std())),
-        "behaviour cloning (BEAR's VAE)": greedy_returns(model.behavior_vae),
-        "BEAR": greedy_returns(model),
-        "the SAC agent that made the data": (dataset.reference_scores[1], float("nan")),
+    env = make_vec_env(ENV_ID, 10)
+    returns = {
+        "the data's own policies": dataset.episode_returns(),
+        "behaviour cloning (BEAR's VAE)": greedy_returns(model.behavior_vae, env, EPISODES),
+        "BEAR": greedy_returns(model, env, EPISODES),
     }
+    rows = {name: (own.mean(), own.std()) for name, own in returns.items()}
+    rows["the SAC agent that made the data"] = (dataset.reference_scores[1], np.nan)
     print(f"\nMean return on {ENV_ID}, {EPISODES} greedy episodes ({dataset.n_episodes} episodes in the data):")
     for name, (mean, std) in rows.items():
         print(f"  {name:<36}{mean:>9.1f}" + ("" if np.isnan(std) else f"  +/- {std:.1f}"))

@@ -48,6 +48,6 @@ def test_single_step_a2c_solves_cartpole_with_its_zoo_entry():
 
 def test_tables_in_readme_and_docs_are_what_the_benchmarks_wrote():
     result = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "report.py"), "--check"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr

@@ -32,7 +32,7 @@ def run_missing(
     done = {key(row) for row in rows}
     with output.open("a", newline="") as file, pool:
         writer = csv.DictWriter(file, fields)
-        if not rows:
+        if file.tell() == 0:  # a run that was stopped before its first row has left the header
             writer.writeheader()
         futures = [pool.submit(run, *job) for job in jobs if job not in done]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):

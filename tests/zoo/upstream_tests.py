@@ -1,6 +1,6 @@
 """
 The RL Zoo's own tests through our command, with our algorithms among those that they try:
-``git clone https://github.com/DLR-RM/rl-baselines3-zoo && python benchmarks/zoo_tests.py rl-baselines3-zoo``.
+``git clone https://github.com/DLR-RM/rl-baselines3-zoo && python tests/zoo/upstream_tests.py rl-baselines3-zoo``.
 
 Where the tests start ``python train.py`` or ``python -m rl_zoo3.benchmark``, they start ``sb3-pg-extras train`` and so on
 here, with the installed RL Zoo. The trained agents that they would download are trained first, for a few steps. One row per
@@ -22,7 +22,7 @@ import rl_zoo3.utils
 
 from sb3_pg_extras.zoo import ALGORITHMS, COMMANDS, register
 
-RESULTS = Path(__file__).parent / "results" / "zoo_tests.csv"
+RESULTS = Path(__file__).parent.parent.parent / "benchmarks" / "results" / "zoo_tests.csv"
 OURS = {f"{algo}-{env_id}": (algo, env_id) for algo, env_id in zip(
     ALGORITHMS, ("Pendulum-v1", "CartPole-v1", "CartPole-v1"), strict=True)}  # fmt: skip
 # Those that the tests find in the zoo's collection of trained agents, and ours.

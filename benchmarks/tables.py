@@ -1,0 +1,212 @@
+"""
+Put the tables of benchmark results into README and docs: ``python benchmarks/tables.py`` (``--check`` only compares).
+
+A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; nothing in it is written by hand. Where it has several
+seeds, it shows their mean, and their interquartile mean (IQM) with a 95% percentile bootstrap interval, as Agarwal et al.
+(2021, arXiv:2108.13264) recommend.
+"""
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap, trim_mean
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+IQM = "IQM (95% interval)"
+# Headers that say more than their columns' names.
+HEADERS = {
+    "speed_up": "speed-up of the first (median of per-turn ratios)",
+    "times_d3rlpy": "x d3rlpy (median of per-turn ratios)",
+    "times_plain": "x plain",
+    "h5py_seconds": "h5py, s",
+    "seconds": "load_dataset, s",
+    "ratio": "load_dataset / h5py (median of per-turn ratios)",
+    "floor_ratio": "floor / h5py",
+    "memory": "memory / arrays",
+    "of_in_memory": "steps/s, as a share of in-memory (median of per-turn ratios)",
+    "percent_of_fastest_step": "% of the fastest gradient step",
+    "percent_of_default_step": "% of the default one",
+    "microseconds": "microseconds per step",
+}
+Row = dict[str, Any]
+
+
+def read(name: str) -> list[Row]:
+    """:return: The rows of a result file by seed, with what was logged beside the other columns."""
+    with open(RESULTS / f"{name}.csv") as file:
+        rows: list[Row] = [row | json.loads(row.get("logged", "{}")) for row in csv.DictReader(file)]
+    return sorted(rows, key=lambda row: int(row.get("seed", 0)))
+
+
+def groups(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], list[Row]]:
+    """:return: The rows by the values of some columns."""
+    result: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        result.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return result
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """:return: A Markdown table."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows) + "\n"
+
+
+def mean_and_iqm(rows: Iterable[Row], name: str, digits: int) -> list[str]:
+    """:return: A column's mean, and its interquartile mean with the interval where there are several seeds."""
+    values = np.array([float(row[name]) for row in rows])
+    mean = f"**{values.mean():.{digits}f}**"
+    if len(values) == 1:
+        return [mean, ""]
+    iqm = partial(trim_mean, proportiontocut=0.25)
+    low, high = bootstrap((values,), iqm, method="percentile", rng=0).confidence_interval
+    return [mean, f"{iqm(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"]
+
+
+def seed_by_seed(rows: Iterable[Row], name: str, digits: int | None) -> str:
+    """:return: A column's values; without ``digits`` as they stand in the file."""
+    if digits is None:
+        return "; ".join(row[name] for row in rows)
+    return ", ".join(f"{float(row[name]):.{digits}f}" for row in rows if row.get(name, "") != "")
+
+
+def learning(
+    suite: str,
+    value: str,
+    digits: int,
+    more: dict[str, tuple[str, int | None]],
+    by: Sequence[str] = ("variant",),
+    keep: Callable[[Row], bool] = lambda row: True,
+) -> str:
+    """:return: What learning came to by one column, a line for each variant, and further columns (and digits) by header."""
+    lines = []
+    for key, own in groups(filter(keep, read(suite)), *by).items():
+        names = [f"`{name}`" if name.startswith("{") else name for name in key]
+        seeds = [seed_by_seed(own, *column) for column in ((value, digits), *more.values())]
+        lines.append([*names, *mean_and_iqm(own, value, digits), *seeds])
+    return markdown([*by, "mean", IQM, "seed by seed", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
+
+
+def bear_pendulum() -> str:
+    """The zoo's Pendulum-v1 entry, seed by seed, between what the data hold and the agent that made them."""
+    rows = [row for row in read("bear_pendulum") if row["variant"] == "zoo entry (unbiased, 0.1)"]
+    lines = []
+    for row in rows:
+        data, expert, greedy, sampled = (
+            row[f"{name}_return"] for name in ("dataset", "expert", "cloning", "cloning_sampled")
+        )
+        bear, halfway = f"**{float(row['return_mean']):.0f}**", f"{(data + expert) / 2:.0f}"
+        lines.append([f"seed {row['seed']}", f"{data:.0f}", f"{greedy:.0f} ({sampled:.0f})", bear, halfway, f"{expert:.0f}"])
+    lines.append([IQM, "", "", mean_and_iqm(rows, "return_mean", 0)[1], "", ""])
+    header = ["", "the data", "behaviour cloning, greedy (sampled)", "BEAR", "halfway", "SAC that made the data"]
+    return markdown(header, lines)
+
+
+def fine_tune() -> str:
+    """Mean return over seeds along the online steps."""
+    shown = ["0", "500", "1000", "2000", "4000", "8000"]
+    lines = []
+    for (variant,), own in groups(read("fine_tune"), "variant").items():
+        means = [f"{np.mean([row['evaluations'][steps] for row in own]):.0f}" for steps in shown]
+        late = [value for row in own for steps, value in row["evaluations"].items() if int(steps) >= 4_000]
+        lines.append([variant, len(own), *means, mean_and_iqm(own, "return_mean", 0)[1], f"{min(late):.0f}"])
+    last = [f"last five evaluations: {IQM}", "worst evaluation from step 4000 on"]
+    return markdown(["", "seeds", *(f"step {steps}" for steps in shown), *last], lines)
+
+
+def kills() -> str:
+    """Workers killed with SIGKILL."""
+    lines = []
+    for (what,), own in groups(read("kills"), "what").items():
+        sums = [sum(int(row[name]) for row in own) for name in ("asked", "finished", "lost", "twice")]
+        lines.append([what, len(own), *sums])
+    return markdown(["", "kills", "trials or runs asked for", "finished", "lost", "counted twice"], lines)
+
+
+def plain(name: str, columns: str, keep: Callable[[Row], bool] = lambda row: True) -> str:
+    """:return: Some columns of a result file as they stand."""
+    names = columns.split()
+    headers = [HEADERS.get(name, name.replace("_", " ")) for name in names]
+    return markdown(headers, ([row[name] for name in names] for row in read(name) if keep(row)))
+
+
+def online_speed(start: str) -> str:
+    """Environment steps per second of the groups whose names start so."""
+    columns = "group loop steps_per_second lowest highest speed_up"
+    return plain("online_speed", columns, lambda row: row["group"].startswith(start))
+
+
+def zoo_entries(algorithm: str) -> str:
+    """Entries of the hyper-parameter file as they stand, and earlier versions of them that were run."""
+    more: dict[str, tuple[str, int | None]] = {"std of episodes": ("return_std", 1)}
+    return learning("zoo_entries", "return_mean", 1, more, ("env", "variant"), lambda row: row["algorithm"] == algorithm)
+
+
+def single_step(*env_ids: str, **more: tuple[str, int | None]) -> str:
+    """SingleStepA2C and the scripts: returns of the last 100 training episodes."""
+    return learning("single_step_a2c", "train_return", 1, more, ("env", "variant"), lambda row: row["env"] in env_ids)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "bear_hopper": partial(
+        learning, "bear_hopper", "return_mean", 0,
+        {"last five checkpoints": ("last_evaluations", None), "cloning from the same VAE": ("cloning_return", 0)},
+    ),
+    "bear_pendulum": bear_pendulum,
+    "bear_pendulum_variants": partial(
+        learning, "bear_pendulum", "return_mean", 0, {"alpha at the end": ("train/alpha", 0)}
+    ),
+    "bear_speed": partial(plain, "bear_speed", "threads loop steps_per_second times_d3rlpy times_plain peak_megabytes"),
+    "bigger_than_memory": partial(
+        plain, "bigger_than_memory", "source gigabytes seconds_to_open resident_gigabytes of_in_memory"
+    ),
+    "fine_tune": fine_tune,
+    "kills": kills,
+    "load_speed": partial(plain, "load_speed", "file megabytes h5py_seconds seconds ratio floor_ratio memory"),
+    "loop_cost": partial(plain, "loop_cost", "loop microseconds percent_of_fastest_step percent_of_default_step"),
+    "reinforce_default": partial(
+        learning, "reinforce", "return_mean", 1, {}, keep=lambda row: row["variant"] == "default"
+    ),
+    "reinforce_exercises": partial(
+        learning, "reinforce", "train_return", 1, {"greedy, 100 episodes": ("return_mean", 1)},
+        keep=lambda row: row["variant"] != "default",
+    ),
+    "reinforce_speed": partial(online_speed, "whole episodes"),
+    "single_step_literal": partial(single_step, "CartPole-v1", greedy=("return_mean", 1)),
+    "single_step_mountain_car": partial(
+        single_step, "MountainCarContinuous-v0", goals=("positive_returns", 0), greedy=("return_mean", 1)
+    ),
+    "single_step_parts": partial(plain, "single_step_a2c_parts", "part within microseconds"),
+    "single_step_speed": partial(online_speed, "one-step update"),
+    "single_step_stream": partial(single_step, "Hopper-v5", "HalfCheetah-v5"),
+    "trained_agents": partial(plain, "trained_agents", "algorithm env return_mean return_std episodes kilobytes"),
+    "zoo_entries_reinforce": partial(zoo_entries, "reinforce"),
+    "zoo_entries_single_step_a2c": partial(zoo_entries, "single_step_a2c"),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="fail if a page is not up to date")
+    args = parser.parse_args()
+    for page in PAGES:
+        text = page.read_text()
+        new = BLOCK.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], text)
+        if new != text and args.check:
+            sys.exit(f"{page.name} is not what benchmarks/results says: run python benchmarks/tables.py")
+        page.write_text(new)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The runner of suites: what it trains, and that it takes up where it was killed."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stable_baselines3.common.env_util import make_vec_env
+
+from benchmarks.run import expand, greedy_returns, measured
+from benchmarks.tables import mean_and_iqm
+
+ROOT = Path(__file__).parent.parent.parent
+SUITE = """
+algorithm: reinforce
+env: CartPole-v1
+entry: null
+seeds: [3]
+evaluate: {episodes: 10, every: 200}
+runs:
+  - variant: short
+    settings: {policy: MlpPolicy, n_timesteps: 400, n_episodes: 2}
+  - variant: longer
+    settings: {policy: MlpPolicy, n_timesteps: 4000, n_episodes: 2}
+    stop: {n_updates: 20}
+"""
+
+
+def start(suite: Path, folder: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), str(suite), "--results", str(folder), "--workers", "1"]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def test_a_suite_that_is_killed_in_the_middle_goes_on_with_what_is_missing(tmp_path):
+    suite, output = tmp_path / "tiny.yml", tmp_path / "results" / "tiny.csv"
+    suite.write_text(SUITE)
+    runner = start(suite, output.parent)
+    try:
+        deadline = time.monotonic() + 60
+        while not rows(output) and time.monotonic() < deadline:
+            time.sleep(0.005)
+    finally:
+        os.killpg(runner.pid, signal.SIGKILL)
+        runner.wait()
+    before = rows(output)
+    assert [row["variant"] for row in before] == ["short"]
+
+    assert start(suite, output.parent).wait(120) == 0
+    after = rows(output)
+    assert after[0] == before[0]
+    assert [row["variant"] for row in after] == ["short", "longer"]
+    assert {(row["suite"], row["algorithm"], row["env"], row["seed"]) for row in after} == {
+        ("tiny", "reinforce", "CartPole-v1", "3")
+    }
+    logged = [json.loads(row["logged"]) for row in after]
+    assert logged[0]["evaluations"].keys() == {"0", "200", "400"}
+    means = [float(mean) for mean in after[0]["last_evaluations"].split()]
+    assert means == list(logged[0]["evaluations"].values())
+    assert float(after[0]["return_mean"]) == pytest.approx(np.mean(means), abs=0.11)
+    assert logged[1]["n_updates"] == 20 and int(after[1]["n_timesteps"]) < 4_000  # it was stopped
+
+
+def test_lists_multiply_and_entries_are_the_zoo_s(tmp_path):
+    suite = tmp_path / "names.yml"
+    suite.write_text("""
+seeds: [0, 1]
+settings: {n_timesteps: 5}
+runs:
+  - {algorithm: [reinforce, single_step_a2c], env: [CartPole-v1, Acrobot-v1], settings: {gamma: 0.5}}
+  - {algorithm: bear, env: Pendulum-v1, variant: named, seeds: [7]}
+""")
+    specs, jobs = expand(suite)
+    assert len(specs) == 5 and len(jobs) == 9
+    assert jobs[-1] == ("bear", "named", "Pendulum-v1", "bundled:pendulum-mixed-v0", 7)
+    settings = next(
+        spec["settings"] for key, spec in specs.items() if key[0] == "single_step_a2c" and key[2] == "Acrobot-v1"
+    )
+    assert settings["normalize"] is True and settings["n_timesteps"] == 5 and settings["gamma"] == 0.5
+
+
+def test_every_suite_of_the_repository_can_be_read_and_its_results_are_known():
+    for suite in sorted((ROOT / "benchmarks" / "suites").glob("*.yml")):
+        specs, jobs = expand(suite)
+        assert len(jobs) == len(set(jobs)) >= len(specs)
+        results = {row["variant"] for row in rows(ROOT / "benchmarks" / "results" / f"{suite.stem}.csv")}
+        named = {key[1] for key, spec in specs.items() if "variant" in spec}
+        assert named & results or not named, f"{suite.name}: no variant has a row, was one renamed?"
+
+
+class Left:
+    def predict(self, observation, state=None, episode_start=None, deterministic=True):
+        return np.zeros(len(observation), dtype=int), state
+
+
+def test_the_evaluator_plays_the_same_starts_each_time():
+    env = make_vec_env("CartPole-v1", 4)
+    first = greedy_returns(Left(), env, 8)
+    assert len(first) == 8 and len(set(first)) > 1
+    assert np.array_equal(greedy_returns(Left(), env, 8), first)
+
+
+def test_the_last_five_evaluations_count_not_the_best():
+    evaluations = {step: np.array([float(step), step + 2.0]) for step in (100, 1, 2, 3, 4, 5)}
+    assert measured(evaluations) == {
+        "return_mean": 4.0, "return_std": pytest.approx(np.sqrt(3)), "last_evaluations": "2.0 3.0 4.0 5.0 6.0"
+    }  # fmt: skip
+
+
+def test_the_interquartile_mean_leaves_out_the_outlier():
+    mean, iqm = mean_and_iqm([{"x": value} for value in ("1", "2", "3", "94")], "x", 1)
+    assert mean == "**25.0**" and iqm.startswith("2.5 (")
+    low, high = (float(word) for word in iqm.removeprefix("2.5 (").removesuffix(")").split(" to "))
+    assert 1 <= low < 2.5 < high <= 94
+    assert mean_and_iqm([{"x": "5"}], "x", 1) == ["**5.0**", ""]
