@@ -3,7 +3,7 @@
 import torch as th
 
 
-def policy_gradient_weights(
+def advantages(
     returns: th.Tensor,
     timesteps: th.Tensor,
     gamma: float,
@@ -21,29 +21,29 @@ def policy_gradient_weights(
     :param baseline: Subtracted from the returns, shape (N,) or scalar; no gradient flows to it.
     :param discount_weighting: Whether to multiply by ``gamma^t``, which almost no implementation does.
     :param normalize: Whether to subtract the batch's mean and divide by its (population) standard deviation; a batch of
-        equal weights, or of one, becomes 0.
-    :return: shape (N,), without gradient.
+        equal advantages, or of one, becomes 0.
+    :return: psi, shape (N,), without gradient.
     """
     assert returns.ndim == 1 and timesteps.shape == returns.shape
     assert baseline is None or baseline.shape in (returns.shape, ())
-    weights = returns if baseline is None else returns - baseline
+    psi = returns if baseline is None else returns - baseline
     if discount_weighting:
-        weights = weights * gamma**timesteps
+        psi = psi * gamma**timesteps
     if normalize:
-        weights = (weights - weights.mean()) / (weights.std(unbiased=False) + 1e-8)
-    return weights.detach()
+        psi = (psi - psi.mean()) / (psi.std(unbiased=False) + 1e-8)
+    return psi.detach()
 
 
-def policy_gradient_loss(log_prob: th.Tensor, weights: th.Tensor) -> th.Tensor:
+def policy_gradient_loss(log_prob: th.Tensor, advantages: th.Tensor) -> th.Tensor:
     """
     ``-mean(log pi(a_t|s_t) psi_t)``: descending it ascends the mean of ``psi_t grad log pi(a_t|s_t)``.
 
     :param log_prob: shape (N,); gradients flow.
-    :param weights: psi, shape (N,); no gradient flows to it.
+    :param advantages: psi, shape (N,); no gradient flows to it.
     :return: scalar.
     """
-    assert log_prob.ndim == 1 and log_prob.shape == weights.shape
-    return -(log_prob * weights.detach()).mean()
+    assert log_prob.ndim == 1 and log_prob.shape == advantages.shape
+    return -(log_prob * advantages.detach()).mean()
 
 
 def td_errors(

@@ -1,6 +1,14 @@
-"""Actors of small MLP policies in NumPy."""
+"""
+Actors of small MLP policies in NumPy.
 
-from collections.abc import Sequence
+They draw from PyTorch's generator, in the order that PyTorch's distributions do: the same seed gives the same actions, up to
+rounding.
+
+A policy class may say ``acts_in_numpy = True`` in its own body (it is not inherited). It then computes what SB3's
+``ActorCriticPolicy`` does, but for layer norms without parameters and, where it has a ``std_net``, the standard deviation
+``softplus(std_net(latent)) + std_min``.
+"""
+
 from typing import Any
 
 import numpy as np
@@ -12,58 +20,39 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor
 from torch import nn
 
-from sb3_pg_extras.fast.numpy_net import ACTIVATIONS, ONE, Dense, Net
+from sb3_pg_extras.fast.numpy_net import ACTIVATIONS, ONE, ZERO, Dense, Net
 
-
-def applies_to(policy: ActorCriticPolicy) -> bool:
-    """
-    :param policy: Any actor-critic policy.
-    :return: Whether this module can stand in for it: SB3's own policy, or a class that sets ``acts_in_numpy`` itself, on the
-        CPU, for vectors or dicts of vectors, with layers that are known here and a Categorical or diagonal Gaussian
-        distribution.
-    """
-    known = (nn.Linear, *ACTIVATIONS)
-    heads = [policy.action_net, policy.value_net, *([policy.std_net] if getattr(policy, "std_net", None) else [])]
-    return (
-        # Not of its subclasses: they may compute something else.
-        (type(policy) in (ActorCriticPolicy, MultiInputActorCriticPolicy) or "acts_in_numpy" in vars(type(policy)))
-        and policy.device == th.device("cpu")
-        and _is_flattened(policy.observation_space, (policy.pi_features_extractor, policy.vf_features_extractor))
-        and type(policy.mlp_extractor) is MlpExtractor
-        and type(policy.action_dist) in (CategoricalDistribution, DiagGaussianDistribution)
-        and all(type(m) in known for net in (policy.mlp_extractor.policy_net, policy.mlp_extractor.value_net) for m in net)
-        and all(type(head) is nn.Linear for head in heads)
-        and all(p.requires_grad and p.dtype == th.float32 for p in policy.parameters())
-    )
-
-
-def _is_flattened(space: spaces.Space, extractors: Sequence[nn.Module]) -> bool:
-    """:return: Whether the feature extractors only put the numbers of an observation in a row."""
-    parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
-    return all(
-        # A CombinedExtractor has a CNN for what it is told are images, be they floats.
-        type(extractor) is FlattenExtractor
-        or (type(extractor) is CombinedExtractor and all(type(m) is nn.Flatten for m in extractor.extractors.values()))
-        for extractor in extractors
-    ) and all(isinstance(part, spaces.Box) and not is_image_space(part) for part in parts)
-
-
-def flatten(obs: np.ndarray | dict[str, np.ndarray], space: spaces.Space) -> np.ndarray:
-    """:return: Observations of B states as float32, shape (B, D); those of a dict in the order of its space."""
-    if isinstance(obs, dict):
-        assert isinstance(space, spaces.Dict)
-        parts = [obs[key].reshape(len(obs[key]), -1) for key in space.spaces]
-        return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
-    return obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+KNOWN = (nn.Linear, *ACTIVATIONS)
 
 
 class NumpyActor:
     """
     Draws actions as ``policy.forward`` does, and differentiates their log-probabilities.
 
-    :param policy: A policy that :func:`applies_to` accepts.
-    :param gradients: See :class:`Dense`; none for acting only.
+    :param policy: A policy that :meth:`applies_to` accepts.
+    :param gradients: As for ``numpy_net.Dense``; None for acting only.
     """
+
+    @staticmethod
+    def applies_to(policy: ActorCriticPolicy) -> bool:
+        """
+        :param policy: Any actor-critic policy.
+        :return: Whether NumPy can stand in for its networks: SB3's own policy, or a class that says so, on the CPU, for
+            vectors or dicts of vectors, with known layers and a Categorical or diagonal Gaussian distribution.
+        """
+        cls, heads = type(policy), [policy.action_net, policy.value_net, getattr(policy, "std_net", None)]
+        return (
+            # Subclasses may compute something else.
+            (cls in (ActorCriticPolicy, MultiInputActorCriticPolicy) or vars(cls).get("acts_in_numpy", False))
+            and policy.device == th.device("cpu")
+            and _is_vector(policy.observation_space)
+            and all(_only_flattens(extractor) for extractor in (policy.pi_features_extractor, policy.vf_features_extractor))
+            and type(policy.mlp_extractor) is MlpExtractor
+            and all(type(m) in KNOWN for m in (*policy.mlp_extractor.policy_net, *policy.mlp_extractor.value_net))
+            and all(type(head) is nn.Linear for head in heads if head is not None)
+            and type(policy.action_dist) in (CategoricalDistribution, DiagGaussianDistribution)
+            and all(p.requires_grad and p.dtype == th.float32 for p in policy.parameters())
+        )
 
     def __init__(self, policy: ActorCriticPolicy, gradients: dict[th.Tensor, np.ndarray] | None = None) -> None:
         gradients = gradients or {}
@@ -78,7 +67,7 @@ class NumpyActor:
         self.trunk = Net(list(policy.mlp_extractor.policy_net), gradients)
         self.head = Dense(policy.action_net, gradients)  # type: ignore[arg-type]
         self.std_head = None if std_net is None else Dense(std_net, gradients)
-        self.std_min = getattr(policy, "std_min", 0.0)
+        self.std_min = np.float32(getattr(policy, "std_min", 0.0))
 
     def __call__(self, obs: Any) -> np.ndarray:
         """
@@ -99,8 +88,8 @@ class NumpyActor:
             return self.actions
         if self.std_head is not None:
             self.raw_std = self.std_head.forward(latent)
-            self.softplus = np.logaddexp(np.float32(0), self.raw_std)
-            self.std = self.softplus + np.float32(self.std_min)
+            self.softplus = np.logaddexp(ZERO, self.raw_std)
+            self.std = self.softplus + self.std_min
         else:
             assert self.log_std is not None
             self.std = np.exp(self.log_std)
@@ -145,3 +134,28 @@ class NumpyActor:
             assert self.log_std_gradients is not None
             self.log_std_gradients[:] = gradient if len(self.log_std_gradients) > 1 else np.add.reduce(gradient, axis=0)
         self.trunk.backward(latent_gradient)
+
+
+def flatten(obs: np.ndarray | dict[str, np.ndarray], space: spaces.Space) -> np.ndarray:
+    """
+    :param obs: Observations of B states, shape (B, ...), or a dict of those.
+    :param space: Their space, whose order the parts of a dict take.
+    :return: float32, shape (B, D).
+    """
+    if isinstance(obs, dict):
+        assert isinstance(space, spaces.Dict)
+        parts = [obs[key].reshape(len(obs[key]), -1) for key in space.spaces]
+        return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
+    return obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+
+
+def _is_vector(space: spaces.Space) -> bool:
+    parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
+    return all(isinstance(part, spaces.Box) and not is_image_space(part) for part in parts)
+
+
+def _only_flattens(extractor: nn.Module) -> bool:
+    if type(extractor) is CombinedExtractor:
+        # It has a CNN for what it is told is an image, even one of floats.
+        return all(type(part) is nn.Flatten for part in extractor.extractors.values())
+    return type(extractor) is FlattenExtractor

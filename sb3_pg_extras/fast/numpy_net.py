@@ -1,11 +1,10 @@
 """
-Small MLP actor-critics in NumPy: at batch size one, PyTorch's overhead per call is most of a step's time.
+Small networks in NumPy, with their gradients: at batch size one, PyTorch's overhead per call is most of a step's time.
 
-Everything here works on the memory of the policy's own tensors and of its optimisers' states, so that saving, predicting
-and callbacks see an ordinary SB3 model at all times. It draws from PyTorch's generator, in the order that PyTorch's
-distributions do: with the same seed the torch path takes the same actions and makes the same updates, up to rounding.
+Everything here works in the memory of the policy's own tensors, so that saving, predicting and callbacks see an ordinary SB3
+model at all times.
 
-Letters in shapes: B states (one per environment), R rows of gradients (1, or one per environment with traces), P parameters.
+Letters in shapes: B states (one per environment), R rows of gradients (1 for their sum, or one per environment).
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-# NumPy takes a scalar of the array's own type faster than a Python number.
+# NumPy is faster with a scalar of the array's own type than with a Python number.
 ZERO, ONE = np.float32(0), np.float32(1)
 
 # A layer keeps what its forward pass was given or returned; its backward pass may overwrite the gradient it is given.
@@ -26,7 +25,7 @@ class Dense:
     A linear layer.
 
     :param linear: The module whose parameters it reads.
-    :param gradients: Where its parameters' gradients go, by parameter, shape (R, *p.shape).
+    :param gradients: Parameter -> where its gradient goes, shape (R, *p.shape); without it the layer only computes.
     """
 
     def __init__(self, linear: nn.Linear, gradients: dict[th.Tensor, np.ndarray]) -> None:
@@ -41,7 +40,11 @@ class Dense:
         return y
 
     def learn(self, gradient: np.ndarray) -> None:
-        """Write the parameters' gradients, with respect to the output's."""
+        """
+        Write the parameters' gradients.
+
+        :param gradient: That of the output, shape (n, units), for the first n states of the forward pass.
+        """
         assert self.weight_gradients is not None and self.bias_gradients is not None
         x = self.x[: len(gradient)]
         if len(self.weight_gradients) == 1:
@@ -146,7 +149,7 @@ ACTIVATIONS: dict[type[nn.Module], Any] = {
 
 class Net:
     """
-    Layers in a row. A forward pass may hold more states than the backward pass, which takes the first ones.
+    Layers in a row. The backward pass takes the first states of the forward pass, all or fewer.
 
     :param modules: Linear layers, activations and layer norms; a linear one first.
     :param gradients: See :class:`Dense`.
@@ -166,6 +169,6 @@ class Net:
     def backward(self, gradient: np.ndarray) -> None:
         for layer in self.layers[:0:-1]:
             gradient = layer.backward(gradient)
-        # Nothing is behind the first layer, so nothing needs the gradient of its input.
+        # Nothing needs the gradient of the first layer's input.
         for layer in self.layers[:1]:
             layer.learn(gradient)

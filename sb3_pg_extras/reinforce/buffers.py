@@ -1,5 +1,6 @@
-"""Whole episodes -> one batch."""
+"""The rollout buffer of whole episodes."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, RolloutBuffer
 
+from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.returns import discounted_returns
 
 
@@ -64,9 +66,8 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         :param dones: True where the step ended an episode, (n_envs,).
         :param active: True where the step belongs to the batch, (n_envs,). An environment that is left out once stays out.
         """
-        copied = {key: np.array(value) for key, value in obs.items()} if isinstance(obs, dict) else np.array(obs)
         self.n_transitions += int(active.sum())
-        self._steps.append((copied, actions, np.array(rewards, dtype=np.float64), dones, np.array(active)))
+        self._steps.append((map_arrays(np.array, obs), actions, np.array(rewards, np.float64), dones, np.array(active)))
 
     def add_truncated(self, env: int, last_observation: Any) -> None:
         """
@@ -77,7 +78,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         """
         self.truncated.append((len(self._steps) - 1, env, last_observation))
 
-    def bootstrap(self, values: np.ndarray) -> None:
+    def bootstrap(self, values: Sequence[float]) -> None:
         """
         Add ``gamma * V(s_T)`` to the last rewards of truncated episodes, once: ``truncated`` is empty afterwards.
 
@@ -89,19 +90,17 @@ class EpisodeRolloutBuffer(RolloutBuffer):
 
     def get_samples(self) -> EpisodeRolloutSamples:
         """:return: All steps that belong to the batch, with their returns."""
-        observations, actions, rewards, dones, active = (
-            _by_env([step[column] for step in self._steps]) for column in range(5)
-        )
+        observations, *columns = zip(*self._steps, strict=True)
+        actions, rewards, dones, active = (_by_env(*column) for column in columns)
         kept = np.flatnonzero(active)
-        # As in SB3's buffers, an action that is an array is one row, be it a single number.
+        # As in SB3's buffers, an action that is an array is one row, even a single number.
         actions = actions if isinstance(self.action_space, spaces.Discrete) else actions.reshape(len(actions), -1)
-        rewards, ends = rewards[kept], np.flatnonzero(dones[kept]) + 1
-        returns_to_go = discounted_returns(rewards, ends, self.gamma)
+        ends = np.flatnonzero(dones[kept]) + 1
+        returns_to_go = discounted_returns(rewards[kept], ends, self.gamma)
         lengths = np.diff(ends, prepend=0)
         starts = ends - lengths
-        rows = {key: v[kept] for key, v in observations.items()} if isinstance(observations, dict) else observations[kept]
         return EpisodeRolloutSamples(
-            observations={k: self.to_torch(v) for k, v in rows.items()} if isinstance(rows, dict) else self.to_torch(rows),
+            observations=map_arrays(lambda *steps: self.to_torch(_by_env(*steps)[kept]), *observations),
             actions=self.to_torch(actions[kept]),
             returns_to_go=self.to_torch(returns_to_go.astype(np.float32)),
             episode_returns=self.to_torch(np.repeat(returns_to_go[starts], lengths).astype(np.float32)),
@@ -109,8 +108,6 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         )
 
 
-def _by_env(steps: list[Any]) -> Any:
-    """T items of shape (n_envs, ...) -> (n_envs * T, ...), one environment's steps after the other's."""
-    if isinstance(steps[0], dict):
-        return {key: _by_env([step[key] for step in steps]) for key in steps[0]}
+def _by_env(*steps: np.ndarray) -> np.ndarray:
+    """T steps of shape (n_envs, ...) -> (n_envs * T, ...), one environment's steps after the other's."""
     return np.concatenate(np.stack(steps, axis=1))

@@ -2,35 +2,26 @@
 
 import math
 import warnings
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    BasePolicy,
-    MultiInputActorCriticPolicy,
-)
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import explained_variance, obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from torch.nn import functional as F
 
 from sb3_pg_extras.common import policy_gradients
-from sb3_pg_extras.common.arguments import check_numbers, coefficient_bounds
-from sb3_pg_extras.common.policies import environment_actions
-from sb3_pg_extras.fast.numpy_actor import NumpyActor, applies_to
+from sb3_pg_extras.common.on_policy import PolicyGradientAlgorithm, last_observation
 from sb3_pg_extras.reinforce.buffers import EpisodeRolloutBuffer
 
 SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
 
 
-class REINFORCE(OnPolicyAlgorithm):
+class REINFORCE(PolicyGradientAlgorithm):
     """
     REINFORCE: ``theta += learning_rate * mean(grad log pi(a_t|s_t) psi_t)`` over the steps of whole episodes.
 
@@ -46,13 +37,13 @@ class REINFORCE(OnPolicyAlgorithm):
     :param credit: "reward_to_go" weights each action by the return from it on, "episode" by the whole episode's return.
     :param discount_weighting: Whether to multiply the weight of step t by ``gamma^t`` (Sutton & Barto 13.3), as the gradient
         of the discounted return asks; hardly any implementation does.
-    :param normalize_returns: Whether to standardise the weights over the batch.
+    :param normalize_advantage: Whether to standardise the weights over the batch.
     :param baseline: None for none; "mean", the batch's mean return; "value", the policy's value head, trained by mean
         squared error, with which the time limit's last state bootstraps.
     :param ent_coef: Weight of the entropy in the loss.
     :param vf_coef: Weight of the value head's loss, with ``baseline="value"``.
     :param max_grad_norm: Bound of the gradient's norm, None for none.
-    :param kernel: "auto" draws the actions of small MLP policies on vectors in NumPy (see ``numpy_kernel.py``), the same
+    :param backend: "auto" draws the actions of small MLP policies on vectors in NumPy (``fast/numpy_actor.py``), the same
         ones several times faster; "torch" never does.
     :param use_sde: Whether to use generalized State Dependent Exploration (gSDE).
     :param sde_sample_freq: Steps between two noise matrices of gSDE, -1 for one per update.
@@ -68,11 +59,6 @@ class REINFORCE(OnPolicyAlgorithm):
     :raises ValueError: for arguments that are out of range.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": ActorCriticPolicy,
-        "CnnPolicy": ActorCriticCnnPolicy,
-        "MultiInputPolicy": MultiInputActorCriticPolicy,
-    }
     rollout_buffer: EpisodeRolloutBuffer
 
     def __init__(
@@ -85,12 +71,12 @@ class REINFORCE(OnPolicyAlgorithm):
         gamma: float = 0.99,
         credit: Literal["reward_to_go", "episode"] = "reward_to_go",
         discount_weighting: bool = False,
-        normalize_returns: bool = True,
+        normalize_advantage: bool = True,
         baseline: Literal["mean", "value"] | None = None,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
-        kernel: Literal["auto", "torch"] = "auto",
+        backend: Literal["auto", "torch"] = "auto",
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         rollout_buffer_class: type[EpisodeRolloutBuffer] | None = None,
@@ -106,13 +92,13 @@ class REINFORCE(OnPolicyAlgorithm):
         super().__init__(
             policy,
             env,
+            backend=backend,
             learning_rate=learning_rate,
             n_steps=n_steps,
             gamma=gamma,
-            gae_lambda=1.0,
             ent_coef=ent_coef,
             vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            max_grad_norm=max_grad_norm,
             use_sde=use_sde,
             sde_sample_freq=sde_sample_freq,
             rollout_buffer_class=rollout_buffer_class or EpisodeRolloutBuffer,
@@ -123,17 +109,13 @@ class REINFORCE(OnPolicyAlgorithm):
             verbose=verbose,
             device=device,
             seed=seed,
-            _init_setup_model=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
         )
         self.n_episodes = n_episodes
         self.credit = credit
         self.discount_weighting = discount_weighting
-        self.normalize_returns = normalize_returns
+        self.normalize_advantage = normalize_advantage
         self.baseline = baseline
-        self.kernel = kernel
-        # Which environments are playing an episode of the batch; None before the first one. An unfinished batch is held
-        # between two calls of learn().
+        # Which environments play an episode of the batch; None before the first. learn() may leave a batch unfinished.
         self._active: np.ndarray | None = None
         self._n_started = 0
         self._n_finished = 0
@@ -142,35 +124,18 @@ class REINFORCE(OnPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        self._check_arguments()
-        super()._setup_model()
-
-    def _check_arguments(self) -> None:
-        choices = {
-            "credit": ("reward_to_go", "episode"), "baseline": (None, "mean", "value"), "kernel": ("auto", "torch")
-        }  # fmt: skip
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
-        check_numbers(self, {"n_episodes": (1, math.inf), "n_steps": (0, math.inf)}, whole=True)
-        check_numbers(self, {"gamma": (0, 1), **coefficient_bounds(self)})
+        self._check_arguments(
+            choices={"credit": ("reward_to_go", "episode"), "baseline": (None, "mean", "value")},
+            integers={"n_episodes": (1, math.inf), "n_steps": (0, math.inf)},
+        )
         if not issubclass(self.rollout_buffer_class, EpisodeRolloutBuffer):  # type: ignore[arg-type]
             raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
+        super()._setup_model()
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        if reset_num_timesteps or self._last_obs is None:
-            # The environment starts afresh: episodes that were held are lost.
+    def _begin_learning(self, afresh: bool) -> None:
+        if afresh:
+            # Episodes that were held are lost.
             self._active = None
-        if self.verbose >= 1 and self._uses_numpy():
-            print("Using the NumPy kernel")
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -188,7 +153,7 @@ class REINFORCE(OnPolicyAlgorithm):
         assert isinstance(rollout_buffer, EpisodeRolloutBuffer)
         self.policy.set_training_mode(False)
         active = self._begin_or_resume(env, rollout_buffer, n_rollout_steps)
-        act = NumpyActor(self.policy) if self._uses_numpy() else self._act
+        act = self._numpy_actor() or self._act
         callback.on_rollout_start()
 
         while active.any():
@@ -197,7 +162,7 @@ class REINFORCE(OnPolicyAlgorithm):
             if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             actions = act(self._last_obs)
-            new_obs, rewards, dones, infos = env.step(environment_actions(self.policy, actions))
+            new_obs, rewards, dones, infos = env.step(self._environment_actions(actions))
             self.num_timesteps += env.num_envs
 
             rollout_buffer.add(self._last_obs, actions, rewards, dones, active)
@@ -213,9 +178,6 @@ class REINFORCE(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
-
-    def _uses_numpy(self) -> bool:
-        return self.kernel == "auto" and applies_to(self.policy)
 
     def _begin_or_resume(self, env: VecEnv, rollout_buffer: EpisodeRolloutBuffer, n_rollout_steps: int) -> np.ndarray:
         """:return: Which environments play an episode of the batch, (n_envs,)."""
@@ -245,9 +207,8 @@ class REINFORCE(OnPolicyAlgorithm):
         for index in np.flatnonzero(dones & active):
             self._n_finished += 1
             self._update_info_buffer([infos[index]], dones[[index]])
-            last = infos[index].get("terminal_observation")
-            # As in SB3: some VecEnvs do not keep the last observation, and then there is nothing to bootstrap with.
-            if last is not None and infos[index].get("TimeLimit.truncated", False):
+            last = last_observation(infos[index])
+            if last is not None:
                 rollout_buffer.add_truncated(int(index), last)
             if self._n_started < self.n_episodes or rollout_buffer.n_transitions < n_rollout_steps:
                 self._n_started += 1
@@ -263,28 +224,22 @@ class REINFORCE(OnPolicyAlgorithm):
         """One gradient step on the episodes collected."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        if self.baseline == "value" and self.rollout_buffer.truncated:
-            self.rollout_buffer.bootstrap(self._values_of([last for _, _, last in self.rollout_buffer.truncated]))
+        if self.baseline == "value":
+            self._bootstrap_time_limits()
         batch = self.rollout_buffer.get_samples()
 
-        values = None
-        if self.baseline == "value":
-            values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
-            values = values.flatten()
-        else:
-            distribution = self.policy.get_distribution(batch.observations)
-            log_prob, entropy = distribution.log_prob(batch.actions), distribution.entropy()
-
+        values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
+        values = values.flatten()
         returns = batch.returns_to_go if self.credit == "reward_to_go" else batch.episode_returns
-        baseline = returns.mean() if self.baseline == "mean" else values
-        weights = policy_gradients.policy_gradient_weights(
-            returns, batch.timesteps, self.gamma, baseline, self.discount_weighting, self.normalize_returns
+        baseline = {None: None, "mean": returns.mean(), "value": values}[self.baseline]
+        advantages = policy_gradients.advantages(
+            returns, batch.timesteps, self.gamma, baseline, self.discount_weighting, self.normalize_advantage
         )
-        policy_loss = policy_gradients.policy_gradient_loss(log_prob, weights)
-        # No closed form of the entropy: estimate it.
+        policy_loss = policy_gradients.policy_gradient_loss(log_prob, advantages)
+        # Without a closed form of the entropy, estimate it.
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
         loss = policy_loss + self.ent_coef * entropy_loss
-        if values is not None:
+        if self.baseline == "value":
             value_loss = F.mse_loss(batch.returns_to_go, values)
             loss = loss + self.vf_coef * value_loss
             self.logger.record("train/value_loss", value_loss.item())
@@ -307,14 +262,13 @@ class REINFORCE(OnPolicyAlgorithm):
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
 
-    def _values_of(self, observations: list[Any]) -> np.ndarray:
-        stacked: Any = (
-            {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
-            if isinstance(observations[0], dict)
-            else np.stack(observations)
-        )
+    def _bootstrap_time_limits(self) -> None:
         with th.no_grad():
-            return self.policy.predict_values(self.policy.obs_to_tensor(stacked)[0]).flatten().cpu().numpy()
+            values = [
+                self.policy.predict_values(self.policy.obs_to_tensor(last)[0]).item()
+                for _, _, last in self.rollout_buffer.truncated
+            ]
+        self.rollout_buffer.bootstrap(values)
 
     def learn(
         self: SelfREINFORCE,
@@ -325,6 +279,18 @@ class REINFORCE(OnPolicyAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfREINFORCE:
+        """
+        Learn from whole episodes, as SB3's algorithms do from rollouts.
+
+        :param total_timesteps: Environment steps to take, over all environments. A batch that is unfinished then is held for
+            a call with ``reset_num_timesteps=False``.
+        :param callback: Called after every step.
+        :param log_interval: Updates between two logs, None for no log.
+        :param tb_log_name: Name of the run in the TensorBoard log.
+        :param reset_num_timesteps: Whether to count from 0, with environments that start anew.
+        :param progress_bar: Whether to show one.
+        :return: This model.
+        """
         updates_before, episodes_before = self._n_updates, self._n_finished
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if self._n_updates == updates_before and self.num_timesteps >= self._total_timesteps:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 from torch.optim.optimizer import ParamsT
 
 
@@ -81,14 +82,13 @@ class EligibilityTraces(nn.Module):
         :param decay: Discount factor times lambda.
         """
         self.traces.mul_(decay)
-        # Some may have been frozen since, to learn with the others alone.
-        learnt = [p for p in self.params if p.requires_grad]
         for index, objective in enumerate(objectives):
-            more = index + 1 < len(objectives)
-            grads = th.autograd.grad(objective, learnt, retain_graph=more, allow_unused=True, materialize_grads=True)
-            by_param = dict(zip(learnt, grads, strict=True))
+            for p in self.params:
+                p.grad = None
+            objective.backward(retain_graph=index + 1 < len(objectives))
+            # Some parameters may play no part, or have been frozen since.
             self.traces[index].add_(
-                th.cat([(by_param[p] if p.requires_grad else th.zeros_like(p)).reshape(-1) for p in self.params])
+                parameters_to_vector([th.zeros_like(p) if p.grad is None else p.grad for p in self.params])
             )
 
     def write_gradients(self, td_errors: th.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The actor-critic of stream-x."""
+"""Stream AC(lambda) on top of SingleStepA2C: its networks and its settings."""
 
 import math
 from typing import Any, ClassVar
@@ -14,6 +14,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_pg_extras.single_step_a2c.optimizers import ObGD
+
+# Stream AC(lambda) (Elsayed, Vasan and Mahmood 2024): SingleStepA2C("StreamPolicy", env, **STREAM_PRESET), on an environment
+# whose observations and rewards VecNormalize normalises.
+STREAM_PRESET: dict[str, Any] = {
+    "learning_rate": 1.0,
+    "critic_learning_rate": 1.0,
+    "critic_optimizer_kwargs": {"kappa": 2.0},
+    "gamma": 0.99,
+    "trace_decay": 0.8,
+    "ent_coef": 0.01,
+    "max_grad_norm": None,
+}
 
 
 class StreamPolicy(ActorCriticPolicy):
@@ -39,7 +51,7 @@ class StreamPolicy(ActorCriticPolicy):
 
     # Added to the standard deviation that its network gives.
     std_min: ClassVar[float] = 1e-5
-    # NumPy's backend (``fast/numpy_actor.py``) computes what this class does.
+    # The NumPy backend computes what this class does (``fast/numpy_actor.py``).
     acts_in_numpy: ClassVar[bool] = True
 
     def __init__(

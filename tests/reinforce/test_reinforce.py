@@ -1,4 +1,4 @@
-"""REINFORCE: its returns and weights by hand, its gradient against exact ones, its loop on every kind of space."""
+"""REINFORCE: its gradient against exact ones, both backends, its loop on every kind of space."""
 
 import gymnasium as gym
 import numpy as np
@@ -16,70 +16,8 @@ from torch_calls import torch_calls
 
 from sb3_pg_extras import REINFORCE
 from sb3_pg_extras.common import policy_gradients
-from sb3_pg_extras.common.returns import discounted_returns
-from sb3_pg_extras.fast.numpy_actor import NumpyActor, applies_to
 
 SMALL = {"net_arch": [8]}
-
-
-# --- returns and weights ----------------------------------------------------------------------------------------------
-
-
-def test_returns_by_hand():
-    # gamma 0.1: the digits are the rewards. Episodes of 3, 1 and 2 steps.
-    returns = discounted_returns(np.array([1, 2, 3, 4, 5, 6]), np.array([3, 4, 6]), 0.1)
-    np.testing.assert_allclose(returns, [1.23, 2.3, 3, 4, 5.6, 6])
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.9, 0.99, 1.0])
-def test_returns_equal_the_recursion(gamma):
-    rng = np.random.default_rng(0)
-    lengths = [1, 2, 3, 4, 5, 64, 65, 1000]
-    rewards = rng.normal(size=sum(lengths))
-    expected = []
-    for episode in np.split(rewards, np.cumsum(lengths)[:-1]):
-        running = 0.0
-        backwards = []
-        for reward in episode[::-1]:
-            running = reward + gamma * running
-            backwards.append(running)
-        expected += backwards[::-1]
-    np.testing.assert_allclose(discounted_returns(rewards, np.cumsum(lengths), gamma), expected, atol=1e-9)
-
-
-def test_weights_by_hand():
-    returns, timesteps = th.tensor([1.23, 2.3, 3.0, 4.0]), th.tensor([0, 1, 2, 0])
-
-    def weights(**kwargs):
-        return policy_gradients.policy_gradient_weights(returns, timesteps, 0.1, **kwargs).tolist()
-
-    assert weights() == pytest.approx([1.23, 2.3, 3.0, 4.0])
-    assert weights(discount_weighting=True) == pytest.approx([1.23, 0.23, 0.03, 4.0])
-    assert weights(baseline=th.tensor(1.0)) == pytest.approx([0.23, 1.3, 2.0, 3.0])
-    assert weights(baseline=th.tensor([1.0, 0.3, 1.0, 1.0]), discount_weighting=True) == pytest.approx(
-        [0.23, 0.2, 0.02, 3.0]
-    )
-    normalized = th.tensor(weights(normalize=True))
-    assert normalized.mean().item() == pytest.approx(0, abs=1e-6)
-    assert normalized.std(unbiased=False).item() == pytest.approx(1)
-
-
-@pytest.mark.parametrize("returns", [[5.0], [2.0, 2.0, 2.0]])
-def test_batches_of_one_step_or_of_equal_returns_have_no_nan(returns):
-    weights = policy_gradients.policy_gradient_weights(th.tensor(returns), th.arange(len(returns)), 0.99, normalize=True)
-    assert weights.tolist() == [0.0] * len(returns)
-
-
-def test_policy_gradient_loss_raises_what_is_good_and_leaves_the_weights_alone():
-    log_prob = th.zeros(2, requires_grad=True)
-    weights = th.tensor([1.0, -3.0], requires_grad=True)
-    policy_gradients.policy_gradient_loss(log_prob, weights).backward()
-    assert log_prob.grad.tolist() == [-0.5, 1.5]  # descending raises the first and lowers the second
-    assert weights.grad is None
-    value = th.zeros(2, requires_grad=True)
-    assert not policy_gradients.policy_gradient_weights(weights, th.zeros(2), 1.0, baseline=value).requires_grad
-    with pytest.raises(AssertionError):
-        policy_gradients.policy_gradient_loss(th.zeros(3), th.zeros(3, 1))
 
 
 # --- small worlds -----------------------------------------------------------------------------------------------------
@@ -129,7 +67,7 @@ class FixedLength(gym.Env):
 def graph_model(n_envs: int, **kwargs) -> REINFORCE:
     model = REINFORCE(
         "MlpPolicy", DummyVecEnv([Graph] * n_envs), policy_kwargs={"net_arch": []}, gamma=1.0, seed=0,
-        normalize_returns=False, device="cpu", **kwargs,
+        normalize_advantage=False, device="cpu", **kwargs,
     )  # fmt: skip
     with th.no_grad():
         # One logit per state and action: the features are one-hot states.
@@ -152,7 +90,7 @@ def batch_gradient(model: REINFORCE, credit: str) -> np.ndarray:
     batch = model.rollout_buffer.get_samples()
     states, actions = batch.observations.flatten().long(), batch.actions.long()
     returns = batch.returns_to_go if credit == "reward_to_go" else batch.episode_returns
-    weights = policy_gradients.policy_gradient_weights(returns, batch.timesteps, 1.0)
+    weights = policy_gradients.advantages(returns, batch.timesteps, 1.0)
     probabilities = th.softmax(model.policy.action_net.weight.detach(), dim=0).T[states]
     score = (th.nn.functional.one_hot(actions, 2) - probabilities) * weights.unsqueeze(1)
     return th.zeros(3, 2).index_add(0, states, score).T.numpy().flatten()
@@ -223,7 +161,7 @@ def test_gradient_equals_the_softmax_policy_gradient_on_a_two_armed_bandit():
             return np.ones(1, np.float32), (3.0, -2.0)[action], True, False, {}
 
     model = REINFORCE(
-        "MlpPolicy", Bandit(), learning_rate=1.0, n_episodes=10, normalize_returns=False, max_grad_norm=None, seed=1,
+        "MlpPolicy", Bandit(), learning_rate=1.0, n_episodes=10, normalize_advantage=False, max_grad_norm=None, seed=1,
         policy_kwargs={"net_arch": [], "optimizer_class": th.optim.SGD}, device="cpu",
     )  # fmt: skip
     model.collect_rollouts(*prepare(model))
@@ -242,16 +180,14 @@ def test_gradient_equals_the_softmax_policy_gradient_on_a_two_armed_bandit():
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
 @pytest.mark.parametrize("truncated", [False, True])
-def test_with_a_value_baseline_it_is_a2c_on_whole_episodes(n_envs, action_space, truncated, monkeypatch):
+def test_with_a_value_baseline_it_is_a2c_on_whole_episodes(n_envs, action_space, truncated):
     """Same seed, same draws, same optimiser: the same parameters after 5 updates."""
     env = [DummyVecEnv([lambda: FixedLength(action_space, truncated)] * n_envs) for _ in range(2)]
     kwargs = {"gamma": 0.9, "ent_coef": 0.01, "vf_coef": 0.4, "max_grad_norm": 0.7, "seed": 3, "device": "cpu"}
     a2c = A2C("MlpPolicy", env[0], n_steps=6, gae_lambda=1.0, **kwargs).learn(6 * n_envs * 5)
     rms_prop = {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0}}
-    kwargs |= {"n_episodes": n_envs, "baseline": "value", "normalize_returns": False, "policy_kwargs": rms_prop}
-    ours = REINFORCE("MlpPolicy", env[1], learning_rate=7e-4, kernel="torch", **kwargs)
-    monkeypatch.setattr(ours, "_act", th.no_grad()(lambda obs: ours.policy(th.as_tensor(obs))[0].numpy()))
-    ours.learn(6 * n_envs * 5)
+    kwargs |= {"n_episodes": n_envs, "baseline": "value", "normalize_advantage": False, "policy_kwargs": rms_prop}
+    ours = REINFORCE("MlpPolicy", env[1], learning_rate=7e-4, backend="torch", **kwargs).learn(6 * n_envs * 5)
     assert ours._n_updates == a2c._n_updates == 5
     for (name, theirs), mine in zip(a2c.policy.named_parameters(), ours.policy.parameters(), strict=True):
         th.testing.assert_close(mine, theirs, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
@@ -299,63 +235,11 @@ def test_a_time_limit_without_the_last_observation_is_terminal_as_in_sb3():
 # --- acting -----------------------------------------------------------------------------------------------------------
 
 
-def torch_actor(policy):
-    return th.no_grad()(lambda obs: policy.get_distribution(th.as_tensor(obs)).get_actions().numpy())
-
-
-@pytest.mark.parametrize("make_actor", [torch_actor, NumpyActor])
-def test_actions_follow_the_policys_distribution(make_actor):
-    th.manual_seed(0)
-    obs = np.ones((20_000, 3), dtype=np.float32)
-    discrete = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(4)), seed=0, device="cpu").policy
-    with th.no_grad():
-        discrete.action_net.bias.copy_(th.tensor([0.0, 1.0, -1.0, 0.5]))
-        expected = discrete.get_distribution(th.as_tensor(obs[:1])).distribution.probs[0]
-    frequencies = np.bincount(make_actor(discrete)(obs), minlength=4) / len(obs)
-    np.testing.assert_allclose(frequencies, expected, atol=0.015)
-    box = REINFORCE("MlpPolicy", FixedLength(spaces.Box(-1, 1, (2,))), seed=0, policy_kwargs={"log_std_init": -0.7}).policy
-    actions = make_actor(box)(obs)
-    with th.no_grad():
-        distribution = box.get_distribution(th.as_tensor(obs[:1])).distribution
-    np.testing.assert_allclose(actions.mean(axis=0), distribution.mean[0], atol=0.015)
-    np.testing.assert_allclose(actions.std(axis=0), distribution.stddev[0], atol=0.015)
-
-
-@pytest.mark.parametrize("activation_fn", [th.nn.Tanh, th.nn.ReLU, th.nn.ELU])
-@pytest.mark.parametrize("net_arch", [[], [16], {"pi": [8, 8], "vf": [4]}])
-def test_numpy_actor_computes_what_the_policy_computes_and_follows_its_updates(activation_fn, net_arch):
-    model = REINFORCE(
-        "MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"net_arch": net_arch, "activation_fn": activation_fn}
-    )
-    assert applies_to(model.policy)
-    actor, obs = NumpyActor(model.policy), np.random.default_rng(0).normal(size=(7, 3))
-    for _ in range(2):
-        with th.no_grad():
-            distribution = model.policy.get_distribution(th.as_tensor(obs, dtype=th.float32)).distribution
-        th.manual_seed(0)
-        actions = actor(obs)
-        log_probs = np.log(actor.odds / actor.odds.sum(axis=1, keepdims=True))
-        th.testing.assert_close(th.as_tensor(log_probs), distribution.logits, atol=1e-6, rtol=0)
-        th.manual_seed(0)
-        assert actions.tolist() == distribution.sample().tolist()
-        model.learn(100)
-
-
-def test_numpy_actor_leaves_other_policies_to_torch():
-    silu = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)), policy_kwargs={"activation_fn": th.nn.SiLU})
-    one_hot = REINFORCE("MlpPolicy", Graph())
-    binary = REINFORCE("MlpPolicy", FixedLength(spaces.MultiBinary(2)))
-    head = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(3)))
-    head.policy.action_net = th.nn.Sequential(th.nn.Linear(64, 8), th.nn.Tanh(), th.nn.Linear(8, 3))
-    assert not any(applies_to(model.policy) for model in (silu, one_hot, binary, head))
-    assert silu.learn(60)._n_updates > 0
-
-
 @pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
-def test_both_kernels_take_the_same_actions_and_the_log_names_numpys(action_space, capsys):
-    def train(kernel):
-        model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=2, kernel=kernel, seed=3, verbose=1).learn(60)
-        return model, "Using the NumPy kernel" in capsys.readouterr().out
+def test_both_backends_take_the_same_actions_and_the_log_names_numpy(action_space, capsys):
+    def train(backend):
+        model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=2, backend=backend, seed=3, verbose=1).learn(60)
+        return model, "Using the NumPy backend" in capsys.readouterr().out
 
     (ours, ours_named), (oracle, oracle_named) = train("auto"), train("torch")
     assert ours_named and not oracle_named and ours._n_updates == oracle._n_updates == 5
@@ -363,11 +247,11 @@ def test_both_kernels_take_the_same_actions_and_the_log_names_numpys(action_spac
         th.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("kernel", ["auto", "torch"])
-def test_a_single_number_is_learnt_like_an_array_of_one(kernel):
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_single_number_is_learnt_like_an_array_of_one(backend):
     def train(shape):
         env = FixedLength(spaces.Box(-1, 1, shape))
-        return REINFORCE("MlpPolicy", env, n_episodes=2, kernel=kernel, seed=3, policy_kwargs=SMALL).learn(60)
+        return REINFORCE("MlpPolicy", env, n_episodes=2, backend=backend, seed=3, policy_kwargs=SMALL).learn(60)
 
     number, array = train(()), train((1,))
     for one, other in zip(number.policy.parameters(), array.policy.parameters(), strict=True):
@@ -378,8 +262,8 @@ def test_a_single_number_is_learnt_like_an_array_of_one(kernel):
 def test_acting_calls_torch_for_the_draw_only():
     """The gate for speed that needs no clock: what 50 more steps of a rollout call of PyTorch."""
 
-    def calls(n_steps, kernel):
-        model = REINFORCE("MlpPolicy", "CartPole-v1", n_steps=1_000, kernel=kernel, seed=0, device="cpu")
+    def calls(n_steps, backend):
+        model = REINFORCE("MlpPolicy", "CartPole-v1", n_steps=1_000, backend=backend, seed=0, device="cpu")
         return torch_calls(lambda: model.learn(n_steps))
 
     assert calls(100, "auto") - calls(50, "auto") == {"exponential_": 50}
@@ -387,24 +271,41 @@ def test_acting_calls_torch_for_the_draw_only():
     assert (calls(100, "torch") - calls(50, "torch")).total() > 50 * 50
 
 
-@pytest.mark.parametrize("numpy_actor", [False, True])
+class Recorder(gym.Wrapper):
+    """Notes what it showed and what it was given: (observation, action) of every step."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.steps: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def reset(self, **kwargs):
+        self.obs, info = self.env.reset(**kwargs)
+        return self.obs, info
+
+    def step(self, action):
+        self.steps.append((self.obs, np.array(action)))
+        self.obs, *rest = self.env.step(action)
+        return self.obs, *rest
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
 @pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
-def test_log_probs_in_one_batch_equal_those_of_the_acting_distribution(action_space, numpy_actor, monkeypatch):
-    acting = []
-    model = REINFORCE("MlpPolicy", FixedLength(action_space), n_episodes=3, kernel="torch", seed=0, device="cpu")
-    actor = (NumpyActor if numpy_actor else torch_actor)(model.policy)
-
-    def spy(obs):
-        actions = actor(obs)
-        with th.no_grad():
-            acting.append(model.policy.get_distribution(th.as_tensor(obs)).log_prob(th.as_tensor(actions)))
-        return actions
-
-    monkeypatch.setattr(model, "_act", spy)
+def test_the_batch_holds_each_observation_with_the_action_drawn_for_it(action_space, backend):
+    """So the log-probabilities of the update are those of the distributions that acted."""
+    envs = [Recorder(FixedLength(action_space)) for _ in range(2)]
+    model = REINFORCE(
+        "MlpPolicy", DummyVecEnv([lambda env=env: env for env in envs]), n_episodes=4, backend=backend, seed=0, device="cpu"
+    )
     model.collect_rollouts(*prepare(model))
     batch = model.rollout_buffer.get_samples()
-    log_prob = model.policy.get_distribution(batch.observations).log_prob(batch.actions)
-    th.testing.assert_close(log_prob, th.cat(acting), atol=1e-6, rtol=0)
+    observations, actions = (np.stack(column) for column in zip(*envs[0].steps, *envs[1].steps, strict=True))
+    np.testing.assert_array_equal(batch.observations, observations)
+    drawn = batch.actions.numpy()
+    if isinstance(action_space, spaces.Box):
+        # The environment gets the clipped action, the batch the one that was drawn.
+        assert (np.abs(drawn) > 1).any()
+        drawn = np.clip(drawn, -1, 1)
+    np.testing.assert_array_equal(drawn, actions)
 
 
 @pytest.mark.parametrize(
@@ -581,22 +482,41 @@ def test_learns_a_bandit_of_two_states():
         assert evaluate_policy(model, make_vec_env(Match, seed=1), n_eval_episodes=20)[0] == 4.0, kwargs
 
 
-def test_knobs_reach_the_weights(monkeypatch):
-    seen = []
-    original = policy_gradients.policy_gradient_weights
-    monkeypatch.setattr(policy_gradients, "policy_gradient_weights", lambda *args: seen.append(args) or original(*args))
-    settings = {"gamma": 0.8, "discount_weighting": True, "normalize_returns": False, "n_episodes": 2, "seed": 0}
-    for credit, baseline in (("reward_to_go", None), ("episode", "mean"), ("episode", "value")):
-        env = FixedLength(spaces.Discrete(2))
-        REINFORCE("MlpPolicy", env, credit=credit, baseline=baseline, **settings).learn(12)
-    for (returns, timesteps, gamma, _, discount_weighting, normalize), credit in zip(seen, "ree", strict=True):
-        assert (gamma, discount_weighting, normalize) == (0.8, True, False)
-        assert timesteps.tolist() == [0, 1, 2, 3, 4, 5] * 2
-        constant = len(set(returns[:6].tolist())) == 1
-        assert constant == (credit == "e")
-    assert seen[0][3] is None
-    assert seen[1][3].item() == pytest.approx(seen[1][0].mean().item())
-    assert seen[2][3].shape == (12,)
+@pytest.mark.parametrize("credit", ["reward_to_go", "episode"])
+@pytest.mark.parametrize("baseline", [None, "mean", "value"])
+@pytest.mark.parametrize("discount_weighting", [False, True])
+@pytest.mark.parametrize("normalize_advantage", [False, True])
+def test_every_switch_does_to_the_update_what_it_says(credit, baseline, discount_weighting, normalize_advantage):
+    """One step of SGD with learning rate 1 moves the actor by its gradient, written out here."""
+    gamma, sgd = 0.8, {"net_arch": [], "optimizer_class": th.optim.SGD}
+    model = REINFORCE(
+        "MlpPolicy", FixedLength(spaces.Discrete(2)), learning_rate=1.0, n_episodes=2, gamma=gamma, max_grad_norm=None,
+        credit=credit, baseline=baseline, discount_weighting=discount_weighting, normalize_advantage=normalize_advantage,
+        seed=0, policy_kwargs=sgd,
+    )  # fmt: skip
+    model.collect_rollouts(*prepare(model))
+    model.set_logger(configure(None, []))
+    batch = model.rollout_buffer.get_samples()
+    rewards = batch.observations.sum(dim=1) * batch.actions
+    psi = []
+    for episode in (rewards[:6], rewards[6:]):
+        for t in range(6):
+            start = t if credit == "reward_to_go" else 0
+            psi.append(sum(gamma ** (k - start) * episode[k] for k in range(start, 6)))
+    psi = th.stack(psi)
+    if baseline is not None:
+        psi = psi - (psi.mean() if baseline == "mean" else model.policy.predict_values(batch.observations).flatten())
+    if discount_weighting:
+        psi = psi * th.tensor([gamma**t for t in range(6)] * 2)
+    if normalize_advantage:
+        psi = (psi - psi.mean()) / psi.std(unbiased=False)
+    log_prob = model.policy.get_distribution(batch.observations).log_prob(batch.actions)
+    weight = model.policy.action_net.weight
+    (expected,) = th.autograd.grad((log_prob * psi.detach()).mean(), weight)
+    before = weight.detach().clone()
+    model.train()
+    th.testing.assert_close(weight.detach() - before, expected, atol=1e-6, rtol=1e-4)
+    assert expected.abs().max() > 1e-3
 
 
 # --- saving, seeds, wrappers ------------------------------------------------------------------------------------------
@@ -644,9 +564,9 @@ def test_vec_normalize_and_set_env():
         ({"n_episodes": 0}, ["n_episodes", "0"]),
         ({"n_steps": -1}, ["n_steps", "-1"]),
         ({"gamma": 1.5}, ["gamma", "1.5"]),
-        ({"kernel": "numpy"}, ["kernel", "numpy"]),
-        ({"n_episodes": "8"}, ["n_episodes='8'", "a whole number"]),
-        ({"n_episodes": 1.5}, ["n_episodes=1.5", "a whole number of at least 1"]),
+        ({"backend": "numpy"}, ["backend", "numpy"]),
+        ({"n_episodes": "8"}, ["n_episodes='8'", "an integer"]),
+        ({"n_episodes": 1.5}, ["n_episodes=1.5", "an integer of at least 1"]),
         ({"gamma": None}, ["gamma=None", "a number"]),
         ({"ent_coef": "1e-3"}, ["ent_coef='1e-3'", "!!float 1e-3"]),
         ({"max_grad_norm": -0.5}, ["max_grad_norm=-0.5", "at least 0"]),

@@ -1,0 +1,101 @@
+"""What the on-policy algorithms share."""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+
+from sb3_pg_extras.common.arguments import check_choices, check_numbers
+from sb3_pg_extras.fast.numpy_actor import NumpyActor
+
+
+class PolicyGradientAlgorithm(OnPolicyAlgorithm):
+    """
+    SB3's on-policy algorithm with A2C's policies, on all action spaces they know, and with a NumPy backend where it applies.
+
+    :param policy: The policy.
+    :param env: The environment.
+    :param backend: "auto" for NumPy where the policy allows it, "torch" for PyTorch always.
+    :param kwargs: The other arguments of SB3's ``OnPolicyAlgorithm``.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = A2C.policy_aliases
+
+    def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, *, backend: str, **kwargs: Any) -> None:
+        action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+        super().__init__(
+            policy, env, gae_lambda=1.0, supported_action_spaces=action_spaces, _init_setup_model=False, **kwargs
+        )
+        self.backend = backend
+
+    def _check_arguments(
+        self,
+        choices: dict[str, tuple[Any, ...]] | None = None,
+        numbers: dict[str, tuple[float, float]] | None = None,
+        integers: dict[str, tuple[float, float]] | None = None,
+    ) -> None:
+        """Check the arguments that both algorithms have, and those given: choices and bounds as in ``arguments.py``."""
+        check_choices(self, {"backend": ("auto", "torch"), **(choices or {})})
+        check_numbers(self, integers or {}, integer=True)
+        any_number = (-math.inf, math.inf)
+        check_numbers(self, {"gamma": (0, 1), "ent_coef": any_number, "vf_coef": any_number, **(numbers or {})})
+        if self.max_grad_norm not in (None, math.inf):
+            check_numbers(self, {"max_grad_norm": (0, math.inf)})
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        self._begin_learning(afresh=reset_num_timesteps or self._last_obs is None)
+        if self.verbose >= 1 and self._uses_numpy():
+            print("Using the NumPy backend")
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def _begin_learning(self, afresh: bool) -> None:
+        """
+        Called when ``learn`` begins.
+
+        :param afresh: Whether the environments start anew.
+        """
+
+    def _uses_numpy(self) -> bool:
+        """:return: Whether the NumPy backend is wanted and applies."""
+        return self.backend == "auto" and NumpyActor.applies_to(self.policy)
+
+    def _numpy_actor(self) -> NumpyActor | None:
+        """:return: What draws actions in NumPy, if the NumPy backend is wanted and applies."""
+        return NumpyActor(self.policy) if self._uses_numpy() else None
+
+    def _environment_actions(self, actions: np.ndarray) -> np.ndarray:
+        """
+        What SB3's on-policy algorithms hand to the environment.
+
+        :param actions: Actions as the policy drew them, shape (n_envs, *action_space.shape).
+        :return: The same, scaled from [-1, 1] if the policy squashes its output, clipped to the action space if not.
+        """
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        # Faster than np.clip, whose wrappers cost more than the work.
+        return np.minimum(np.maximum(actions, self.action_space.low), self.action_space.high)
+
+
+def last_observation(info: dict[str, Any]) -> Any | None:
+    """
+    The state in which a time limit cut an episode: a VecEnv resets the environment at once, and keeps it in the info.
+
+    :param info: The info of the step that ended the episode.
+    :return: The observation; None if the episode terminated. As in SB3, also None where the VecEnv did not keep it.
+    """
+    return info.get("terminal_observation") if info.get("TimeLimit.truncated", False) else None
