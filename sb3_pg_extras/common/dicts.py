@@ -19,6 +19,20 @@ def map_arrays(function: Callable[..., Any], value: Any, *others: Any) -> Any:
     return function(value, *others)
 
 
+def map_named_arrays(function: Callable[..., Any], name: str, value: Any, *others: Any) -> Any:
+    """
+    As :func:`map_arrays`, for a function that has to name what is wrong.
+
+    :param function: Called with the name that messages use, the array, and its counterparts.
+    :param name: What messages call ``value``.
+    :param value: An array, or a dict of arrays.
+    :param others: Like ``value``.
+    :return: What ``function`` returned, as :func:`map_arrays` does.
+    """
+    names = {key: f"{name}[{key!r}]" for key in value} if isinstance(value, dict) else name
+    return map_arrays(lambda array, name, *rest: function(name, array, *rest), value, names, *others)
+
+
 def arrays_of(value: Any) -> list[Any]:
     """
     :param value: An array, or a dict of arrays.
@@ -33,4 +47,4 @@ def named_arrays(name: str, value: Any) -> list[tuple[str, Any]]:
     :param value: An array, or a dict of arrays.
     :return: The arrays with the names that messages use: ``name``, or ``name['key']`` for each entry of a dict.
     """
-    return [(f"{name}[{key!r}]", array) for key, array in value.items()] if isinstance(value, dict) else [(name, value)]
+    return arrays_of(map_named_arrays(lambda *pair: pair, name, value))

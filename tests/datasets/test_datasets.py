@@ -16,7 +16,7 @@ from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset, normalized_score
-from sb3_pg_extras.datasets import collect_dataset
+from sb3_pg_extras.datasets import collect_dataset, save_dataset
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 from sb3_pg_extras.datasets.load import BUNDLED_DATASETS
 from sb3_pg_extras.datasets.spaces import space_from_json, space_to_json
@@ -140,7 +140,7 @@ def test_npz_round_trip(arrays, tmp_path):
     dataset = OfflineDataset(
         **arrays, env_id="Made-up-v0", reference_scores=(-0.1, 3234.3), episode_ends=[10, 15, 20, 30, 40]
     )
-    dataset.save(tmp_path / "new" / "x.npz")
+    save_dataset(dataset, tmp_path / "new" / "x.npz")
     loaded = load_dataset(tmp_path / "new" / "x.npz")
     assert_same(loaded, dataset)
     assert (loaded.env_id, loaded.reference_scores) == ("Made-up-v0", (-0.1, 3234.3))
@@ -154,7 +154,7 @@ def test_npz_round_trip_of_images_dicts_and_discrete_actions(tmp_path):
         observations, np.array([1, 2, 3, 1, 2, 3]), np.zeros(6), observations, np.zeros(6), np.zeros(6),
         space, spaces.Discrete(3, start=1),
     )  # fmt: skip
-    dataset.save(tmp_path / "x.npz")
+    save_dataset(dataset, tmp_path / "x.npz")
     assert_same(load_dataset(str(tmp_path / "x.npz")), dataset)
     with pytest.raises(DatasetError, match="row 2"):
         OfflineDataset(
@@ -182,7 +182,7 @@ def test_files_that_cannot_be_read_are_named(arrays, tmp_path):
     path = tmp_path / "x.npz"
     with pytest.raises(DatasetError, match=r"x\.npz.*no such file"):
         load_dataset(path)
-    OfflineDataset(**arrays).save(path)
+    save_dataset(OfflineDataset(**arrays), path)
     whole = path.read_bytes()
     for length in range(0, len(whole), 37):
         path.write_bytes(whole[:length])
@@ -215,18 +215,18 @@ def test_a_failed_write_leaves_the_old_file(arrays, tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez_compressed", fail)
     with pytest.raises(OSError, match="disk full"):
-        OfflineDataset(**arrays).save(path)
+        save_dataset(OfflineDataset(**arrays), path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_are_cached_until_they_change(arrays, tmp_path):
     path = tmp_path / "x.npz"
-    OfflineDataset(**arrays).save(path)
+    save_dataset(OfflineDataset(**arrays), path)
     first = load_dataset(path)
     assert load_dataset(path) is first
     assert load_dataset(path, first.action_space) is first
-    OfflineDataset(**make_arrays(50)).save(path)
+    save_dataset(OfflineDataset(**make_arrays(50)), path)
     assert len(load_dataset(path)) == 50
 
 
@@ -444,16 +444,3 @@ def test_scores_need_two_different_references(arrays):
         normalized_score(OfflineDataset(**arrays, reference_scores=(3.0, 3.0)), 1.0)
     with pytest.raises(ValueError, match="None"):
         normalized_score(OfflineDataset(**arrays), 1.0)
-
-
-def test_a_file_written_through_a_link_leaves_the_link(tmp_path):
-    from sb3_pg_extras.common.files import atomic_write
-
-    (tmp_path / "elsewhere").mkdir()
-    link = tmp_path / "latest.zip"
-    link.symlink_to(tmp_path / "elsewhere" / "model.zip")
-    for content in (b"one", b"two"):
-        with atomic_write(link) as file:
-            file.write(content)
-        assert link.is_symlink()
-        assert (tmp_path / "elsewhere" / "model.zip").read_bytes() == content

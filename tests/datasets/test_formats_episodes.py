@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
 from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.common.optional import MissingPackageError
+from sb3_pg_extras.datasets import save_dataset
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 from sb3_pg_extras.datasets.readers.minari import load_minari
 
@@ -150,16 +152,16 @@ def test_minari_filtered_episodes(minari_dataset):
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
-def test_to_minari_and_back(minari_dataset, minari_root, data_format):
+def test_written_to_minari_and_read_back(minari_dataset, minari_root, data_format):
     dataset = load_dataset(minari_dataset)
-    assert isinstance(dataset.to_minari("copy-v1", data_format), minari.MinariDataset)
+    save_dataset(dataset, "minari:copy-v1", data_format=data_format)
     assert_same(load_dataset("minari:copy-v1"), dataset)
     assert json.loads((minari_root / "copy-v1/data/metadata.json").read_text())["data_format"] == data_format
 
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "Made-up-v0"])
-def test_to_minari_keeps_images_dicts_and_metadata(data_format, env_id):
+def test_minari_writer_keeps_images_dicts_and_metadata(data_format, env_id):
     rng = np.random.default_rng(0)
     space = spaces.Dict(
         image=spaces.Box(0, 255, (32, 32, 3), np.uint8),
@@ -177,7 +179,8 @@ def test_to_minari_keeps_images_dicts_and_metadata(data_format, env_id):
         observations, np.array([3, 4, 5, 3, 4, 5]), rng.normal(size=6), following, np.zeros(6), np.zeros(6),
         space, spaces.Discrete(3, start=3), env_id, (-1.5, 2.25), [3, 6],
     )  # fmt: skip
-    written = dataset.to_minari("deep/er/pixels-v3", data_format)
+    save_dataset(dataset, "minari:deep/er/pixels-v3", data_format=data_format)
+    written = minari.load_dataset("deep/er/pixels-v3")
     assert_same(load_dataset(written), dataset)
     assert written.env_spec.id == env_id
     if env_id == "Pendulum-v1":
@@ -186,12 +189,12 @@ def test_to_minari_keeps_images_dicts_and_metadata(data_format, env_id):
 
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
 @pytest.mark.parametrize("space", [spaces.Discrete(50), spaces.Box(0, 50, (), np.float32), spaces.MultiDiscrete([60, 60])])
-def test_to_minari_observation_spaces(data_format, space):
+def test_minari_writer_observation_spaces(data_format, space):
     states = np.stack([np.full(space.shape, n, space.dtype) for n in range(6)])
     dataset = OfflineDataset(
         states[:-1], np.zeros((5, 1)), np.arange(5), states[1:], np.zeros(5), np.eye(5)[4], space, ACTION_SPACE
     )
-    dataset.to_minari("plain-v0", data_format)
+    save_dataset(dataset, "minari:plain-v0", data_format=data_format)
     assert_same(load_dataset("minari:plain-v0"), dataset)
 
 
@@ -202,7 +205,7 @@ def test_to_minari_observation_spaces(data_format, space):
     data_format=st.sampled_from(["hdf5", "arrow"]),
     seed=st.integers(0, 1000),
 )
-def test_to_minari_and_back_whatever_the_episodes(minari_root, lengths, endings, data_format, seed):
+def test_written_to_minari_and_read_back_whatever_the_episodes(minari_root, lengths, endings, data_format, seed):
     shutil.rmtree(minari_root, ignore_errors=True)
     n, ends, rng = sum(lengths), np.cumsum(lengths), np.random.default_rng(seed)
     # Episode k has the states from row ends[k] + k on, one more than it has steps.
@@ -214,7 +217,7 @@ def test_to_minari_and_back_whatever_the_episodes(minari_root, lengths, endings,
         states[rows], rng.uniform(0, 10, (n, 1)), rng.normal(size=n), states[rows + 1], terminations, truncations,
         spaces.Box(-np.inf, np.inf, (2,), np.float32), ACTION_SPACE, episode_ends=ends,
     )  # fmt: skip
-    dataset.to_minari("any/episodes-v0", data_format)
+    save_dataset(dataset, "minari:any/episodes-v0", data_format=data_format)
     assert_same(load_dataset("minari:any/episodes-v0"), dataset)
 
 
@@ -244,8 +247,8 @@ def test_minari_arrow_episodes_longer_than_a_batch():
         states[:-1], np.zeros((n, 1)), np.zeros(n), states[1:], np.zeros(n), np.zeros(n), OBSERVATION_SPACE, ACTION_SPACE
     )
     with pytest.raises(DatasetError, match=r"long-v0.*episode 0 is in 2 batches.*hdf5"):
-        dataset.to_minari("long-v0", "arrow")
-    dataset.to_minari("long-v0")
+        save_dataset(dataset, "minari:long-v0", data_format="arrow")
+    save_dataset(dataset, "minari:long-v0")
     assert_same(load_dataset("minari:long-v0"), dataset)
     whole = EpisodeBuffer(
         None, None, None, states, dataset.actions, dataset.rewards, dataset.terminations, dataset.truncations
@@ -257,28 +260,28 @@ def test_minari_arrow_episodes_longer_than_a_batch():
         load_dataset(written)
 
 
-def test_to_minari_refuses_what_it_cannot_write(minari_dataset, minari_root, monkeypatch):
+def test_minari_writer_refuses_what_it_cannot_write(minari_dataset, minari_root, monkeypatch):
     dataset = load_dataset(minari_dataset)
     with pytest.raises(DatasetError, match=r"ten/digits-v0 exists already"):
-        dataset.to_minari("ten/digits-v0")
+        save_dataset(dataset, "minari:ten/digits-v0")
     for wrong in ("no-version", "../up-v0", "", "a b-v0"):
         with pytest.raises(DatasetError, match="ids of Minari"):
-            dataset.to_minari(wrong)
+            save_dataset(dataset, f"minari:{wrong}")
     with pytest.raises(DatasetError, match="'hdf5' or 'arrow'"):
-        dataset.to_minari("new-v0", "csv")
+        save_dataset(dataset, "minari:new-v0", data_format="csv")
     jumping = make_arrays() | {"next_observations": make_arrays(seed=1)["next_observations"]}
     with pytest.raises(DatasetError, match="next_observations row 0 is not observations row 1"):
-        OfflineDataset(**jumping).to_minari("new-v0")
+        save_dataset(OfflineDataset(**jumping), "minari:new-v0")
     with pytest.raises(DatasetError, match="uint8"):
-        OfflineDataset(
-            **make_arrays() | {"observation_space": spaces.Box(0, 255, (3,), np.uint8)}
-        ).to_minari("new-v0")  # fmt: skip
+        save_dataset(
+            OfflineDataset(**make_arrays() | {"observation_space": spaces.Box(0, 255, (3,), np.uint8)}), "minari:new-v0"
+        )
     with pytest.raises(DatasetError, match="env_id='no id!'"):
-        OfflineDataset(**make_arrays(), env_id="no id!").to_minari("new-v0")
+        save_dataset(OfflineDataset(**make_arrays(), env_id="no id!"), "minari:new-v0")
     # A failure half-way leaves nothing.
     monkeypatch.setattr(minari.MinariDataset, "__init__", lambda *_: 1 / 0)
     with pytest.raises(DatasetError, match=r"new-v0.*ZeroDivisionError"):
-        dataset.to_minari("new-v0")
+        save_dataset(dataset, "minari:new-v0")
     assert not (minari_root / "new-v0").exists()
 
 
@@ -551,13 +554,13 @@ def replaced(name, values, rows=None):
         (replaced("action", None, [3]), ["action row 3", "null"]),
         (replaced("action", [11.0], [3]), ["actions row 3", "11", "outside"]),
         (replaced("observation.state", [None], [2]), ["observation.state row 2", "null"]),
-        (replaced("observation.state", []), ["'observation.state' is missing or holds no numbers"]),
-        (replaced("observation.state", "x"), ["'observation.state' is missing or holds no numbers"]),
-        (replaced("episode_index", 1.5), ["episode_index", "whole"]),
+        (replaced("observation.state", []), ["'observation.state' is missing or does not hold numbers"]),
+        (replaced("observation.state", "x"), ["'observation.state' is missing or does not hold numbers"]),
+        (replaced("episode_index", 1.5), ["episode_index", "integers"]),
         (replaced("frame_index", 0), ["frame_index goes from 0 to 0 in episode 1"]),
         (lambda t: pa.concat_tables([t.slice(0, 1), t.slice(2)]), ["frame_index goes from 0 to 2 in episode 1"]),
         (replaced("next.done", True, [0]), ["row 0 is terminated"]),
-        (replaced("next.done", 0.5), ["terminations row 0", "0.5"]),
+        (replaced("next.done", 0.5), ["next.done row 0", "0.5"]),
         (lambda t: t.slice(0, 0), ["no frames"]),
         (lambda t: t.slice(3, 1), ["no transitions"]),
     ],
@@ -573,7 +576,7 @@ def test_wrong_content_of_parquet_is_named(parquet_path, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.drop_columns(["next.truncated"]), ["columns"]),
+        (lambda t: t.drop_columns(["next.truncated"]), ["fields", "next.truncated"]),
         (replaced("action", [1.0, 2.0]), ["action", "(2,)", "(1,)"]),
         (replaced("next.reward", None, [1]), ["next.reward row 1", "null"]),
     ],
@@ -615,10 +618,10 @@ def test_missing_libraries_are_named_with_the_command(tmp_path, monkeypatch):
     pq.write_table(frames(), tmp_path / "a.parquet")
     for module in ("minari", "pyarrow", "pyarrow.parquet", "pyarrow.types"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DatasetError, match=r'pip install "sb3-pg-extras\[minari\]"'):
+    with pytest.raises(MissingPackageError, match=r'pip install "sb3-pg-extras\[minari\]"'):
         load_dataset("minari:ten/digits-v0")
     for source in (tmp_path / "a.parquet", IMITATION):
-        with pytest.raises(DatasetError, match=r'pip install "sb3-pg-extras\[parquet\]"'):
+        with pytest.raises(MissingPackageError, match=r'pip install "sb3-pg-extras\[parquet\]"'):
             load_dataset(source, ACTION_SPACE)
     with pytest.raises(DatasetError, match="expected an OfflineDataset"):
         load_dataset(SimpleNamespace())

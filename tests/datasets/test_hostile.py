@@ -42,6 +42,7 @@ from test_formats_episodes import ACTION_SPACE, IMITATION, change_imitation, fra
 from test_formats_hdf5 import content_of, write, write_formats
 
 from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets import save_dataset
 from sb3_pg_extras.datasets.readers.hdf5 import load_hdf5
 from sb3_pg_extras.datasets.readers.imitation import load_imitation
 from sb3_pg_extras.datasets.readers.minari import load_minari
@@ -100,7 +101,7 @@ def whole(tmp_path_factory) -> dict[str, dict[str, bytes]]:
         "parquet": folder / "x.parquet",
         "imitation": IMITATION,
     }
-    OfflineDataset(**make_arrays(), env_id="Made-up-v0", reference_scores=(-1.0, 2.0)).save(paths["npz"])
+    save_dataset(OfflineDataset(**make_arrays(), env_id="Made-up-v0", reference_scores=(-1.0, 2.0)), paths["npz"])
     paths["replay buffer"].write_bytes(pickle.dumps(small_buffer(), pickle.HIGHEST_PROTOCOL))
     pq.write_table(frames(), paths["parquet"])
     paths |= write_formats(folder)
@@ -108,7 +109,7 @@ def whole(tmp_path_factory) -> dict[str, dict[str, bytes]]:
         warnings.simplefilter("ignore")
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
         for name in ("hdf5", "arrow"):
-            OfflineDataset(**make_arrays(), env_id="Made-up-v0").to_minari(f"{name}-v0", name)
+            save_dataset(OfflineDataset(**make_arrays(), env_id="Made-up-v0"), f"minari:{name}-v0", data_format=name)
             paths[f"minari-{name}"] = folder / f"minari/{name}-v0/data"
     files = {name: read_files(path) for name, path in paths.items()}
     files["minari-parquet"] = minari_parquet(files["minari-arrow"])

@@ -15,7 +15,7 @@ from test_formats_episodes import ACTION_SPACE, IMITATION, frames
 from test_formats_hdf5 import FIXTURES, FLAT, write, write_robomimic
 
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
-from sb3_pg_extras.datasets import progress
+from sb3_pg_extras.datasets import progress, save_dataset
 from sb3_pg_extras.datasets.progress import CountedFile, advance, progress_bar, track
 
 
@@ -44,7 +44,7 @@ def bars(monkeypatch) -> list[Recorder]:
 
 
 def npz(folder: Path) -> Path:
-    OfflineDataset(**make_arrays(2000)).save(folder / "x.npz")
+    save_dataset(OfflineDataset(**make_arrays(2000)), folder / "x.npz")
     return folder / "x.npz"
 
 
@@ -57,7 +57,7 @@ def replay_buffer(folder: Path) -> Path:
 
 
 def written_by_minari(folder: Path, data_format: str = "hdf5") -> str:
-    OfflineDataset(**make_arrays()).to_minari("made/up-v0", data_format)
+    save_dataset(OfflineDataset(**make_arrays()), "minari:made/up-v0", data_format=data_format)
     return "minari:made/up-v0"
 
 
@@ -163,7 +163,7 @@ def test_algorithms_are_as_quiet_as_their_verbose(tmp_path, bars, verbose):
     path = npz(tmp_path)
     BEAR("MlpPolicy", None, dataset=str(path), policy_kwargs=TINY, verbose=verbose)
     assert len(bars) == verbose
-    OfflineDataset(**make_arrays(50)).save(path)
+    save_dataset(OfflineDataset(**make_arrays(50)), path)
     BEAR("MlpPolicy", None, dataset=make_arrays(), policy_kwargs=TINY, verbose=verbose).set_dataset(str(path))
     assert len(bars) == 2 * verbose
 
