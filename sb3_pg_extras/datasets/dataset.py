@@ -1,6 +1,7 @@
 """``OfflineDataset``: a log of transitions that is checked once, when it is made, and read-only from then on."""
 
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class OfflineDataset:
         checked: dict[str, Any] = {
             "observations": _check_observations("observations", self.observations, self.observation_space),
             "next_observations": _check_observations("next_observations", self.next_observations, self.observation_space),
-            "actions": _check_actions(self.actions, self.action_space),
+            "actions": _check_values("actions", self.actions, self.action_space, (spaces.Box, *CHOICES)),
             "rewards": _as_float32(_check_column("rewards", self.rewards)),
             "terminations": as_flags("terminations", self.terminations),
             "truncations": as_flags("truncations", self.truncations),
@@ -200,25 +201,28 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 
 def _check_observations(name: str, value: Any, space: spaces.Space) -> Observations:
+    # Nothing depends on the bounds of real numbers, but choices become one-hot vectors.
+    check = partial(_check_values, bounded=CHOICES)
     if not isinstance(space, spaces.Dict):
-        return _check_observation(name, value, space)
+        return check(name, value, space)
     if not isinstance(value, dict) or set(value) != set(space.spaces):
         got = sorted(value) if isinstance(value, dict) else type(value).__name__
         raise DatasetError(f"{name} must be a dict with the keys {sorted(space.spaces)}, not {got}")
-    return map_named_arrays(_check_observation, name, {key: value[key] for key in space.spaces}, space)
+    return map_named_arrays(check, name, {key: value[key] for key in space.spaces}, space)
 
 
-def _check_observation(name: str, value: Any, space: spaces.Space) -> np.ndarray:
+def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[type[spaces.Space], ...]) -> np.ndarray:
+    """Values of a space have its shape; those of the types of space that are ``bounded`` lie in it."""
     array = _check_shape(name, value, space)
-    # Nothing depends on the bounds of real numbers, but choices become one-hot vectors.
-    row = _first_outside(array, space) if isinstance(space, CHOICES) else None
+    row = _first_outside(array, space) if isinstance(space, bounded) else None
     if row is not None:
-        raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}")
+        hint = ". Actions are stored in the environment's own units" * (name == "actions")
+        raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}{hint}")
     return array
 
 
 def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
-    if space.shape is None:
+    if not isinstance(space, (spaces.Box, *CHOICES)):
         raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
     array = _as_finite(name, value)
     if space.shape == () and array.ndim == 2 and array.shape[1] == 1:
@@ -226,19 +230,6 @@ def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
     if array.shape[1:] != space.shape:
         raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for (N, *{space.shape})")
     return _as_float32(array) if isinstance(space, spaces.Box) and space.dtype.kind == "f" else array
-
-
-def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
-    actions = _check_shape("actions", value, space)
-    if not isinstance(space, (spaces.Box, *CHOICES)):
-        raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
-    row = _first_outside(actions, space)
-    if row is not None:
-        raise DatasetError(
-            f"actions row {row} is {actions[row]}, outside the action space {space}. "
-            "Actions are stored in the environment's own units"
-        )
-    return actions
 
 
 def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:

@@ -34,20 +34,18 @@ def load_minari(source: Any) -> OfflineDataset:
     Read a Minari dataset. Nothing is downloaded, and no environment that a file names is made.
 
     :param source: An id that is there locally, ``"hopper/medium-v0"`` (with or without ``minari:`` before it), a
-        ``minari.MinariDataset``, whose selection of episodes counts, or a folder.
+        ``minari.MinariDataset``, whose selection of episodes counts, or the path of a folder.
     :return: The dataset. Each of Minari's episodes is one of its episodes, also where neither flag is set at the end.
-    :raises DatasetError: when the dataset is missing, damaged or invalid, or Minari is not installed.
+    :raises DatasetError: when the dataset is missing, damaged or invalid.
     """
     minari = require("minari", "minari")
-    if isinstance(source, minari.MinariDataset):
-        folder = Path(source.storage.data_path)
-    elif isinstance(source, Path) or (not source.startswith(PREFIX) and Path(source).is_dir()):
-        folder = Path(source)
-    else:
+    if isinstance(source, str):
         folder = minari_folder(source)
         if not folder.exists():
             name = source.removeprefix(PREFIX)
             raise DatasetError(f"{PREFIX}{name}: no such dataset in {folder}. To get it: minari download {name}")
+    else:
+        folder = source if isinstance(source, Path) else Path(source.storage.data_path)
     folder = folder / "data" if (folder / "data" / METADATA).exists() else folder
     with reading(folder, "a Minari dataset"):
         metadata = _check_metadata(folder)
@@ -57,7 +55,7 @@ def load_minari(source: Any) -> OfflineDataset:
             n_episodes, share = _check_arrow(folder, metadata["data_format"]), 0.5
         if metadata["total_episodes"] > n_episodes:
             raise DatasetError(f"{METADATA}: total_episodes is {metadata['total_episodes']}, but there are {n_episodes}")
-        dataset = source if isinstance(source, minari.MinariDataset) else minari.MinariDataset(folder)
+        dataset = minari.MinariDataset(folder) if isinstance(source, (str, Path)) else source
         for space in (dataset.observation_space, dataset.action_space):
             if space.shape is None and not isinstance(space, spaces.Dict):
                 raise DatasetError(f"spaces of type {type(space).__name__} are not supported: {space}")
@@ -120,6 +118,7 @@ def _check_hdf5(path: Path, composite: bool) -> int:
     """
     Refuse what points at other files, and arrays that claim to be far larger than what is stored of them.
 
+    :param path: The file.
     :param composite: Whether an observation is a group of arrays.
     :return: The number of episodes.
     """
@@ -156,6 +155,8 @@ def _check_arrow(folder: Path, data_format: str) -> int:
     """
     Arrow trusts the offsets in its files unless they are validated, and Minari does not validate them.
 
+    :param folder: The folder of the episodes.
+    :param data_format: ``"arrow"`` or ``"parquet"``.
     :return: The number of episodes.
     """
     arrow_dataset = require("pyarrow.dataset", "minari")
