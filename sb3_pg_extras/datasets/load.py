@@ -131,7 +131,7 @@ def _path_and_loader(source: str) -> tuple[Path, Loader]:
     if source.startswith(SHARDED_PREFIX):
         raise DatasetError(f"dataset={source!r}: never in memory as a whole. An algorithm's dataset= takes it")
     if source.startswith(MINARI_PREFIX):
-        # Where there is no such folder, it says what to do.
+        # An id that is not there is reported with what to do.
         return minari_folder(source), lambda path, _: load_minari(path if path.is_dir() else source)
     path = Path(source)
     if source.startswith(BUNDLED_PREFIX):
@@ -143,7 +143,7 @@ def _path_and_loader(source: str) -> tuple[Path, Loader]:
         for is_format, loader in FOLDER_LOADERS:
             if is_format(path):
                 return path, loader
-        raise DatasetError(f"dataset={source!r}: unknown kind of folder: none of Minari, of imitation, or of .parquet files")
+        raise DatasetError(f"dataset={source!r}: unknown kind of folder, expected Minari's, imitation's or one of .parquet files")
     if path.suffix not in FILE_LOADERS:
         raise DatasetError(f"dataset={source!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}")
     if not path.is_file():
