@@ -143,7 +143,7 @@ def _path_and_loader(source: str) -> tuple[Path, Loader]:
         for is_format, loader in FOLDER_LOADERS:
             if is_format(path):
                 return path, loader
-        raise DatasetError(f"dataset={source!r}: unknown kind of folder, expected Minari's, imitation's or one of .parquet files")
+        raise DatasetError(f"dataset={source!r}: unknown kind of folder, expected Minari's, imitation's or .parquet files")
     if path.suffix not in FILE_LOADERS:
         raise DatasetError(f"dataset={source!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}")
     if not path.is_file():
