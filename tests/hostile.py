@@ -3,6 +3,7 @@
 import copy
 import json
 import pickletools
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,7 @@ JUNK = st.sampled_from(
 
 @st.composite
 def broken_json(draw: st.DrawFn, text: str) -> str:
-    """Some values of a JSON text, at any depth, replaced, dropped, or renamed; JSON in its texts is broken as well."""
+    """Some values of a JSON string, at any depth, replaced, dropped, or renamed; JSON in its strings is broken as well."""
     value = {"": json.loads(text)}
     for _ in range(draw(st.integers(1, 3))):
         parent: Any = value
@@ -104,6 +105,16 @@ def broken_json(draw: st.DrawFn, text: str) -> str:
         else:
             parent[key] = copy.deepcopy(draw(JUNK))
     return json.dumps(value[""])
+
+
+class Evil:
+    """An object whose pickle runs a command of the shell when it is read."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self):
+        return subprocess.getoutput, (self.command,)
 
 
 # Instructions of a pickle that name something no buffer needs, and call it: in each way that a pickle can name and call.

@@ -2,7 +2,7 @@
 
 from sb3_pg_extras.datasets.collect import collect_dataset
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
-from sb3_pg_extras.datasets.load import DatasetSource, bundled_dataset_for, load_dataset
+from sb3_pg_extras.datasets.load import DatasetSource, bundled_dataset_for, load_dataset, save_dataset
 from sb3_pg_extras.datasets.scores import normalized_score
 
 __all__ = [
@@ -13,4 +13,5 @@ __all__ = [
     "collect_dataset",
     "load_dataset",
     "normalized_score",
+    "save_dataset",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pg_extras.common.dicts import named_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset
 
 
@@ -38,6 +39,24 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
             raise DatasetError("field 'action_space' is missing: add it, or pass the environment, whose space is then taken")
         kwargs["action_space"] = action_space
     return OfflineDataset(**kwargs)
+
+
+def check_like_first(name: str, arrays: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+    """
+    :param name: What messages call the part of a dataset that ``arrays`` are: an episode, a file.
+    :param arrays: Arrays, or dicts of arrays, by field name.
+    :param first: Those of the first part, which is to be joined with it.
+    :raises DatasetError: when the fields, or the shapes of their rows, differ.
+    """
+    shapes, expected = (
+        {label: array.shape[1:] for field, value in part.items() for label, array in named_arrays(field, value)}
+        for part in (arrays, first)
+    )
+    if shapes.keys() != expected.keys():
+        raise DatasetError(f"{name} has the fields {sorted(shapes)}, the first one {sorted(expected)}")
+    for label, shape in shapes.items():
+        if shape != expected[label]:
+            raise DatasetError(f"{name}: {label} has rows of shape {shape}, but {expected[label]} in the first one")
 
 
 def _infer_observation_space(observations: Any) -> spaces.Space:

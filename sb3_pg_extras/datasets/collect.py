@@ -1,12 +1,14 @@
 """Roll a policy in an environment -> OfflineDataset."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_pg_extras.common.dicts import map_arrays, named_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, Observations, OfflineDataset
 
 # (observations, episode_starts) -> actions in environment units. episode_starts, shape (n_envs,), is True where the
@@ -22,12 +24,13 @@ def collect_dataset(
 
     A ``VecNormalize`` around the environment is switched off meanwhile: datasets hold raw observations and rewards.
 
-    :param env: One or more environments; they are reset first. The streams follow each other in the dataset.
+    :param env: One or more environments; they are reset first. In the dataset one environment's transitions follow the
+        other's.
     :param act: Maps a batch of observations, shape ``(n_envs, ...)``, to actions in environment units, shape
         ``(n_envs, *action_space.shape)``; None draws from ``env.action_space``, uniformly.
     :param n_steps: Transitions to collect, rounded up to a multiple of ``n_envs``.
-    :param env_id: Recorded in the dataset.
-    :return: The dataset. The last episode of each stream may be cut: neither terminated nor truncated.
+    :param env_id: Gymnasium id of the environment, kept in the dataset.
+    :return: The dataset. The last episode of each environment may be cut: neither terminated nor truncated.
     :raises ValueError: when ``n_steps`` is below 1.
     :raises DatasetError: when the environment's spaces are not supported, or what it returns is not finite.
     """
@@ -45,7 +48,7 @@ def collect_dataset(
     finally:
         if normalize is not None:
             normalize.training, normalize.norm_obs, normalize.norm_reward = switches
-    return from_records([np.concatenate(steps)], env.observation_space, env.action_space, env_id)
+    return from_steps([np.concatenate(steps)], env.observation_space, env.action_space, env_id)
 
 
 def random_actions(env: VecEnv) -> Act:
@@ -66,7 +69,7 @@ def with_noise(act: Act, action_space: spaces.Space, noise: float) -> Act:
         result is clipped to the space. For any other space, the chance that an action is replaced by a uniformly random one.
     :return: The same with noise.
     :raises ValueError: when ``noise`` is negative, not finite or, as a chance, above 1, and when Gaussian noise has no scale
-        because the space is unbounded, or holds whole numbers.
+        because the space is unbounded, or holds integers.
     """
     if not 0 <= noise < np.inf:
         raise ValueError(f"noise={noise}: expected a finite number, 0 or more")
@@ -102,36 +105,46 @@ def roll(env: VecEnv, act: Act, n_steps: int) -> Iterator[np.ndarray]:
     :param env: One or more environments, whose observations and rewards are taken as they are.
     :param act: Maps observations and episode starts to actions.
     :param n_steps: Steps in each environment.
-    :return: After each step its record: shape ``(1,)`` of :func:`record_dtype`, a copy. The next observation at an episode's
-        end is the one that ended it, not the first of the next episode.
+    :return: After each step its transitions: shape ``(1,)`` of :func:`step_dtype`, a copy. The next observation at an
+        episode's end is the one that ended it, not the first of the next episode.
     :raises DatasetError: when the environment's spaces are not supported, or what it returns is not finite.
     """
-    dtype = record_dtype(env)
+    dtype = step_dtype(env)
     observations: Any = env.reset()
     starts = np.ones(env.num_envs, bool)
-    for step in range(n_steps):
-        record = np.empty(1, dtype)
+    for number in range(n_steps):
+        step = np.empty(1, dtype)
         # Before the step, which may change both in place.
-        _put(record["observations"], observations)
+        map_arrays(_put, _unpacked(step["observations"]), observations)
         actions = act(observations, starts)
-        _put(record["actions"], actions)
+        _put(step["actions"], actions)
         following, rewards, dones, infos = env.step(actions)
         truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        _put(record["rewards"], rewards)
-        _put(record["next_observations"], _with_terminal_observations(following, dones, infos))
-        _put(record["terminations"], dones & ~truncated)
-        _put(record["truncations"], truncated)
+        _put(step["rewards"], rewards)
+        map_arrays(_put, _unpacked(step["next_observations"]), _with_terminal_observations(following, dones, infos))
+        _put(step["terminations"], dones & ~truncated)
+        _put(step["truncations"], truncated)
         for name in ("observations", "actions", "rewards", "next_observations"):
-            _check_finite(name, record[name], step)
-        yield record
+            for label, array in named_arrays(name, _unpacked(step[name])):
+                _check_finite(label, array[0], number)
+        yield step
         observations, starts = following, dones
 
 
-def record_dtype(env: VecEnv) -> np.dtype:
+def _unpacked(field: np.ndarray) -> Any:
+    """A field of steps as views; of a Dict observation, a dict of its keys'."""
+    return field if field.dtype.names is None else {key: field[key] for key in field.dtype.names}
+
+
+def _put(array: np.ndarray, value: Any, row: int = 0) -> None:
+    array[row] = value
+
+
+def step_dtype(env: VecEnv) -> np.dtype:
     """
     :param env: One or more environments.
-    :return: The type of the record of one step in all of them: the array fields of :class:`OfflineDataset`, each of shape
-        ``(n_envs, ...)``; a Dict observation is a record of its keys. Floats are float32, as in datasets.
+    :return: The type of one step in all of them: the array fields of :class:`OfflineDataset`, each of shape
+        ``(n_envs, ...)``; a Dict observation has a field for each key. Floats are float32, as in datasets.
     :raises DatasetError: when the spaces are not supported.
     """
     if isinstance(env.observation_space, spaces.Dict):
@@ -156,67 +169,46 @@ def _space_dtype(name: str, space: spaces.Space, n_envs: int) -> np.dtype:
     return np.dtype((np.float32 if space.dtype.kind == "f" else space.dtype, (n_envs, *space.shape)))
 
 
-def _put(field: np.ndarray, value: Any) -> None:
-    if isinstance(value, dict):
-        for key in value:
-            _put(field[key], value[key])
-    else:
-        field[0] = value
-
-
-def _check_finite(name: str, field: np.ndarray, step: int) -> None:
-    if field.dtype.names is not None:
-        for key in field.dtype.names:
-            _check_finite(f"{name}[{key!r}]", field[key], step)
-    elif field.dtype.kind == "f" and not np.isfinite(field).all():
-        index = int(np.argmin(np.isfinite(field[0]).reshape(field.shape[1], -1).all(axis=1)))
+def _check_finite(name: str, values: np.ndarray, step: int) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        index = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
         raise DatasetError(
-            f"{name} of environment {index} is not finite at step {step}: {field[0, index]}. Repair the environment"
+            f"{name} of environment {index} is not finite at step {step}: {values[index]}. Repair the environment"
         )
 
 
 def _with_terminal_observations(following: Any, dones: np.ndarray, infos: Any) -> Observations:
     """VecEnvs return the next episode's first observation at an episode's end: put the true last one back."""
-    terminal = {index: infos[index]["terminal_observation"] for index, done in enumerate(dones) if done}
-    if isinstance(following, dict):
-        return {key: _replaced(value, {i: last[key] for i, last in terminal.items()}) for key, value in following.items()}
-    return _replaced(following, terminal)
+    following = map_arrays(np.array, following)
+    for index in np.flatnonzero(dones).tolist():
+        map_arrays(partial(_put, row=index), following, infos[index]["terminal_observation"])
+    return following
 
 
-def _replaced(array: np.ndarray, rows: dict[int, np.ndarray]) -> np.ndarray:
-    array = np.array(array)
-    for index, row in rows.items():
-        array[index] = row
-    return array
-
-
-def from_records(
+def from_steps(
     runs: Sequence[np.ndarray], observation_space: spaces.Space, action_space: spaces.Space, env_id: str | None = None
 ) -> OfflineDataset:
     """
-    Put the streams of all runs and environments one after the other.
+    Put the transitions of all runs and environments one after the other.
 
-    :param runs: For each run, begun with a reset, the records of its steps: shape ``(n_steps,)`` of :func:`record_dtype`, at
-        least one.
+    :param runs: For each run, begun with a reset, its steps: shape ``(n_steps,)`` of :func:`step_dtype`, at least one.
     :param observation_space: The environment's observation space.
     :param action_space: The environment's action space.
-    :param env_id: Recorded in the dataset.
-    :return: The dataset. The last episode of each stream may be cut: neither terminated nor truncated.
+    :param env_id: Gymnasium id of the environment, kept in the dataset.
+    :return: The dataset. The last episode of each run and environment may be cut: neither terminated nor truncated.
     """
-    fields = {name: _streams([run[name] for run in runs]) for name in ARRAY_FIELDS}
-    stream_lengths = [len(run) for run in runs for _ in range(run["rewards"].shape[1])]
+    fields = {name: map_arrays(_one_after_the_other, *(_unpacked(run[name]) for run in runs)) for name in ARRAY_FIELDS}
+    lengths = [len(run) for run in runs for _ in range(run["rewards"].shape[1])]
     dones = fields["terminations"] | fields["truncations"]
     return OfflineDataset(
         **fields,
         observation_space=observation_space,
         action_space=action_space,
         env_id=env_id,
-        episode_ends=np.union1d(np.flatnonzero(dones) + 1, np.cumsum(stream_lengths)),
+        episode_ends=np.union1d(np.flatnonzero(dones) + 1, np.cumsum(lengths)),
     )
 
 
-def _streams(runs: list[np.ndarray]) -> Any:
-    """Arrays of shape (n_steps, n_envs, ...) -> (N, ...), one environment's stream after the other."""
-    if runs[0].dtype.names is not None:
-        return {key: _streams([run[key] for run in runs]) for key in runs[0].dtype.names}
+def _one_after_the_other(*runs: np.ndarray) -> np.ndarray:
+    """Arrays of shape (n_steps, n_envs, ...) -> (N, ...), one environment after the other."""
     return np.concatenate([run[:, env] for run in runs for env in range(run.shape[1])])

@@ -1,21 +1,20 @@
 """``OfflineDataset``: a log of transitions that is checked once, when it is made, and read-only from then on."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pg_extras.common.dicts import arrays_of, map_named_arrays, named_arrays
 from sb3_pg_extras.datasets.mapped import parts, stays_in_file
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
 # How far outside the action space an action may lie, as a share of the space's width: room for float32 rounding only.
 ACTION_TOLERANCE = 1e-4
-# Spaces of whole numbers, each of which is one of some choices.
+# Spaces of integers, each of which is one of some choices.
 CHOICES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
@@ -23,51 +22,8 @@ class DatasetError(Exception):
     """
     A dataset that cannot be used. The message names the file or the field, the row, both values and what to do.
 
-    It is no ``ValueError``: RL Zoo's ``-optimize`` takes those for bad hyper-parameters and prunes the trial.
+    It is not a ``ValueError``: RL Zoo's ``-optimize`` takes those for bad hyper-parameters and prunes the trial.
     """
-
-
-@contextmanager
-def reading(path: str | Path, what: str) -> Iterator[None]:
-    """
-    Turn whatever goes wrong while a file is parsed into one :class:`DatasetError` that names the file.
-
-    A parser of foreign bytes can fail in more ways than can be listed, hence the broad ``except``.
-
-    :param path: The file that is read.
-    :param what: What it is expected to be, for the message.
-    """
-    if not Path(path).exists():
-        raise DatasetError(f"{path}: no such file")
-    try:
-        yield
-    except DatasetError as error:
-        raise error if str(path) in str(error) else DatasetError(f"{path}: {error}") from error
-    except Exception as error:
-        raise DatasetError(
-            f"{path}: cannot be read as {what} ({type(error).__name__}: {error}). Is the file complete?"
-        ) from error
-
-
-def stream_ends(dones: np.ndarray, n_streams: int) -> np.ndarray:
-    """
-    Where episodes end in the streams of several environments that follow each other.
-
-    :param dones: True at each episode's end, shape ``(N,)``.
-    :param n_streams: Number of streams, all of length ``N / n_streams``.
-    :return: ``episode_ends`` of :class:`OfflineDataset`: after each done, and at the end of each stream.
-    """
-    stream_length = len(dones) // n_streams
-    return np.union1d(np.flatnonzero(dones) + 1, stream_length * np.arange(1, n_streams + 1))
-
-
-def all_finite(array: np.ndarray) -> bool:
-    """
-    :param array: Floats, at least one.
-    :return: True if there is neither NaN nor infinity among them.
-    """
-    # NaN survives both; unlike np.isfinite(array), this needs no array of flags.
-    return all(bool(np.isfinite(part.min()) and np.isfinite(part.max())) for part in parts(array))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,23 +70,24 @@ class OfflineDataset:
         checked: dict[str, Any] = {
             "observations": _check_observations("observations", self.observations, self.observation_space),
             "next_observations": _check_observations("next_observations", self.next_observations, self.observation_space),
-            "actions": _check_actions(self.actions, self.action_space),
-            "rewards": _check_rewards(self.rewards),
-            "terminations": _check_flags("terminations", self.terminations),
-            "truncations": _check_flags("truncations", self.truncations),
+            "actions": _check_values("actions", self.actions, self.action_space, (spaces.Box, *CHOICES)),
+            "rewards": _as_float32(_check_column("rewards", self.rewards)),
+            "terminations": as_flags("terminations", self.terminations),
+            "truncations": as_flags("truncations", self.truncations),
         }
         n_rows = len(checked["actions"])
         for name, value in checked.items():
-            for array_name, array in _named_arrays(name, value):
+            for label, array in named_arrays(name, value):
                 if len(array) != n_rows:
-                    raise DatasetError(f"{array_name} has {len(array)} rows but actions has {n_rows}")
+                    raise DatasetError(f"{label} has {len(array)} rows but actions has {n_rows}")
         checked["episode_ends"] = self._check_episode_ends(checked["terminations"] | checked["truncations"])
+        for value in checked.values():
+            for array in arrays_of(value):
+                array.flags.writeable = False
         if self.reference_scores is not None:
             checked["reference_scores"] = _check_reference_scores(self.reference_scores)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
-            for _, array in _named_arrays(name, value):
-                array.flags.writeable = False
 
     def _check_episode_ends(self, dones: np.ndarray) -> np.ndarray:
         n_rows = len(dones)
@@ -149,12 +106,6 @@ class OfflineDataset:
                 f"row {missing[0] - 1} is terminated or truncated but episode_ends does not list {missing[0]}"
             )
         return ends
-
-    def _move_into(self, name: str, array: np.ndarray) -> None:
-        """Keep a field's numbers in another place from now on: ``array`` holds the same ones."""
-        array = array.view()
-        array.flags.writeable = False
-        object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         """:return: The number of transitions, ``N``."""
@@ -188,40 +139,9 @@ class OfflineDataset:
         complete = self.terminations[self.episode_ends - 1] | self.truncations[self.episode_ends - 1]
         return returns[complete] if complete.any() else returns
 
-    def save(self, path: str | Path, compress: bool = True) -> None:
-        """
-        Write the dataset to an ``.npz`` file, which :func:`sb3_pg_extras.load_dataset` reads back.
-
-        :param path: The file to write; it is written whole or not at all.
-        :param compress: False for a file that is larger, and from 1 GiB on is memory-mapped instead of read.
-        """
-        from sb3_pg_extras.datasets.readers.npz import save_npz
-
-        save_npz(self, path, compress)
-
-    def to_minari(self, dataset_id: str, data_format: str = "hdf5") -> Any:
-        """
-        Write the dataset where Minari keeps its own, from where ``load_dataset("minari:<id>")`` reads it back exactly.
-
-        :param dataset_id: Minari's name for it, such as ``"pendulum/mixed-v0"``.
-        :param data_format: ``"hdf5"`` or ``"arrow"``.
-        :return: The ``minari.MinariDataset``.
-        :raises DatasetError: when the id is malformed or exists, or when Minari's format cannot hold the data.
-        """
-        from sb3_pg_extras.datasets.readers.minari import save_minari
-
-        return save_minari(self, dataset_id, data_format)
-
 
 # The names of the array fields that every dataset has.
 ARRAY_FIELDS = tuple(f.name for f in fields(OfflineDataset))[:6]
-
-
-def _named_arrays(name: str, value: Any) -> list[tuple[str, np.ndarray]]:
-    """The arrays of a field with the names that messages use: one, or one per key of a Dict observation."""
-    if isinstance(value, dict):
-        return [(f"{name}[{key!r}]", array) for key, array in value.items()]
-    return [(name, value)] if isinstance(value, np.ndarray) else []
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
@@ -229,7 +149,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
     :param name: What messages call it.
     :param value: Anything that holds numbers.
     :return: The same as an array, a view where it is one.
-    :raises DatasetError: when it is ragged, empty or holds something else than numbers.
+    :raises DatasetError: when it is ragged, empty, a single number, or holds something else than numbers.
     """
     try:
         array = value if stays_in_file(value) else np.asarray(value)
@@ -239,6 +159,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
         raise DatasetError(f"{name} must hold numbers, not {array.dtype}")
     if array.size == 0:
         raise DatasetError(f"{name} is empty (shape {array.shape}): a dataset needs at least one transition")
+    if array.ndim == 0:
+        raise DatasetError(f"{name} is a single number, {array}, where an array is needed")
     # A view, so that the caller's own array stays writable.
     return array.view()
 
@@ -246,15 +168,28 @@ def as_array(name: str, value: Any) -> np.ndarray:
 def _as_finite(name: str, value: Any) -> np.ndarray:
     """Floats become float32 and must be finite; integers (images, discrete actions) stay what they are."""
     array = as_array(name, value)
-    if array.ndim == 0:
-        raise DatasetError(f"{name} is a single number, {array}: expected one row per transition")
-    if array.dtype.kind != "f":
-        return array
-    array = _as_float32(array)
-    if not all_finite(array):
-        row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
-        raise DatasetError(f"{name} row {row} is not finite: {array[row]}. Remove or repair that row")
+    if array.dtype.kind == "f":
+        array = _as_float32(array)
+        check_finite(name, array)
     return array
+
+
+def check_finite(name: str, array: np.ndarray, first_row: int = 0) -> None:
+    """
+    :param name: What messages call it.
+    :param array: Numbers, shape (N, ...).
+    :param first_row: The number that messages give its first row.
+    :raises DatasetError: when one of them is NaN or infinite.
+    """
+    # NaN survives minimum and maximum; unlike np.isfinite(array), they need no array of flags.
+    if (
+        array.dtype.kind != "f"
+        or array.size == 0
+        or all(np.isfinite([part.min(), part.max()]).all() for part in parts(array))
+    ):
+        return
+    row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
+    raise DatasetError(f"{name} row {first_row + row} is not finite: {array[row]}. Remove or repair that row")
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
@@ -266,45 +201,35 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 
 def _check_observations(name: str, value: Any, space: spaces.Space) -> Observations:
-    if isinstance(space, spaces.Dict):
-        if not isinstance(value, dict) or set(value) != set(space.spaces):
-            got = sorted(value) if isinstance(value, dict) else type(value).__name__
-            raise DatasetError(f"{name} must be a dict with the keys {sorted(space.spaces)}, not {got}")
-        return {key: _check_observation(f"{name}[{key!r}]", value[key], space[key]) for key in space.spaces}
-    return _check_observation(name, value, space)
-
-
-def _check_observation(name: str, value: Any, space: spaces.Space) -> np.ndarray:
-    array = _check_shape(name, value, space)
     # Nothing depends on the bounds of real numbers, but choices become one-hot vectors.
-    row = _first_outside(array, space) if isinstance(space, CHOICES) else None
+    check = partial(_check_values, bounded=CHOICES)
+    if not isinstance(space, spaces.Dict):
+        return check(name, value, space)
+    if not isinstance(value, dict) or set(value) != set(space.spaces):
+        got = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise DatasetError(f"{name} must be a dict with the keys {sorted(space.spaces)}, not {got}")
+    return map_named_arrays(check, name, {key: value[key] for key in space.spaces}, space)
+
+
+def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[type[spaces.Space], ...]) -> np.ndarray:
+    """Values of a space have its shape; those of the types of space that are ``bounded`` lie in it."""
+    array = _check_shape(name, value, space)
+    row = _first_outside(array, space) if isinstance(space, bounded) else None
     if row is not None:
-        raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}")
+        hint = ". Actions are stored in the environment's own units" * (name == "actions")
+        raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}{hint}")
     return array
 
 
 def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
-    if space.shape is None:
+    if not isinstance(space, (spaces.Box, *CHOICES)):
         raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
     array = _as_finite(name, value)
     if space.shape == () and array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]  # SB3's buffers keep an axis for a single number
-    if array.shape[1:] != space.shape or array.ndim == 0:
+    if array.shape[1:] != space.shape:
         raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for (N, *{space.shape})")
     return _as_float32(array) if isinstance(space, spaces.Box) and space.dtype.kind == "f" else array
-
-
-def _check_actions(value: Any, space: spaces.Space) -> np.ndarray:
-    actions = _check_shape("actions", value, space)
-    if not isinstance(space, (spaces.Box, *CHOICES)):
-        raise DatasetError(f"actions: action spaces of type {type(space).__name__} are not supported")
-    row = _first_outside(actions, space)
-    if row is not None:
-        raise DatasetError(
-            f"actions row {row} is {actions[row]}, outside the action space {space}. "
-            "Actions are stored in the environment's own units"
-        )
-    return actions
 
 
 def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
@@ -323,12 +248,12 @@ def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
     else:
         low, high = 0, 1
     # No choice is a fraction.
-    whole = array.dtype.kind == "f" and not isinstance(space, spaces.Box)
+    no_fractions = array.dtype.kind == "f" and not isinstance(space, spaces.Box)
     for part in parts(array):
         # The extremes first: they need no array of flags.
         lowest, highest = _extremes(part)
-        if (lowest < low).any() or (highest > high).any() or (whole and (part % 1).any()):
-            inside = (array >= low) & (array <= high) & ((array % 1 == 0) if whole else True)
+        if (lowest < low).any() or (highest > high).any() or (no_fractions and (part % 1).any()):
+            inside = (array >= low) & (array <= high) & ((array % 1 == 0) if no_fractions else True)
             return int(np.argmin(inside.reshape(len(array), -1).all(axis=1)))
     return None
 
@@ -349,11 +274,13 @@ def _check_column(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def _check_rewards(value: Any) -> np.ndarray:
-    return _as_float32(_check_column("rewards", value))
-
-
-def _check_flags(name: str, value: Any) -> np.ndarray:
+def as_flags(name: str, value: Any) -> np.ndarray:
+    """
+    :param name: What messages call it.
+    :param value: Flags, as bools or numbers, shape (N,) or (N, 1).
+    :return: The same as bools, shape (N,).
+    :raises DatasetError: when one of them is neither 0 nor 1.
+    """
     flags = _check_column(name, value)
     if flags.dtype == bool:
         return flags

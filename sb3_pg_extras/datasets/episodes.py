@@ -1,17 +1,16 @@
 """Whole episodes of T transitions and T+1 observations -> OfflineDataset."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.arrays import from_arrays
+from sb3_pg_extras.common.dicts import map_arrays, map_named_arrays, named_arrays
+from sb3_pg_extras.datasets.arrays import check_like_first, from_arrays
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, as_array
-
-# ("actions", None), or ("observations", "image") for one key of a Dict observation.
-Column = tuple[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -45,66 +44,36 @@ def from_episodes(episodes: Iterable[Episode], action_space: spaces.Space | None
     :return: The dataset; each episode is one of its episodes.
     :raises DatasetError: when an episode's fields do not have the same length, or the result is not a valid dataset.
     """
-    parts: dict[Column, list[np.ndarray]] = {}
-    lengths: list[int] = []
+    checked: list[dict[str, Any]] = []
     for episode in episodes:
-        if np.size(episode.rewards) == 0 and np.size(episode.actions) == 0:
-            continue
-        columns = _columns(episode)
-        if lengths and columns.keys() != parts.keys():
-            raise DatasetError(f"{episode.name} has observations {_keys(columns)}, the first episode {_keys(parts)}")
-        for column, array in columns.items():
-            first = parts.setdefault(column, [array])[0]
-            if array.shape[1:] != first.shape[1:]:
-                raise DatasetError(
-                    f"{episode.name}: {_label(column)} has rows of shape {array.shape[1:]}, "
-                    f"but {first.shape[1:]} in the first episode"
-                )
-            if lengths:
-                parts[column].append(array)
-        lengths.append(len(columns["rewards", None]))
-    if not lengths:
+        if np.size(episode.rewards) or np.size(episode.actions):
+            checked.append(_arrays(episode))
+            check_like_first(episode.name, checked[-1], checked[0])
+    if not checked:
         raise DatasetError("holds no transitions")
-    content: dict[str, Any] = {"episode_ends": np.cumsum(lengths)}
-    for column, arrays in parts.items():
-        if column[0] == "observations":
-            _put(content, column, [array[:-1] for array in arrays])
-            _put(content, ("next_observations", column[1]), [array[1:] for array in arrays])
+    content: dict[str, Any] = {"episode_ends": np.cumsum([len(arrays["rewards"]) for arrays in checked])}
+    for name in checked[0]:
+        values = [arrays[name] for arrays in checked]
+        if name == "observations":
+            content[name] = map_arrays(partial(_joined, rows=slice(None, -1)), *values)
+            content["next_observations"] = map_arrays(partial(_joined, rows=slice(1, None)), *values)
         else:
-            _put(content, column, arrays)
+            content[name] = _joined(*values)
     return from_arrays(content | metadata, action_space)
 
 
-def _columns(episode: Episode) -> dict[Column, np.ndarray]:
-    observations = episode.observations if isinstance(episode.observations, dict) else {None: episode.observations}
-    values: dict[Column, Any] = {("observations", key): value for key, value in observations.items()}
-    for name in ("actions", "rewards", "terminations", "truncations"):
-        values[name, None] = getattr(episode, name)
-    columns = {column: as_array(f"{episode.name}: {_label(column)}", value) for column, value in values.items()}
-    steps = np.shape(columns["rewards", None])[:1]
-    for column, array in columns.items():
-        if array.ndim == 0 or not steps:
-            raise DatasetError(f"{episode.name}: {_label(column)} is a single number: expected one row per step")
-        expected = steps[0] + 1 if column[0] == "observations" else steps[0]
-        if len(array) != expected:
-            raise DatasetError(
-                f"{episode.name}: {_label(column)} has {len(array)} rows but rewards has {steps[0]}: expected {expected}"
-            )
-    return columns
+def _joined(*arrays: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+    return np.concatenate([array[rows] for array in arrays])
 
 
-def _put(content: dict[str, Any], column: Column, arrays: list[np.ndarray]) -> None:
-    name, key = column
-    if key is None:
-        content[name] = np.concatenate(arrays)
-    else:
-        content.setdefault(name, {})[key] = np.concatenate(arrays)
-
-
-def _label(column: Column) -> str:
-    name, key = column
-    return name if key is None else f"{name}[{key!r}]"
-
-
-def _keys(columns: Iterable[Column]) -> list[str | None]:
-    return [key for name, key in columns if name == "observations"]
+def _arrays(episode: Episode) -> dict[str, Any]:
+    """The fields of an episode, as arrays whose lengths agree."""
+    names = [field.name for field in fields(Episode) if field.name != "name"]
+    arrays = {name: map_named_arrays(as_array, f"{episode.name}: {name}", getattr(episode, name)) for name in names}
+    steps = len(arrays["rewards"])
+    for name, value in arrays.items():
+        expected = steps + (name == "observations")
+        for label, array in named_arrays(f"{episode.name}: {name}", value):
+            if len(array) != expected:
+                raise DatasetError(f"{label} has {len(array)} rows but rewards has {steps}: expected {expected}")
+    return arrays

@@ -1,12 +1,18 @@
-"""Whether a dataset fits a model, and what the model takes: scaled actions, images channel first."""
+"""Whether a dataset fits a model, and what SB3 takes: scaled actions, images channel first, replay buffers."""
 
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space, maybe_transpose
+from stable_baselines3.her import HerReplayBuffer
 
+from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset
+
+# Scaled actions stay this far inside [-1, 1], where the inverse of tanh is finite.
+ACTION_MARGIN = 1e-6
 
 
 def check_spaces(dataset: OfflineDataset, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -53,19 +59,13 @@ def _same_layout(ours: spaces.Space, theirs: spaces.Space) -> bool:
     return ours == theirs
 
 
-# Scaled actions stay this far inside [-1, 1], where the inverse of tanh is finite.
-ACTION_MARGIN = 1e-6
-
-
 def policy_layout(observations: Any, space: spaces.Space) -> Any:
     """
     :param observations: shape (N, ...), or a dict of such arrays.
     :param space: The policy's observation space.
     :return: The same, images channel first where the space is; what is channel first already stays.
     """
-    if isinstance(space, spaces.Dict):
-        return {key: policy_layout(observations[key], space[key]) for key in space.spaces}
-    return maybe_transpose(observations, space)
+    return map_arrays(maybe_transpose, observations, space)
 
 
 def scale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
@@ -82,7 +82,15 @@ def scale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
     return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN).astype(np.float32)
 
 
-def _unscale(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+def unscale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
+    """
+    The inverse of :func:`scale_actions`.
+
+    :param actions: shape ``(N, *space.shape)``, in [-1, 1].
+    :param space: The action space.
+    :return: The same shape, in environment units.
+    :raises DatasetError: when an action is not scaled.
+    """
     if not isinstance(space, spaces.Box):
         return actions
     if not space.low.shape == space.high.shape == space.shape:
@@ -96,3 +104,54 @@ def _unscale(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
         )
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     return np.clip(low + 0.5 * (actions + 1.0) * (high - low), low, high)
+
+
+def to_replay_buffer(dataset: OfflineDataset, buffer: ReplayBuffer) -> None:
+    """
+    Fill an empty SB3 replay buffer: the inverse of reading one. What is added later follows the dataset.
+
+    Environment ``e`` gets the rows ``e L ... (e + 1) L - 1``, ``L = N // n_envs``. SB3's buffers are as long for every
+    environment, so the last ``N mod n_envs`` rows are left out.
+
+    Where an episode just stops, or an environment's rows end, the last row is marked truncated: SB3 has no other sign for
+    it, its value is bootstrapped as before, and whatever joins rows (n-step returns, reading the buffer back) stops there.
+
+    :param dataset: The dataset, in the spaces of the buffer.
+    :param buffer: A buffer without any transition, images channel first or last.
+    :raises ValueError: when the buffer holds something, has no room, or cannot hold truncations; for HER's.
+    :raises DatasetError: when there are fewer transitions than environments.
+    """
+    n_envs, length = buffer.n_envs, len(dataset) // buffer.n_envs
+    if buffer.size() > 0:
+        raise ValueError(f"the replay buffer already holds {buffer.size() * n_envs} transitions: pass an empty one")
+    if isinstance(buffer, HerReplayBuffer):
+        raise ValueError("HerReplayBuffer draws only from episodes that it was given step by step: pass keep_dataset=False")
+    if not buffer.handle_timeout_termination:
+        # With optimize_memory_usage SB3 insists on False.
+        raise ValueError(
+            "handle_timeout_termination=False (which optimize_memory_usage=True needs) makes truncations terminal "
+            "and joins the dataset's episodes: leave both out"
+        )
+    if length > buffer.buffer_size:
+        raise ValueError(
+            f"buffer_size={buffer.buffer_size * n_envs}: the dataset has {len(dataset)} transitions, make it larger"
+        )
+    if length == 0:
+        raise DatasetError(f"the dataset has {len(dataset)} transitions, fewer than the {n_envs} environments")
+    ends = np.zeros(len(dataset), dtype=bool)
+    ends[dataset.episode_ends - 1] = True
+    ends[length * np.arange(1, n_envs + 1) - 1] = True
+
+    def fill(target: np.ndarray, rows: np.ndarray) -> None:
+        # (N, ...) -> the first `length` steps of each environment, (buffer_size, n_envs, ...).
+        for env in range(n_envs):
+            target[:length, env] = rows[env * length : (env + 1) * length].reshape(length, *target.shape[2:])
+
+    for name in ("observations", "next_observations"):
+        map_arrays(fill, getattr(buffer, name), policy_layout(getattr(dataset, name), buffer.observation_space))
+    fill(buffer.actions, scale_actions(dataset.actions, buffer.action_space))
+    fill(buffer.rewards, dataset.rewards)
+    fill(buffer.dones, ends)
+    fill(buffer.timeouts, ends & ~dataset.terminations)
+    buffer.pos = length % buffer.buffer_size
+    buffer.full = length == buffer.buffer_size

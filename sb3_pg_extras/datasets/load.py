@@ -1,4 +1,4 @@
-"""Datasets: one module per format, each turning a file or an object into an :class:`OfflineDataset`."""
+"""What holds a dataset -> :class:`OfflineDataset`, and back: one reader for each format."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -15,19 +15,20 @@ from sb3_pg_extras.datasets.progress import progress_bar
 from sb3_pg_extras.datasets.readers.hdf5 import load_hdf5
 from sb3_pg_extras.datasets.readers.imitation import is_imitation_folder, load_imitation
 from sb3_pg_extras.datasets.readers.minari import PREFIX as MINARI_PREFIX
-from sb3_pg_extras.datasets.readers.minari import is_minari_folder, load_minari, minari_folder
-from sb3_pg_extras.datasets.readers.npz import load_npz
+from sb3_pg_extras.datasets.readers.minari import is_minari_folder, load_minari, minari_folder, save_minari
+from sb3_pg_extras.datasets.readers.npz import load_npz, save_npz
 from sb3_pg_extras.datasets.readers.parquet import load_parquet, parquet_shards
-from sb3_pg_extras.datasets.readers.parquet_stream import PREFIX as STREAM_PREFIX
 from sb3_pg_extras.datasets.readers.replay_buffer import from_replay_buffer, load_replay_buffer
+from sb3_pg_extras.datasets.readers.sharded_parquet import PREFIX as SHARDED_PREFIX
 
 if TYPE_CHECKING:
     from minari import MinariDataset
 
 DatasetSource = Union[OfflineDataset, ReplayBuffer, Mapping[str, Any], "MinariDataset", str, Path]
+Loader = Callable[[Path, spaces.Space | None], OfflineDataset]
 
 # A new file format is one more module and one more line here: suffix -> (path, action_space of the environment or None).
-FILE_LOADERS: dict[str, Callable[[Path, spaces.Space | None], OfflineDataset]] = {
+FILE_LOADERS: dict[str, Loader] = {
     ".npz": load_npz,
     ".hdf5": load_hdf5,
     ".h5": load_hdf5,
@@ -35,7 +36,7 @@ FILE_LOADERS: dict[str, Callable[[Path, spaces.Space | None], OfflineDataset]] =
     ".parquet": load_parquet,
 }
 # A folder is what the first of these says it is. Minari's may hold parquet files, so it is asked before.
-FOLDER_LOADERS: list[tuple[Callable[[Path], Any], Callable[[Path, spaces.Space | None], OfflineDataset]]] = [
+FOLDER_LOADERS: list[tuple[Callable[[Path], Any], Loader]] = [
     (is_minari_folder, lambda path, _: load_minari(path)),
     (is_imitation_folder, load_imitation),
     (parquet_shards, load_parquet),
@@ -60,6 +61,7 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
     :param verbose: 0 for no output, 1 for a progress bar (on stderr) on a load that takes more than two seconds.
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
+    :raises MissingPackageError: when the format needs a package that is not installed.
     """
     if isinstance(source, OfflineDataset):
         return source
@@ -76,19 +78,7 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
             f"dataset={source!r}: expected an OfflineDataset, an SB3 ReplayBuffer, a MinariDataset, a dict of arrays, "
             f'a path, "{MINARI_PREFIX}<id>" or "{BUNDLED_PREFIX}<name>", not {type(source).__name__}'
         )
-    path = Path(source)
-    if isinstance(source, str) and source.startswith(STREAM_PREFIX):
-        raise DatasetError(f"dataset={source!r}: a stream is never in memory as a whole. An algorithm's dataset= takes it")
-    if isinstance(source, str) and source.startswith(BUNDLED_PREFIX):
-        name = source.removeprefix(BUNDLED_PREFIX)
-        if name not in BUNDLED_DATASETS.values():
-            raise DatasetError(f"dataset={source!r}: the bundled datasets are {sorted(BUNDLED_DATASETS.values())}")
-        path = Path(__file__).parent / "bundled" / f"{name}.npz"
-    if isinstance(source, str) and source.startswith(MINARI_PREFIX):
-        if not minari_folder(source).is_dir():
-            return load_minari(source)  # says what to do
-        path = minari_folder(source)
-    loader = _loader_for(source, path)
+    path, loader = _path_and_loader(str(source))
     stamp = _stamp(path)
     dataset = _last_loaded.get((path.resolve(), stamp, str(action_space)))
     if dataset is None:
@@ -101,25 +91,64 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
     return dataset
 
 
+def save_dataset(dataset: OfflineDataset, target: str | Path, *, compress: bool = True, data_format: str = "hdf5") -> None:
+    """
+    Write a dataset to where :func:`load_dataset` reads it back exactly; it is written whole or not at all.
+
+    :param dataset: The dataset.
+    :param target: The path of an ``.npz`` file, which is overwritten if there is one, or ``"minari:<id>"`` for where Minari
+        keeps its own.
+    :param compress: Of an ``.npz`` file: False for one that is larger, and from 1 GiB on is memory-mapped instead of read.
+    :param data_format: Minari's: ``"hdf5"`` or ``"arrow"``.
+    :raises DatasetError: when the target is unknown, when an id of Minari is malformed or exists, or when the format cannot
+        hold the data.
+    :raises MissingPackageError: when Minari, or what it needs for the format, is not installed.
+    """
+    if str(target).startswith(MINARI_PREFIX):
+        save_minari(dataset, str(target).removeprefix(MINARI_PREFIX), data_format)
+    elif Path(target).suffix == ".npz":
+        save_npz(dataset, target, compress)
+    else:
+        raise DatasetError(f'target={str(target)!r}: what can be written is "x.npz" or "{MINARI_PREFIX}<id>"')
+
+
+def bundled_dataset_for(env_id: str | None) -> str | None:
+    """
+    :param env_id: Gymnasium id of an environment.
+    :return: ``"bundled:<name>"`` of the dataset that ships for it, or None.
+    """
+    name = BUNDLED_DATASETS.get(env_id or "")
+    return None if name is None else BUNDLED_PREFIX + name
+
+
 def _is_minari_dataset(source: Any) -> bool:
     """Whoever has made one has imported Minari."""
     minari = sys.modules.get("minari")
     return minari is not None and isinstance(source, minari.MinariDataset)
 
 
-def _loader_for(source: Any, path: Path) -> Callable[[Path, spaces.Space | None], OfflineDataset]:
+def _path_and_loader(source: str) -> tuple[Path, Loader]:
+    if source.startswith(SHARDED_PREFIX):
+        raise DatasetError(f"dataset={source!r}: never in memory as a whole. An algorithm's dataset= takes it")
+    if source.startswith(MINARI_PREFIX):
+        # An id that is not there is reported with what to do.
+        return minari_folder(source), lambda path, _: load_minari(path if path.is_dir() else source)
+    path = Path(source)
+    if source.startswith(BUNDLED_PREFIX):
+        name = source.removeprefix(BUNDLED_PREFIX)
+        if name not in BUNDLED_DATASETS.values():
+            raise DatasetError(f"dataset={source!r}: the bundled datasets are {sorted(BUNDLED_DATASETS.values())}")
+        path = Path(__file__).parent / "bundled" / f"{name}.npz"
     if path.is_dir():
         for is_format, loader in FOLDER_LOADERS:
             if is_format(path):
-                return loader
-        raise DatasetError(
-            f"dataset={str(source)!r}: unknown kind of folder: none of Minari, of imitation, or of .parquet files"
-        )
+                return path, loader
+        raise DatasetError(f"dataset={source!r}: unknown kind of folder, expected Minari's, imitation's or .parquet files")
     if path.suffix not in FILE_LOADERS:
-        raise DatasetError(f"dataset={str(source)!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}")
+        raise DatasetError(f"dataset={source!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}")
     if not path.is_file():
-        raise DatasetError(f"dataset={str(source)!r}: no such file")
-    return FILE_LOADERS[path.suffix]
+        raise DatasetError(f"dataset={source!r}: no such file")
+    return path, FILE_LOADERS[path.suffix]
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:
@@ -130,12 +159,3 @@ def _stamp(path: Path) -> tuple[Any, ...]:
 
 def _progress(stamp: tuple[Any, ...], name: str, verbose: int) -> Any:
     return progress_bar(name, sum(n_bytes for _, _, n_bytes in stamp)) if verbose else nullcontext()
-
-
-def bundled_dataset_for(env_id: str | None) -> str | None:
-    """
-    :param env_id: Gymnasium id of an environment.
-    :return: ``"bundled:<name>"`` of the dataset that ships for it, or None.
-    """
-    name = BUNDLED_DATASETS.get(env_id or "")
-    return None if name is None else BUNDLED_PREFIX + name

@@ -23,7 +23,7 @@ def map_npz_member(path: str | Path, member: zipfile.ZipInfo) -> np.memmap:
     :param path: The file.
     :param member: The array's entry in it, stored without compression.
     :return: The array, read-only; nothing of it is read yet.
-    :raises ValueError: when the entry is no array of numbers, or larger than the file.
+    :raises ValueError: when the entry is not an array of numbers, or is larger than the file.
     """
     with open(path, "rb") as file:
         file.seek(member.header_offset)

@@ -1,13 +1,15 @@
 """Rows of episodes with one observation per step, as many files hold them -> OfflineDataset, with the next ones too."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from sb3_pg_extras.common.dicts import map_arrays, named_arrays
 from sb3_pg_extras.datasets.arrays import from_arrays
-from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, as_array
 
 # Rows moved at a time: what is copied on the way stays small next to the data.
 CHUNK = 1 << 16
@@ -38,13 +40,12 @@ def from_rows(
     :raises DatasetError: when the fields differ in length, or no transition is left.
     """
     n_rows = len(fields["terminations"])
-    for name, array in _named(fields):
-        if len(array) != n_rows:
-            raise DatasetError(f"{name} has {len(array)} rows but the flags have {n_rows}")
-    if np.size(fields["actions"]) == 0:
-        raise DatasetError(f"actions is empty (shape {fields['actions'].shape}): a dataset needs at least one transition")
+    for name, value in fields.items():
+        for label, array in named_arrays(name, value):
+            if len(array) != n_rows:
+                raise DatasetError(f"{label} has {len(array)} rows but the flags have {n_rows}")
     if action_space is None:
-        action_space = _assumed_action_space(fields["actions"])
+        action_space = _assumed_action_space(as_array("actions", fields["actions"]))
     if "next_observations" not in fields:
         fields, episode_ends = _with_next_observations(fields, episode_ends)
     return from_arrays(fields | {"episode_ends": episode_ends, "env_id": env_id}, action_space)
@@ -57,12 +58,12 @@ def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[d
     keep = np.ones(len(terminations), bool)
     keep[lost] = False
     if not keep.any():
-        raise DatasetError("no row has a next observation: every episode is a single row that is not terminal")
+        raise DatasetError("no transitions: no row has a next observation, every episode is a single row without a terminal")
     starts = np.append(0, ends[:-1])
     moved = last[(last > starts) & truncations[last] & ~terminations[last]]
     truncations[moved - 1] = True
-    following = _map(fields["observations"], lambda array: _following(array, keep, terminations))
-    fields = {name: _map(value, lambda array: _compacted(array, keep)) for name, value in fields.items()}
+    following = map_arrays(partial(_following, keep=keep, terminations=terminations), fields["observations"])
+    fields = {name: map_arrays(partial(_compacted, keep=keep), value) for name, value in fields.items()}
     # An episode without rows ends where the one before it does.
     ends = np.unique(ends - np.searchsorted(lost, last, side="right"))
     return fields | {"next_observations": following}, ends[ends > 0]
@@ -103,12 +104,3 @@ def _assumed_action_space(actions: np.ndarray) -> spaces.Space:
         row = int(np.argmax((np.abs(flat) > 1 + ACTION_TOLERANCE).any(axis=1)))
         raise DatasetError(f"actions row {row} is {actions[row]}, outside the [-1, 1] assumed: pass action_space")
     return spaces.Box(-1, 1, actions.shape[1:], np.float32)
-
-
-def _named(fields: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
-    parts = {name: value if isinstance(value, dict) else {"": value} for name, value in fields.items()}
-    return [(f"{name}[{key!r}]" if key else name, array) for name, value in parts.items() for key, array in value.items()]
-
-
-def _map(value: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
-    return {key: function(array) for key, array in value.items()} if isinstance(value, dict) else function(value)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sb3_pg_extras.common.dicts import arrays_of, map_arrays, named_arrays
+from sb3_pg_extras.common.dicts import arrays_of, map_arrays, map_named_arrays, named_arrays
 
 ONE, TWO = np.array([1, 2]), np.array([[3, 4]])
 
@@ -30,6 +30,12 @@ def test_each_entry_meets_its_counterparts_whatever_their_order():
     }
     space = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Discrete(3)})
     assert map_arrays(lambda array, space: array == space.n, {"a": 2, "b": 2}, space) == {"a": True, "b": False}
+
+
+def test_functions_get_the_names_that_messages_use():
+    assert map_named_arrays(lambda name, array: f"{name} is {array}", "actions", 3) == "actions is 3"
+    named = map_named_arrays(lambda name, x, y: (name, x + y), "s", {"a": 1, "b": 2}, {"b": 20, "a": 10})
+    assert named == {"a": ("s['a']", 11), "b": ("s['b']", 22)}
 
 
 def test_a_key_that_a_counterpart_lacks_is_an_error():

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from sb3_pg_extras.datasets.dataset import DatasetError
-from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.common.optional import require
+from sb3_pg_extras.datasets.dataset import DatasetError, check_finite
 
 # Constant columns take next to nothing in a file. Bytes; times the size of the file.
 UNCHECKED, MAX_EXPANSION = 1 << 28, 1000
@@ -16,7 +16,7 @@ def to_numpy(name: str, column: Any) -> np.ndarray:
     :param name: What messages call the column.
     :param column: A ``pyarrow`` array of N numbers, or of N lists (of lists) of numbers.
     :return: shape ``(N, ...)``, all of it finite.
-    :raises DatasetError: when a row is missing, longer or shorter than the first one, not finite, or no number.
+    :raises DatasetError: when a row is missing, longer or shorter than the first one, not finite, or not a number.
     """
     pa, compute = require("pyarrow", "parquet"), require("pyarrow.compute", "parquet")
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -45,9 +45,7 @@ def to_numpy(name: str, column: Any) -> np.ndarray:
     if not is_number(array.type):
         raise DatasetError(f"{name} must hold numbers, not {array.type}")
     numbers = array.to_numpy(zero_copy_only=False).reshape(shape)
-    if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-        row = int(np.argmin(np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)))
-        raise DatasetError(f"{name} row {row} is not finite: {numbers[row]}. Remove or repair that row")
+    check_finite(name, numbers)
     return numbers
 
 

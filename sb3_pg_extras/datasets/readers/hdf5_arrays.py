@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from sb3_pg_extras.datasets.dataset import DatasetError, all_finite, reading
-from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.common.optional import require
+from sb3_pg_extras.datasets.dataset import DatasetError, as_flags, check_finite
 from sb3_pg_extras.datasets.progress import advance
+from sb3_pg_extras.datasets.reading import MAX_INFLATION, reading
 
-# Deflate packs at most 1032 bytes into one; anything above cannot be real data.
-MAX_INFLATION = 1100
 # An array of unknown length grows by this part of itself, so that little memory is taken for nothing.
 GROWTH = 8
 # Bytes. By default libhdf5 keeps up to 32 MB about thousands of small arrays, each of which is read once.
@@ -62,7 +61,7 @@ def has_member(group: Any, name: str) -> bool:
     """
     :param group: An HDF5 group.
     :param name: A name.
-    :return: True if the group has a member of that name, a link that leads nowhere included.
+    :return: Whether the group has a member of that name, a link that leads nowhere included.
     """
     # `in` would follow a link, into another file too.
     return bool(group.id.links.exists(name.encode()))
@@ -73,7 +72,7 @@ def get_group(group: Any, name: str) -> Any:
     :param group: An HDF5 group.
     :param name: A member that must be a group of this file.
     :return: The member.
-    :raises DatasetError: when it is missing, a link, or no group.
+    :raises DatasetError: when it is missing, a link, or not a group.
     """
     import h5py
 
@@ -99,7 +98,8 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
     lengths: list[int] = []
     n_rows = n_stored = 0
     for name in names:
-        with _naming(field_name(group, name)):
+        path = field_name(group, name)
+        with _naming(path):
             # Opened one at a time: each open dataset has buffers of its own.
             array = _open(group, name)
             shape, dtype = array.shape, _dtype_in_memory(array)
@@ -115,7 +115,7 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
             if n_rows + shape[0] > len(rows):
                 # In place, where numpy's copy would need the memory twice.
                 rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
-            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes)
+            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes, path)
             n_rows += shape[0]
             lengths.append(shape[0])
     assert rows is not None
@@ -132,18 +132,8 @@ def read_flags(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray
     """
     names = list(names)
     values, lengths = read_rows(group, names)
-    if values.shape[1:] not in ((), (1,)):
-        raise DatasetError(f"field {field_name(group, names[0])!r} has shape {values.shape}: flags are of shape (N,)")
-    values = values.reshape(-1)
-    wrong = (values != 0) & (values != 1)
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        part = int(np.searchsorted(np.cumsum(lengths), row, side="right"))
-        raise DatasetError(
-            f"field {field_name(group, names[part])!r} row {row - lengths[:part].sum()} is {values[row]}: "
-            "flags are False or True (0 or 1)"
-        )
-    return values.astype(bool, copy=False), lengths
+    episodes = zip(names, np.split(values, np.cumsum(lengths)[:-1]), strict=True)
+    return np.concatenate([as_flags(f"field {field_name(group, name)!r}", flags) for name, flags in episodes]), lengths
 
 
 def read_integer(group: Any, name: str) -> int:
@@ -206,7 +196,7 @@ def _naming(path: str) -> Iterator[None]:
 
 
 def _get(group: Any, path: str) -> Any:
-    """The low-level object of a member that is no link; nor is any group on the way to it."""
+    """The low-level object of a member, reached without following a link."""
     import h5py
 
     *parents, name = path.split("/")
@@ -261,7 +251,7 @@ def _checked_storage(array: Any, file_size: int) -> int:
     return stored
 
 
-def _read_into(array: Any, values: np.ndarray, n_stored: int) -> None:
+def _read_into(array: Any, values: np.ndarray, n_stored: int, path: str) -> None:
     import h5py
 
     if values.size == 0:
@@ -275,7 +265,5 @@ def _read_into(array: Any, values: np.ndarray, n_stored: int) -> None:
         space.select_hyperslab((start, *[0] * (part.ndim - 1)), part.shape)
         array.read(h5py.h5s.create_simple(part.shape), space, part)
         # Said here, where the row of the file is known, and the values are still in the processor's cache.
-        if part.dtype.kind == "f" and not all_finite(part):
-            row = int(np.argmin(np.isfinite(part).reshape(len(part), -1).all(axis=1)))
-            raise DatasetError(f"row {start + row} is not finite: {part[row]}. Remove or repair that row")
+        check_finite(f"field {path!r}", part, start)
         advance(n_stored * len(part) / len(values))

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
+from sb3_pg_extras.common.optional import require
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
-from sb3_pg_extras.datasets.optional import require
 from sb3_pg_extras.datasets.progress import advance
 from sb3_pg_extras.datasets.readers.arrow import check_size, is_list, to_numpy
+from sb3_pg_extras.datasets.reading import reading
 
 STATE = "state.json"
 

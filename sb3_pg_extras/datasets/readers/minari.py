@@ -12,11 +12,13 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 
-from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
+from sb3_pg_extras.common.dicts import arrays_of, map_arrays, map_named_arrays
+from sb3_pg_extras.common.optional import require
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
-from sb3_pg_extras.datasets.optional import require
 from sb3_pg_extras.datasets.progress import track
 from sb3_pg_extras.datasets.readers.arrow import check_size
+from sb3_pg_extras.datasets.reading import reading
 
 PREFIX = "minari:"
 METADATA = "metadata.json"
@@ -32,20 +34,18 @@ def load_minari(source: Any) -> OfflineDataset:
     Read a Minari dataset. Nothing is downloaded, and no environment that a file names is made.
 
     :param source: An id that is there locally, ``"hopper/medium-v0"`` (with or without ``minari:`` before it), a
-        ``minari.MinariDataset``, whose selection of episodes counts, or a folder.
+        ``minari.MinariDataset``, whose selection of episodes counts, or the path of a folder.
     :return: The dataset. Each of Minari's episodes is one of its episodes, also where neither flag is set at the end.
-    :raises DatasetError: when the dataset is missing, damaged or invalid, or Minari is not installed.
+    :raises DatasetError: when the dataset is missing, damaged or invalid.
     """
     minari = require("minari", "minari")
-    if isinstance(source, minari.MinariDataset):
-        folder = Path(source.storage.data_path)
-    elif isinstance(source, Path) or (not source.startswith(PREFIX) and Path(source).is_dir()):
-        folder = Path(source)
-    else:
+    if isinstance(source, str):
         folder = minari_folder(source)
         if not folder.exists():
             name = source.removeprefix(PREFIX)
             raise DatasetError(f"{PREFIX}{name}: no such dataset in {folder}. To get it: minari download {name}")
+    else:
+        folder = source if isinstance(source, Path) else Path(source.storage.data_path)
     folder = folder / "data" if (folder / "data" / METADATA).exists() else folder
     with reading(folder, "a Minari dataset"):
         metadata = _check_metadata(folder)
@@ -55,16 +55,14 @@ def load_minari(source: Any) -> OfflineDataset:
             n_episodes, share = _check_arrow(folder, metadata["data_format"]), 0.5
         if metadata["total_episodes"] > n_episodes:
             raise DatasetError(f"{METADATA}: total_episodes is {metadata['total_episodes']}, but there are {n_episodes}")
-        dataset = source if isinstance(source, minari.MinariDataset) else minari.MinariDataset(folder)
+        dataset = minari.MinariDataset(folder) if isinstance(source, (str, Path)) else source
         for space in (dataset.observation_space, dataset.action_space):
             if space.shape is None and not isinstance(space, spaces.Dict):
                 raise DatasetError(f"spaces of type {type(space).__name__} are not supported: {space}")
         scores = (metadata.get("ref_min_score"), metadata.get("ref_max_score"))
         return from_episodes(
             (
-                Episode(
-                    f"episode {data.id}", data.observations, data.actions, data.rewards, data.terminations, data.truncations
-                )
+                Episode(f"episode {data.id}", *(getattr(data, name) for name in EPISODE_FIELDS))
                 for data in track(dataset.iterate_episodes(), dataset.total_episodes, share)
             ),
             observation_space=dataset.observation_space,
@@ -102,9 +100,9 @@ def _check_metadata(folder: Path) -> dict[str, Any]:
     # Without the spaces Minari makes the environment that the file names, which runs the code it names.
     for field in ("observation_space", "action_space", "data_format"):
         if not isinstance(metadata.get(field), str):
-            raise DatasetError(f"{METADATA}: field {field!r} is missing, or no text")
+            raise DatasetError(f"{METADATA}: field {field!r} is missing, or not a string")
     if not isinstance(metadata.get("total_episodes"), int):
-        raise DatasetError(f"{METADATA}: field 'total_episodes' is missing, or no whole number")
+        raise DatasetError(f"{METADATA}: field 'total_episodes' is missing, or not an integer")
     if metadata["data_format"] not in FORMAT_LIBRARIES:
         raise DatasetError(f"{METADATA}: data_format {metadata['data_format']!r} is not one of {sorted(FORMAT_LIBRARIES)}")
     return metadata
@@ -120,6 +118,7 @@ def _check_hdf5(path: Path, composite: bool) -> int:
     """
     Refuse what points at other files, and arrays that claim to be far larger than what is stored of them.
 
+    :param path: The file.
     :param composite: Whether an observation is a group of arrays.
     :return: The number of episodes.
     """
@@ -156,6 +155,8 @@ def _check_arrow(folder: Path, data_format: str) -> int:
     """
     Arrow trusts the offsets in its files unless they are validated, and Minari does not validate them.
 
+    :param folder: The folder of the episodes.
+    :param data_format: ``"arrow"`` or ``"parquet"``.
     :return: The number of episodes.
     """
     arrow_dataset = require("pyarrow.dataset", "minari")
@@ -177,14 +178,13 @@ def _check_arrow(folder: Path, data_format: str) -> int:
     return len(episodes)
 
 
-def save_minari(dataset: OfflineDataset, dataset_id: str, data_format: str = "hdf5") -> Any:
+def save_minari(dataset: OfflineDataset, dataset_id: str, data_format: str = "hdf5") -> None:
     """
     Write a dataset where Minari keeps its own; it is written whole or not at all. :func:`load_minari` gives it back.
 
     :param dataset: The dataset.
     :param dataset_id: Minari's name for it, such as ``"pendulum/mixed-v0"``.
     :param data_format: ``"hdf5"`` or ``"arrow"``.
-    :return: The ``minari.MinariDataset``.
     :raises DatasetError: when the id is malformed or exists, or when Minari's format cannot hold the data.
     """
     minari = require("minari", "minari")
@@ -215,7 +215,6 @@ def save_minari(dataset: OfflineDataset, dataset_id: str, data_format: str = "hd
             _check_arrow(folder / "data", data_format)
         # Given env=, Minari would make the environment, and roll a random policy in it for its scores.
         minari.load_dataset(dataset_id).storage.update_metadata(metadata)
-        return minari.load_dataset(dataset_id)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, Exception):
@@ -237,22 +236,20 @@ def _env_spec(env_id: str) -> str:
 def _buffers(dataset: OfflineDataset, buffer: Any) -> list[Any]:
     observations, following = dataset.observations, dataset.next_observations
     inner = np.setdiff1d(np.arange(len(dataset)), dataset.episode_ends - 1)
-    jumps = _each(
-        lambda s, s_next: (s_next[inner] != s[inner + 1]).any(axis=tuple(range(1, s.ndim))), observations, following
-    )
-    jump = np.any(list(jumps.values()), axis=0) if isinstance(jumps, dict) else jumps
-    if jump.any():
-        row = inner[np.argmax(jump)]
-        raise DatasetError(
-            f"next_observations row {row} is not observations row {row + 1}, in the same episode: Minari cannot hold that"
-        )
-    observations = _in_space("observations", observations, dataset.observation_space)
-    following = _in_space("next_observations", following, dataset.observation_space)
+    for jumps in arrays_of(map_arrays(lambda s, following: following[inner] != s[inner + 1], observations, following)):
+        if jumps.any():
+            row = inner[np.argwhere(jumps)[0, 0]]
+            raise DatasetError(
+                f"next_observations row {row} is not observations row {row + 1}, in the same episode: "
+                "Minari cannot hold that"
+            )
+    observations = map_named_arrays(_in_space, "observations", observations, dataset.observation_space)
+    following = map_named_arrays(_in_space, "next_observations", following, dataset.observation_space)
     actions = _in_space("actions", dataset.actions, dataset.action_space)
     starts = np.append(0, dataset.episode_ends[:-1])
     return [
         buffer(
-            observations=_each(partial(_with_last, start, end), observations, following),
+            observations=map_arrays(partial(_with_last, start, end), observations, following),
             actions=actions[start:end],
             rewards=dataset.rewards[start:end],
             terminations=dataset.terminations[start:end],
@@ -266,20 +263,11 @@ def _with_last(start: int, end: int, states: np.ndarray, next_states: np.ndarray
     return np.concatenate([states[start:end], next_states[end - 1 : end]])
 
 
-def _each(function: Any, *values: Any) -> Any:
-    """Call it with the arrays, or for each key of a Dict observation with the arrays of that key."""
-    if isinstance(values[0], dict):
-        return {key: function(*(value[key] for value in values)) for key in values[0]}
-    return function(*values)
-
-
-def _in_space(name: str, value: Any, space: Any) -> Any:
+def _in_space(name: str, array: np.ndarray, space: spaces.Space) -> np.ndarray:
     """The same numbers in the type of the space, which Minari's files have."""
-    if isinstance(value, dict):
-        if any("/" in key for key in value):
-            raise DatasetError(f"{name}: keys with a slash cannot be written: {sorted(value)}")
-        return {key: _in_space(f"{name}[{key!r}]", array, space[key]) for key, array in value.items()}
-    array = value.astype(space.dtype)
-    if not np.array_equal(array, value):
+    if "/" in name:
+        raise DatasetError(f"{name}: keys with a slash cannot be written")
+    converted = array.astype(space.dtype)
+    if not np.array_equal(converted, array):
         raise DatasetError(f"{name} cannot be written exactly as {space.dtype}, the type of its space {space}")
-    return array
+    return converted

@@ -10,35 +10,30 @@ from gymnasium import spaces
 
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.datasets.arrays import from_arrays
-from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset, reading
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.mapped import map_npz_member
 from sb3_pg_extras.datasets.progress import CountedFile
-from sb3_pg_extras.datasets.readers.hdf5_arrays import MAX_INFLATION
+from sb3_pg_extras.datasets.reading import MAX_INFLATION, reading
 from sb3_pg_extras.datasets.spaces import space_from_json, space_to_json
 
 # A Dict observation's key "image" is stored as the array "observations/image".
 SEPARATOR = "/"
+METADATA = ("observation_space", "action_space", "env_id", "reference_scores")
 # Bytes of uncompressed arrays from which on they are not read but mapped.
 MAP_FROM = 1 << 30
 
 
 def save_npz(dataset: OfflineDataset, path: str | Path, compress: bool = True) -> None:
     """
-    Write a dataset as ``.npz``: one array per field, and a JSON text ``metadata`` with the rest.
+    Write a dataset as ``.npz``: one array per field, and a JSON string ``metadata`` with the rest.
 
     :param dataset: The dataset.
-    :param path: The file to write, ending in ``.npz``; it is written whole or not at all.
+    :param path: The file to write; it is written whole or not at all.
     :param compress: False for a file whose arrays can be memory-mapped.
-    :raises DatasetError: when the path has another suffix, or a space cannot be written.
+    :raises DatasetError: when a space cannot be written.
     """
-    if Path(path).suffix != ".npz":
-        raise DatasetError(f"{path}: the file name must end in .npz")
-    metadata = {
-        "observation_space": space_to_json(dataset.observation_space),
-        "action_space": space_to_json(dataset.action_space),
-        "env_id": dataset.env_id,
-        "reference_scores": dataset.reference_scores,
-    }
+    metadata = {name: getattr(dataset, name) for name in METADATA}
+    metadata |= {name: space_to_json(metadata[name]) for name in METADATA if name.endswith("space")}
     arrays: dict[str, np.ndarray] = {"episode_ends": dataset.episode_ends, "metadata": np.array(json.dumps(metadata))}
     for name in ARRAY_FIELDS:
         value = getattr(dataset, name)
@@ -56,7 +51,7 @@ def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> Offl
 
     The arrays of a large file without compression (``numpy.savez``) stay in it: they are memory-mapped.
 
-    :param path: A file that :meth:`OfflineDataset.save` wrote, or any ``.npz`` with the same field names.
+    :param path: A file that :func:`save_npz` wrote, or any ``.npz`` with the same field names.
     :param action_space: Taken where the file names no action space.
     :return: The dataset.
     :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
@@ -80,12 +75,9 @@ def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> Offl
                 else:
                     content[field] = array
         metadata = json.loads(str(content.pop("metadata", "{}")))
-        for name in ("observation_space", "action_space"):
+        for name in METADATA:
             if metadata.get(name) is not None:
-                content[name] = space_from_json(metadata[name])
-        for name in ("env_id", "reference_scores"):
-            if metadata.get(name) is not None:
-                content[name] = metadata[name]
+                content[name] = space_from_json(metadata[name]) if name.endswith("space") else metadata[name]
         return from_arrays(content, action_space)
 
 

@@ -1,4 +1,4 @@
-"""SB3's replay buffers, as objects and as the ``replay_buffer.pkl`` of the RL Zoo -> OfflineDataset, and back."""
+"""SB3's replay buffers, as objects and as the ``replay_buffer.pkl`` of the RL Zoo -> OfflineDataset."""
 
 import importlib
 import pickle
@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
-from stable_baselines3.her import HerReplayBuffer
 
-from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading, stream_ends
-from sb3_pg_extras.datasets.layout import _unscale, policy_layout, scale_actions
+from sb3_pg_extras.common.dicts import arrays_of, map_arrays
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.layout import unscale_actions
 from sb3_pg_extras.datasets.progress import CountedFile
+from sb3_pg_extras.datasets.reading import reading
 
 # Everything that a pickled replay buffer is made of. A name that is not here is refused before it is imported.
 ALLOWED_CLASSES = {
@@ -133,7 +134,7 @@ def _check_shapes(buffer: ReplayBuffer) -> None:
     for name in ("buffer_size", "n_envs", "pos"):
         value = getattr(buffer, name, None)
         if not isinstance(value, (int, np.integer)) or value < 0:
-            raise DatasetError(f"{name} is {value!r}: it must be a whole number, at least 0")
+            raise DatasetError(f"{name} is {value!r}: it must be an integer of at least 0")
     if buffer.pos > buffer.buffer_size:
         raise DatasetError(f"pos is {buffer.pos}, beyond the buffer_size {buffer.buffer_size}")
     for name in ("observation_space", "action_space"):
@@ -152,7 +153,7 @@ def _arrays(buffer: ReplayBuffer) -> list[tuple[str, Any]]:
     if not getattr(buffer, "optimize_memory_usage", False):
         names.append("next_observations")
     values = [(name, getattr(buffer, name, None)) for name in names]
-    return [(name, array) for name, value in values for array in (value.values() if isinstance(value, dict) else [value])]
+    return [(name, array) for name, value in values for array in arrays_of(value)]
 
 
 def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
@@ -160,7 +161,7 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     Copy an SB3 replay buffer, of one or several environments, full or not, in either memory layout.
 
     SB3 stores Box actions scaled to [-1, 1] (``OffPolicyAlgorithm._store_transition``); they come back in the
-    environment's units. Each environment's stream is put in order of time; where the buffer cuts a stream, an episode
+    environment's units. Each environment's transitions are put in order of time; where the buffer cuts them off, an episode
     ends that is neither terminated nor truncated. With ``optimize_memory_usage`` the buffer knows no truncations and has
     lost the observations that ended episodes: each end is a terminal state, and its own observation stands in for the next.
 
@@ -182,79 +183,22 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     dones, timeouts = (_rows(flags, order).astype(bool) for flags in (buffer.dones, buffer.timeouts))
     observations, actions = _rows(buffer.observations, order), _rows(buffer.actions, order)
     if buffer.optimize_memory_usage:
-        # The next episode's first observation took the place of the one that ended an episode, but for each stream's newest.
+        # The next episode's first observation took the place of the one that ended an episode, but for the newest.
         newest = np.arange(len(dones)) % len(order) == len(order) - 1
         next_observations[dones & ~newest] = observations[dones & ~newest]
     return OfflineDataset(
         observations=observations,
-        actions=_unscale(actions.reshape(len(actions), *(buffer.action_space.shape or ())), buffer.action_space),
+        actions=unscale_actions(actions.reshape(len(actions), *(buffer.action_space.shape or ())), buffer.action_space),
         rewards=_rows(buffer.rewards, order),
         next_observations=next_observations,
         terminations=dones & ~timeouts,
         truncations=timeouts,
         observation_space=buffer.observation_space,
         action_space=buffer.action_space,
-        episode_ends=stream_ends(dones | timeouts, buffer.n_envs),
+        episode_ends=np.union1d(np.flatnonzero(dones | timeouts) + 1, len(order) * np.arange(1, buffer.n_envs + 1)),
     )
 
 
-def to_replay_buffer(dataset: OfflineDataset, buffer: ReplayBuffer) -> None:
-    """
-    Fill an empty SB3 replay buffer: the inverse of :func:`from_replay_buffer`. What is added later follows the dataset.
-
-    Environment ``e`` gets the rows ``e L ... (e + 1) L - 1`` as its stream, ``L = N // n_envs``. SB3's buffers are as
-    long for every environment, so the last ``N mod n_envs`` rows are left out.
-
-    Where an episode or a stream just stops, its last row is marked truncated: SB3 has no other sign for it, its value is
-    bootstrapped as before, and whatever joins rows (n-step returns, :func:`from_replay_buffer`) stops there.
-
-    :param dataset: The dataset, in the spaces of the buffer.
-    :param buffer: A buffer without any transition, images channel first or last.
-    :raises ValueError: when the buffer holds something, has no room, or cannot hold truncations; for HER's.
-    :raises DatasetError: when there are fewer transitions than environments.
-    """
-    n_envs, length = buffer.n_envs, len(dataset) // buffer.n_envs
-    if buffer.size() > 0:
-        raise ValueError(f"the replay buffer already holds {buffer.size() * n_envs} transitions: pass an empty one")
-    if isinstance(buffer, HerReplayBuffer):
-        raise ValueError("HerReplayBuffer draws only from episodes that it was given step by step: pass keep_dataset=False")
-    if not buffer.handle_timeout_termination:
-        # With optimize_memory_usage SB3 insists on False.
-        raise ValueError(
-            "handle_timeout_termination=False (which optimize_memory_usage=True needs) makes truncations terminal "
-            "and joins the dataset's episodes: leave both out"
-        )
-    if length > buffer.buffer_size:
-        raise ValueError(
-            f"buffer_size={buffer.buffer_size * n_envs}: the dataset has {len(dataset)} transitions, make it larger"
-        )
-    if length == 0:
-        raise DatasetError(f"the dataset has {len(dataset)} transitions, fewer than the {n_envs} environments")
-    ends = np.zeros(len(dataset), dtype=bool)
-    ends[dataset.episode_ends - 1] = True
-    ends[length * np.arange(1, n_envs + 1) - 1] = True
-    _fill(buffer.observations, policy_layout(dataset.observations, buffer.observation_space), length)
-    _fill(buffer.next_observations, policy_layout(dataset.next_observations, buffer.observation_space), length)
-    _fill(buffer.actions, scale_actions(dataset.actions, buffer.action_space), length)
-    _fill(buffer.rewards, dataset.rewards, length)
-    _fill(buffer.dones, ends, length)
-    _fill(buffer.timeouts, ends & ~dataset.terminations, length)
-    buffer.pos = length % buffer.buffer_size
-    buffer.full = length == buffer.buffer_size
-
-
-def _fill(target: Any, rows: Any, length: int) -> None:
-    """(N, ...) -> the first ``length`` steps of each environment, (buffer_size, n_envs, ...)."""
-    if isinstance(rows, dict):
-        for key in rows:
-            _fill(target[key], rows[key], length)
-        return
-    for env in range(target.shape[1]):
-        target[:length, env] = rows[env * length : (env + 1) * length].reshape(length, *target.shape[2:])
-
-
 def _rows(values: Any, order: np.ndarray) -> Any:
-    """(buffer_size, n_envs, ...) -> (len(order) * n_envs, ...), one environment's stream after the other."""
-    if isinstance(values, dict):
-        return {key: _rows(value, order) for key, value in values.items()}
-    return np.concatenate([values[order, env] for env in range(values.shape[1])])
+    """(buffer_size, n_envs, ...) -> (len(order) * n_envs, ...), one environment after the other."""
+    return map_arrays(lambda array: np.concatenate([array[order, env] for env in range(array.shape[1])]), values)

@@ -92,5 +92,5 @@ def _env_name(data: Any) -> str | None:
     except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"attribute 'env_args' of 'data' is not JSON with an env_name ({error!r})") from error
     if not isinstance(name, str):
-        raise DatasetError(f"attribute 'env_args' of 'data' has the env_name {name!r}, which is not a text")
+        raise DatasetError(f"attribute 'env_args' of 'data' has the env_name {name!r}, which is not a string")
     return name

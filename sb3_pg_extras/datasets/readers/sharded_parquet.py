@@ -7,34 +7,34 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, reading
-from sb3_pg_extras.datasets.episodes import from_episodes
-from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.common.optional import require
+from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.readers.arrow import check_size
-from sb3_pg_extras.datasets.readers.parquet import episodes_of, needed_columns, parquet_shards, to_columns
+from sb3_pg_extras.datasets.readers.parquet import from_frames, needed_columns, parquet_shards, to_columns
+from sb3_pg_extras.datasets.reading import reading
 
-PREFIX = "stream:"
+PREFIX = "sharded:"
 # A part is as many row groups as make this many bytes, before compression.
 PART_BYTES = 1 << 25
 
 
-class ParquetStream:
+class ShardedParquet:
     """
-    Parquet files as :func:`~sb3_pg_extras.datasets.parquet.load_parquet` reads them, but only a part at a time.
+    Parquet files as :func:`~sb3_pg_extras.datasets.readers.parquet.load_parquet` reads them, but only a part at a time.
 
     A part is checked like any dataset when its turn comes. An episode that runs from one part into the next is cut there:
     as at the end of a file, the last frame before the cut is left out, since its next observation is not there.
 
-    :param path: A file, a folder of files, or a LeRobot dataset, with or without ``stream:`` before it.
+    :param path: A file, a folder of files, or a LeRobot dataset, with or without ``sharded:`` before it.
     :param action_space: The environment's: the files hold none.
-    :raises DatasetError: when a file is missing or damaged, a column is missing, or the first part is no valid dataset.
+    :raises DatasetError: when a file is missing or damaged, a column is missing, or the first part is not a valid dataset.
     """
 
     def __init__(self, path: str | Path, action_space: spaces.Space | None = None) -> None:
         self.path = Path(str(path).removeprefix(PREFIX))
         self._action_space = action_space
         with reading(self.path, "a parquet dataset"):
-            shards = [self.path] if self.path.is_file() else parquet_shards(self.path)
+            shards = parquet_shards(self.path)
             if not shards:
                 raise DatasetError("no .parquet file in it")
             files = require("pyarrow.dataset", "parquet").dataset([str(shard) for shard in shards], format="parquet")
@@ -64,8 +64,7 @@ class ParquetStream:
         """
         with reading(self.path, "a parquet dataset"):
             tables = [group.to_table(columns=self._names) for group in self._parts[index]]
-            columns = to_columns(require("pyarrow", "parquet").concat_tables(tables))
-            return from_episodes(episodes_of(columns), self._action_space)
+            return from_frames(to_columns(require("pyarrow", "parquet").concat_tables(tables)), self._action_space)
 
     def indices(self, seed: int | None) -> Iterator[int]:
         """

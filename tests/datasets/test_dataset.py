@@ -1,0 +1,110 @@
+"""OfflineDataset: what is accepted comes back exactly, what is not ends in one DatasetError that names it."""
+
+import numpy as np
+import pytest
+from five_episodes import assert_same
+from gymnasium import spaces
+
+from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
+
+
+def test_episodes_and_returns_by_hand(arrays):
+    flags = {"terminations": np.zeros(6, bool), "truncations": np.zeros(6, bool)}
+    flags["terminations"][1] = flags["truncations"][4] = True
+    rewards = np.array([1, 2, 10, 20, 30, 100], np.float32)
+    dataset = OfflineDataset(
+        **{name: value[:6] if isinstance(value, np.ndarray) else value for name, value in arrays.items()}
+        | flags
+        | {"rewards": rewards}
+    )
+    assert dataset.episode_ends.tolist() == [2, 5, 6]
+    assert dataset.episode_lengths().tolist() == [2, 3, 1]
+    # The last episode is cut by the end of the data: it has no return.
+    assert dataset.episode_returns().tolist() == [3.0, 60.0]
+    assert "3 episodes" in repr(dataset)
+    assert "mean return 31.5" in repr(dataset)
+
+
+def test_dataset_is_read_only_and_leaves_the_callers_arrays_alone(arrays):
+    dataset = OfflineDataset(**arrays)
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.actions[0] = 0
+    with pytest.raises(AttributeError):
+        dataset.actions = arrays["actions"]  # type: ignore[misc]
+    arrays["actions"][0] = 0  # still writable
+
+
+def _set(arrays, name, index, value):
+    array = np.array(arrays[name])
+    if array.dtype == bool:
+        array = array.astype(np.float32)
+    array[index] = value
+    return {name: array}
+
+
+def _discrete_observations(row, value):
+    states = np.arange(40) % 3
+    following = states.astype(type(value))
+    following[row] = value
+    return {"observations": states, "next_observations": following, "observation_space": spaces.Discrete(3)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda a: {k: v[:0] for k, v in a.items() if isinstance(v, np.ndarray)}, ["observations", "empty"]),
+        (lambda a: _set(a, "observations", (7, 1), np.nan), ["observations", "row 7", "nan"]),
+        (lambda a: _set(a, "next_observations", (3, 0), np.inf), ["next_observations", "row 3", "inf"]),
+        (lambda a: _set(a, "rewards", 5, np.nan), ["rewards", "row 5"]),
+        (lambda a: {"rewards": a["rewards"].astype(np.float64) * 1e300}, ["rewards", "row 0"]),
+        (lambda a: _set(a, "actions", (2, 0), 3.5), ["actions", "row 2", "3.5", "outside"]),
+        (lambda a: {"rewards": a["rewards"][:-1]}, ["rewards", "39", "40"]),
+        (lambda a: {"observations": a["observations"][:, :2]}, ["observations", "(40, 2)", "(3,)"]),
+        (lambda a: {"actions": a["actions"][:, :1]}, ["actions", "(40, 1)", "(2,)"]),
+        (lambda a: {"rewards": np.zeros((40, 2))}, ["rewards", "(40, 2)"]),
+        (lambda a: _set(a, "terminations", 4, 0.5), ["terminations", "row 4", "0.5"]),
+        (lambda a: {"rewards": np.array(["x"] * 40)}, ["rewards", "numbers"]),
+        (lambda a: {"rewards": [[1], [1, 2]]}, ["rewards", "rectangular"]),
+        (lambda a: {"episode_ends": [5, 5, 40]}, ["episode_ends", "40"]),
+        (lambda a: {"episode_ends": [40]}, ["row 9", "episode_ends"]),
+        (lambda a: {"action_space": spaces.Text(3)}, ["actions", "Text"]),
+        (lambda a: {"observation_space": spaces.Dict(x=spaces.Box(0, 1))}, ["observations", "dict", "x"]),
+        (lambda a: {"reference_scores": (1.0,)}, ["reference_scores"]),
+        (lambda a: {"reference_scores": (1.0, np.nan)}, ["reference_scores", "finite", "nan"]),
+        (lambda a: {"action_space": spaces.MultiBinary(2), "actions": np.full((40, 2), 0.5)}, ["actions", "row 0", "0.5"]),
+        (lambda a: _discrete_observations(7, 3), ["next_observations", "row 7", "3", "outside", "Discrete(3)"]),
+        (lambda a: _discrete_observations(8, 0.5), ["next_observations", "row 8", "0.5", "outside"]),
+        (lambda a: {"action_space": "Box"}, ["action_space", "space of gymnasium", "'Box'"]),
+        (lambda a: {"rewards": 1e308}, ["rewards", "single number"]),
+    ],
+)
+def test_wrong_content_is_named(arrays, change, words):
+    with pytest.raises(DatasetError) as error:
+        OfflineDataset(**(arrays | change(arrays)))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_a_dataset_error_is_not_what_the_zoo_prunes():
+    assert not issubclass(DatasetError, (ValueError, AssertionError))
+
+
+# --- dict of arrays ---------------------------------------------------------------------------------------------------
+
+
+def test_dict_of_arrays_with_and_without_spaces(arrays):
+    assert_same(load_dataset(arrays), OfflineDataset(**arrays))
+    bare = {name: arrays[name] for name in ARRAY_FIELDS}
+    assert load_dataset(bare, arrays["action_space"]).observation_space.shape == (3,)
+    with pytest.raises(DatasetError, match="action_space"):
+        load_dataset(bare)
+
+
+def test_missing_and_unknown_fields_are_named(arrays):
+    with pytest.raises(DatasetError, match="'rewards' is missing"):
+        load_dataset({k: v for k, v in arrays.items() if k != "rewards"})
+    with pytest.raises(DatasetError, match="'reward'"):
+        load_dataset(arrays | {"reward": 1})
+    with pytest.raises(DatasetError, match="int"):
+        load_dataset(3)
