@@ -14,8 +14,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_pg_extras.bear.policies import BEARPolicy
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
-from sb3_pg_extras.datasets.layout import check_spaces
-from sb3_pg_extras.datasets.readers.replay_buffer import to_replay_buffer
+from sb3_pg_extras.datasets.layout import check_spaces, to_replay_buffer
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.sources import DatasetEnv
 

@@ -25,7 +25,7 @@ from sb3_pg_extras.common.arguments import check_choices, check_numbers
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.datasets import DatasetSource
-from sb3_pg_extras.datasets.readers.replay_buffer import to_replay_buffer
+from sb3_pg_extras.datasets.layout import to_replay_buffer
 from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
 from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
