@@ -28,12 +28,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 from tqdm import tqdm
 
-from sb3_pg_extras.datasets import DatasetError
+from sb3_pg_extras.datasets import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.collect import Act, from_records, random_actions, record_dtype, roll, with_noise
+from sb3_pg_extras.datasets.load import MINARI_PREFIX, minari_folder
 from sb3_pg_extras.datasets.optional import require
-from sb3_pg_extras.datasets.readers.minari import PREFIX as MINARI_PREFIX
-from sb3_pg_extras.datasets.readers.minari import minari_folder
 from sb3_pg_extras.datasets.spaces import space_to_json
+from sb3_pg_extras.zoo import register
 from sb3_pg_extras.zoo.journal import Journal
 
 # The id of no algorithm: actions are drawn from the action space.
@@ -284,8 +284,16 @@ def _fill(journal: Journal, env: VecEnv, act: Act, args: argparse.Namespace) -> 
             progress.update(args.n_envs)
 
 
-def collect() -> None:
+def _save(dataset: OfflineDataset, target: str) -> None:
+    if target.startswith(MINARI_PREFIX):
+        dataset.to_minari(target.removeprefix(MINARI_PREFIX))
+    else:
+        dataset.save(target)
+
+
+def main() -> None:
     """Run ``sb3-pg-extras collect`` with the arguments of the process."""
+    register()
     parser = _parser()
     args = parser.parse_args()
     if args.num_threads > 0:
@@ -298,10 +306,7 @@ def collect() -> None:
     try:
         _fill(journal, env, act, args)
         dataset = from_records(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
-        if args.output.startswith(MINARI_PREFIX):
-            dataset.to_minari(args.output.removeprefix(MINARI_PREFIX))
-        else:
-            dataset.save(args.output)
+        _save(dataset, args.output)
         journal.remove()
     except KeyboardInterrupt:
         sys.exit(f"\nstopped: the same command goes on from {journal.folder}")
@@ -309,7 +314,3 @@ def collect() -> None:
         journal.close()
         env.close()
     print(f"{args.output}: {dataset}")
-
-
-if __name__ == "__main__":
-    collect()

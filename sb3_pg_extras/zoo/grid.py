@@ -1,5 +1,5 @@
 """
-Algorithms x datasets x seeds on Ray: ``python benchmarks/grid.py --algos bear --datasets bundled:pendulum-mixed-v0``.
+``sb3-pg-extras grid``: algorithms x datasets x seeds, on Ray.
 
 Ray is started on this machine, with as many workers as it has cores; ``--address`` names a running cluster instead
 (``auto`` or ``host:port``), whose machines share the file system of ``--folder`` and have the package installed. Each run is
@@ -40,7 +40,6 @@ from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file
 from sb3_pg_extras.zoo.jobs import run_missing
 
-FOLDER = Path(__file__).parent
 FIELDS = ["algo", "dataset", "seed", "n_timesteps", "return_mean", "return_std", "starts", "seconds"]
 
 
@@ -59,7 +58,7 @@ def read_starts(run: Path) -> list[Start]:
 
 
 def note_start(run: Path, step: int) -> None:
-    """Add this process to them."""
+    """Add this process to those of :func:`read_starts`, with the timestep that it goes on from."""
     with open(run / "starts.csv", "a", newline="") as file:
         csv.writer(file).writerow(Start(socket.gethostname(), os.getpid(), step))
 
@@ -188,7 +187,8 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
             entry["dataset"] = source
         model = ALGORITHMS[algo](entry.pop("policy"), env, seed=seed, device="cpu", **entry)
     if step < n_timesteps:
-        model.learn(n_timesteps - step, SaveCheckpoint(folder, plan.checkpoint_freq), None, reset_num_timesteps=False)
+        callback = SaveCheckpoint(folder, plan.checkpoint_freq)
+        model.learn(n_timesteps - step, callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         if model.num_timesteps not in checkpoints(folder):
             save_checkpoint(model, folder)
     returns = greedy_returns(model, env_id, plan.eval_episodes)
@@ -234,7 +234,10 @@ def start_ray(address: str, workers: int | None) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run ``sb3-pg-extras grid`` with the arguments of the process."""
+    parser = argparse.ArgumentParser(
+        prog="sb3-pg-extras grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--algos", nargs="+", default=["bear"], choices=list(ALGORITHMS))
     parser.add_argument("--datasets", nargs="+", default=["bundled:pendulum-mixed-v0"], help="what load_dataset takes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -245,8 +248,8 @@ def main() -> None:
     parser.add_argument("--address", default="local", help="a Ray cluster: auto or host:port")
     parser.add_argument("--workers", type=int, help="on this machine; as many as it has cores by default")
     parser.add_argument("--max-retries", type=int, default=3, help="how often a run is taken up again when its worker died")
-    parser.add_argument("--folder", type=Path, default=FOLDER / "runs" / "grid", help="of the checkpoints")
-    parser.add_argument("--output", type=Path, default=FOLDER / "results" / "grid.csv")
+    parser.add_argument("--folder", type=Path, default=Path("logs/grid"), help="of the checkpoints")
+    parser.add_argument("--output", type=Path, default=Path("grid.csv"), help="a row per run")
     args = parser.parse_args()
     for name in ("checkpoint_freq", "eval_episodes"):
         if getattr(args, name) < 1:
@@ -275,9 +278,5 @@ def main() -> None:
             lambda row: (row["algo"], row["dataset"], int(row["seed"]), int(row["n_timesteps"])),
             functools.partial(run, plan), RayPool(ray, args.max_retries),
         )  # fmt: skip
-    except (DatasetError, ConnectionError, ValueError) as error:
-        sys.exit(f"grid.py: error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    except (ConnectionError, ValueError) as error:
+        sys.exit(f"sb3-pg-extras grid: error: {error}")

@@ -9,9 +9,8 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
-from sb3_pg_extras.datasets.load import BUNDLED_PREFIX
+from sb3_pg_extras.datasets.load import BUNDLED_PREFIX, MINARI_PREFIX
 from sb3_pg_extras.datasets.optional import require
-from sb3_pg_extras.datasets.readers.minari import PREFIX as MINARI_PREFIX
 from sb3_pg_extras.zoo.plots import plot_dataset
 from sb3_pg_extras.zoo.summary import action_coverage, summarize
 
@@ -136,7 +135,3 @@ def _columns(rows: list[list[str]], right: bool = True) -> list[str]:
         aligned = [text.rjust(width) if right else text for text, width in zip(others, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *aligned]))
     return lines
-
-
-if __name__ == "__main__":
-    main()
