@@ -17,6 +17,7 @@ import yaml
 from conftest import make_arrays
 from gymnasium import spaces
 
+import sb3_pg_extras
 from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, zoo_arguments
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
@@ -205,7 +206,7 @@ def test_optimize(algo, tmp_path):
     assert list((tmp_path / "logs" / algo).glob("report_CartPole-v1_*.csv"))
 
 
-@pytest.mark.parametrize("algo", SAMPLERS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_search_spaces_make_models_and_read_back_their_trials(algo):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
@@ -270,6 +271,19 @@ def test_usage_names_the_commands(tmp_path):
     assert "--algo" in command(tmp_path, "train", "--help").stdout
 
 
+def test_version(tmp_path):
+    assert command(tmp_path, "--version").stdout == f"sb3-pg-extras {sb3_pg_extras.__version__}\n"
+
+
+def test_help_waits_for_no_library(tmp_path):
+    code = "import sys; from sb3_pg_extras.zoo import main; sys.argv[1:] = ['--help']\ntry: main()\nexcept SystemExit: pass"
+    code += (
+        "\nprint([name for name in ('numpy', 'torch', 'gymnasium', 'stable_baselines3', 'rl_zoo3') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert result.stdout.splitlines()[-1] == "set()"
+
+
 def test_wheel_and_sdist_hold_everything_and_the_wheel_trains(tmp_path):
     """Build both as a release would, unpack the wheel where the source is out of sight, and train from it."""
     subprocess.run(
@@ -280,6 +294,7 @@ def test_wheel_and_sdist_hold_everything_and_the_wheel_trains(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "hyperparams/bear.yml",
+        "zoo/grid.py",
         "py.typed",
         "datasets/bundled/pendulum-mixed-v0.npz",
         "datasets/bundled/pendulum-mixed-v0.md",
