@@ -276,10 +276,15 @@ def test_version(tmp_path):
 
 
 def test_help_waits_for_no_library(tmp_path):
-    code = "import sys; from sb3_pg_extras.zoo import main; sys.argv[1:] = ['--help']\ntry: main()\nexcept SystemExit: pass"
-    code += (
-        "\nprint([name for name in ('numpy', 'torch', 'gymnasium', 'stable_baselines3', 'rl_zoo3') if name in sys.modules])"
-    )
+    code = """
+import sys
+from sb3_pg_extras.zoo import main
+sys.argv[1:] = ["--help"]
+try:
+    main()
+finally:
+    print({"numpy", "torch", "gymnasium", "stable_baselines3", "rl_zoo3"} & set(sys.modules))
+"""
     result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
     assert result.stdout.splitlines()[-1] == "set()"
 
