@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import ConvertCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -57,12 +57,6 @@ def read_starts(run: Path) -> list[Start]:
         return [Start(host, int(pid), int(step)) for host, pid, step in csv.reader(file)]
 
 
-def note_start(run: Path, step: int) -> None:
-    """Add this process to those of :func:`read_starts`, with the timestep that it goes on from."""
-    with open(run / "starts.csv", "a", newline="") as file:
-        csv.writer(file).writerow(Start(socket.gethostname(), os.getpid(), step))
-
-
 def checkpoints(run: Path) -> dict[int, Path]:
     """:return: The checkpoints of a run by their timesteps, in order."""
     return dict(sorted((int(path.name.removeprefix("step_")), path) for path in run.glob("step_*")))
@@ -82,27 +76,6 @@ def save_checkpoint(model: BaseAlgorithm, run: Path) -> None:
     unfinished.rename(run / f"step_{model.num_timesteps}")
     for path in old:
         shutil.rmtree(path)
-
-
-class SaveCheckpoint(BaseCallback):
-    """
-    :param run: Folder of the run.
-    :param freq: Timesteps between two checkpoints.
-    """
-
-    def __init__(self, run: Path, freq: int) -> None:
-        super().__init__()
-        self.run, self.freq = run, freq
-
-    def _on_training_start(self) -> None:
-        self.last = self.num_timesteps
-
-    def _on_step(self) -> bool:
-        # Not by remainder: several environments step at once.
-        if self.num_timesteps - self.last >= self.freq:
-            self.last = self.num_timesteps
-            save_checkpoint(self.model, self.run)
-        return True
 
 
 class Plan(NamedTuple):
@@ -173,7 +146,8 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     folder = run_folder(plan, algo, dataset, seed, n_timesteps)
     folder.mkdir(parents=True, exist_ok=True)
     step, checkpoint = list(checkpoints(folder).items())[-1] if checkpoints(folder) else (0, folder)
-    note_start(folder, step)
+    with open(folder / "starts.csv", "a", newline="") as file:
+        csv.writer(file).writerow(Start(socket.gethostname(), os.getpid(), step))
     source, env_id = plan.datasets[dataset]
     entry = dict(hyperparams(plan, algo, env_id))
     env = make_envs(env_id, seed, entry, checkpoint / "vecnormalize.pkl")
@@ -187,7 +161,13 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
             entry["dataset"] = source
         model = ALGORITHMS[algo](entry.pop("policy"), env, seed=seed, device="cpu", **entry)
     if step < n_timesteps:
-        callback = SaveCheckpoint(folder, plan.checkpoint_freq)
+
+        def save(*_: Any) -> bool:
+            save_checkpoint(model, folder)
+            return True
+
+        callback = EveryNTimesteps(plan.checkpoint_freq, ConvertCallback(save))
+        callback.last_time_trigger = step
         model.learn(n_timesteps - step, callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         if model.num_timesteps not in checkpoints(folder):
             save_checkpoint(model, folder)

@@ -60,7 +60,7 @@ class Manager(ExperimentManager):
 
         def create_shared_study(**kwargs: Any) -> optuna.Study:
             name = create_study(**{**kwargs, "storage": storage}).study_name
-            return SharedStudy(name, storage, kwargs["sampler"], kwargs["pruner"], total)
+            return SharedStudy(name, storage, total, sampler=kwargs["sampler"], pruner=kwargs["pruner"])
 
         optuna.create_study = create_shared_study
         try:

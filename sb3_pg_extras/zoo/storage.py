@@ -11,8 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -53,21 +52,13 @@ class SharedStudy(optuna.Study):
 
     :param study_name: Name of a study that is in the storage.
     :param storage: A storage of :func:`open_storage`.
-    :param sampler: As in Optuna.
-    :param pruner: As in Optuna.
     :param max_total_trials: If given, :meth:`optimize` ends when exactly so many trials of all workers together are
         complete or pruned.
+    :param kwargs: More arguments of ``optuna.Study``.
     """
 
-    def __init__(
-        self,
-        study_name: str,
-        storage: BaseStorage,
-        sampler: optuna.samplers.BaseSampler | None = None,
-        pruner: optuna.pruners.BasePruner | None = None,
-        max_total_trials: int | None = None,
-    ) -> None:
-        super().__init__(study_name, storage, sampler, pruner)
+    def __init__(self, study_name: str, storage: BaseStorage, max_total_trials: int | None = None, **kwargs: Any) -> None:
+        super().__init__(study_name, storage, **kwargs)
         self.storage, self.max_total_trials = storage, max_total_trials
         # Number of a running trial -> its last heartbeat and when this process first saw it.
         self.seen: dict[int, tuple[Any, float]] = {}
@@ -167,15 +158,8 @@ class SharedStudy(optuna.Study):
             if len(history) <= MAX_RETRIES:
                 # The attributes of Optuna's RetryHeartbeatStaleTrialCallback.
                 attributes = {"failed_trial": history[0], **trial.system_attrs, "retry_history": history}
-                self.add_trial(
-                    optuna.create_trial(
-                        state=TrialState.WAITING,
-                        params=trial.params,
-                        distributions=trial.distributions,
-                        user_attrs=trial.user_attrs,
-                        system_attrs=attributes,
-                    )
-                )
+                again: dict[str, Any] = {name: getattr(trial, name) for name in ("params", "distributions", "user_attrs")}
+                self.add_trial(optuna.create_trial(state=TrialState.WAITING, system_attrs=attributes, **again))
         self.seen = seen
 
     def _has_more_to_start(self) -> bool:
@@ -183,25 +167,20 @@ class SharedStudy(optuna.Study):
         return len(trials) != self.max_total_trials or any(trial.state == TrialState.WAITING for trial in trials)
 
     def _run(self, func: Objective, trial: optuna.Trial) -> Any:
-        with self._heartbeats(trial.number):
-            return func(trial)
-
-    @contextmanager
-    def _heartbeats(self, number: int) -> Iterator[None]:
         ended = threading.Event()
 
         def beat() -> None:
-            self.record_heartbeat(number)
+            self.record_heartbeat(trial.number)
             while not ended.wait(HEARTBEAT_INTERVAL):
-                self.record_heartbeat(number)
+                self.record_heartbeat(trial.number)
 
-        thread = threading.Thread(target=beat)
-        thread.start()
+        heart = threading.Thread(target=beat)
+        heart.start()
         try:
-            yield
+            return func(trial)
         finally:
             ended.set()
-            thread.join()
+            heart.join()
 
     def _trial_id(self, number: int) -> int:
         study_id = self.storage.get_study_id_from_name(self.study_name)

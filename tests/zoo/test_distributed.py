@@ -51,7 +51,7 @@ def open_study(url: str, total: int | None = None, cls: type[SharedStudy] = Shar
     """A worker's own view of the study."""
     storage = shared.open_storage(url)
     optuna.create_study(storage=storage, study_name="s", load_if_exists=True)
-    return cls("s", storage, optuna.samplers.RandomSampler(), max_total_trials=total)
+    return cls("s", storage, total, sampler=optuna.samplers.RandomSampler())
 
 
 def states(study: optuna.Study) -> list[str]:
