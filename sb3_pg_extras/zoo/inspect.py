@@ -128,7 +128,7 @@ def _number(value: Any) -> str:
 
 
 def _columns(rows: list[list[str]], right: bool = True) -> list[str]:
-    """Rows of texts -> lines; the first column is aligned on the left, the others on the right if they are numbers."""
+    """Rows of strings -> lines; the first column is aligned on the left, the others on the right if they are numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:

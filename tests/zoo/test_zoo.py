@@ -16,6 +16,7 @@ import rl_zoo3.exp_manager
 import yaml
 from conftest import make_arrays
 from gymnasium import spaces
+from rl_zoo3.utils import get_wrapper_class
 
 import sb3_pg_extras
 from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
@@ -87,6 +88,7 @@ def test_our_hyperparameter_file_is_added_where_the_user_names_none():
 ZOO_ONLY = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "frame_stack")
 CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "MountainCarContinuous-v0"}
 EXPECTED_ENTRIES = {
+    "bc": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
     "bear": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
     "reinforce": {"default", "Hopper-v5", "atari"} | CLASSIC,
     "single_step_a2c": {"default", "Hopper-v5", "HalfCheetah-v5", "atari"} | CLASSIC,
@@ -108,6 +110,7 @@ def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
     assert set(entries) >= EXPECTED_ENTRIES[algo]
     for name, entry in entries.items():
         assert entry["n_timesteps"] > entry.get("warmup_steps", 0), name
+        get_wrapper_class(dict(entry))  # imports the wrappers that it names
         kwargs = {key: value for key, value in entry.items() if key not in ZOO_ONLY}
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = eval(kwargs["policy_kwargs"], vars(rl_zoo3.exp_manager))
