@@ -60,7 +60,7 @@ def draw_reinforce(trial: optuna.Trial) -> None:
     trial.suggest_float("learning_rate", 1e-4, 3e-2, log=True)
     trial.suggest_categorical("n_episodes", [1, 2, 4, 8, 16, 32])
     trial.suggest_categorical("baseline", ["none", "mean", "value"])
-    trial.suggest_categorical("normalize_returns", [False, True])
+    trial.suggest_categorical("normalize_advantage", [False, True])
     _draw_online(trial)
 
 
