@@ -31,7 +31,9 @@ from tqdm import tqdm
 
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset
-from sb3_pg_extras.datasets.collect import Act, from_records, random_actions, record_dtype, roll, with_noise
+from sb3_pg_extras.datasets.collect import Act, random_actions, roll, with_noise
+from sb3_pg_extras.datasets.collect import from_records as from_steps
+from sb3_pg_extras.datasets.collect import record_dtype as step_dtype
 from sb3_pg_extras.datasets.load import MINARI_PREFIX, minari_folder
 from sb3_pg_extras.datasets.optional import require
 from sb3_pg_extras.datasets.spaces import space_to_json
@@ -220,7 +222,7 @@ def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
     if model_path is not None:
         model = _load_model(args, model_path, hyperparams, normalizer or env)
         act = with_noise(ZooAgent(model, env, normalizer, deterministic), env.action_space, args.noise)
-    # What the records depend on. A training that goes on rewrites its statistics; its best model may stay.
+    # What the steps depend on. A training that goes on rewrites its statistics; its best model may stay.
     arguments = {name: getattr(args, name) for name in ("algo", "n_timesteps", "n_envs", "noise", "seed")} | {
         "env": gym_id,
         "env_kwargs": repr(env_kwargs),
@@ -231,7 +233,7 @@ def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
         "observation_space": space_to_json(env.observation_space),
         "action_space": space_to_json(env.action_space),
     }
-    return env, act, Journal(_partial(args.output), arguments, record_dtype(env))
+    return env, act, Journal(_partial(args.output), arguments, step_dtype(env))
 
 
 def _sha256(path: Path | None) -> str | None:
@@ -245,12 +247,12 @@ def _fill(journal: Journal, env: VecEnv, act: Act, args: argparse.Namespace) -> 
     env.seed(seed)
     # Seeded with the same number, the actions would repeat the draws of the environment's first reset.
     env.action_space.seed(int(np.random.randint(2**31)))
-    n_steps, n_done = -(-args.n_timesteps // args.n_envs), journal.n_records
+    n_steps, n_done = -(-args.n_timesteps // args.n_envs), journal.n_steps
     if n_done:
         print(f"{journal.folder}: going on after {n_done * args.n_envs} timesteps, with new episodes")
     with tqdm(total=n_steps * args.n_envs, initial=n_done * args.n_envs, unit=" timesteps") as progress:
-        for record in roll(env, act, n_steps - n_done):
-            journal.append(record)
+        for step in roll(env, act, n_steps - n_done):
+            journal.append(step)
             progress.update(args.n_envs)
 
 
@@ -275,7 +277,7 @@ def main() -> None:
         parser.error(str(error))
     try:
         _fill(journal, env, act, args)
-        dataset = from_records(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
+        dataset = from_steps(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
         _save(dataset, args.output)
         journal.remove()
     except KeyboardInterrupt:

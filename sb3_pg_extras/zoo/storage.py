@@ -129,7 +129,7 @@ class SharedStudy(optuna.Study):
         alive = [trial for trial in self.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
         return sorted(alive, key=lambda trial: trial.number)[: self.max_total_trials]
 
-    def record_heartbeat(self, number: int) -> None:
+    def write_heartbeat(self, number: int) -> None:
         """
         :param number: Of the trial that this process is running.
         """
@@ -170,9 +170,9 @@ class SharedStudy(optuna.Study):
         ended = threading.Event()
 
         def beat() -> None:
-            self.record_heartbeat(trial.number)
+            self.write_heartbeat(trial.number)
             while not ended.wait(HEARTBEAT_INTERVAL):
-                self.record_heartbeat(trial.number)
+                self.write_heartbeat(trial.number)
 
         heart = threading.Thread(target=beat)
         heart.start()

@@ -78,11 +78,11 @@ def test_only_a_heartbeat_that_stands_still_for_the_grace_period_is_a_dead_worke
     worker, other = open_study(url), open_study(url)
     with_beat, without = worker.ask(), worker.ask()
     x = with_beat.suggest_float("x", 0, 1)
-    worker.record_heartbeat(with_beat.number)
+    worker.write_heartbeat(with_beat.number)
     clock = Clock(monkeypatch)
     other.retry_trials_of_dead_workers()  # first seen at 0
     clock.now = 59.0
-    worker.record_heartbeat(with_beat.number)
+    worker.write_heartbeat(with_beat.number)
     other.retry_trials_of_dead_workers()  # a new heartbeat, first seen at 59
     assert states(other) == ["RUNNING", "RUNNING"]
     clock.now = 61.0
@@ -157,9 +157,9 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_the_heartbeats(url, mo
             raise optuna.exceptions.StorageInternalError("away")
 
         away.setattr(study.storage, "set_trial_system_attr", fail)
-        study.record_heartbeat(trial.number)
+        study.write_heartbeat(trial.number)
     assert shared.HEARTBEAT not in study.trials[0].system_attrs
-    study.record_heartbeat(trial.number)
+    study.write_heartbeat(trial.number)
     assert shared.HEARTBEAT in study.trials[0].system_attrs
 
 
