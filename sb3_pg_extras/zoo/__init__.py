@@ -2,40 +2,48 @@
 The RL Zoo with our algorithms: registration, and the ``sb3-pg-extras`` command.
 
 ``sb3-pg-extras train --algo bear --env Pendulum-v1`` is ``python -m rl_zoo3.train`` with our ids known and our
-hyper-parameter files found; every flag is the zoo's. ``sb3-pg-extras collect`` is a command of our own, with the flags of
-the zoo's ``enjoy``. The zoo is imported where it is used, not with the package.
+hyper-parameter files found; every flag is the zoo's. ``collect``, ``inspect`` and ``grid`` are commands of our own. What is
+slow to import is imported where it is used.
 """
 
 import argparse
+import importlib
 import logging
 import runpy
 import sys
-import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from stable_baselines3.common.base_class import BaseAlgorithm
+import sb3_pg_extras
 
-from sb3_pg_extras.bear.bear import BEAR
-from sb3_pg_extras.datasets import DatasetError
-from sb3_pg_extras.reinforce.reinforce import REINFORCE
-from sb3_pg_extras.single_step_a2c.single_step_a2c import SingleStepA2C
-from sb3_pg_extras.zoo import upstream
+if TYPE_CHECKING:
+    from stable_baselines3.common.base_class import BaseAlgorithm
 
-ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"bear": BEAR, "reinforce": REINFORCE, "single_step_a2c": SingleStepA2C}
-# Our command -> the module that runs it.
+    ALGORITHMS: dict[str, type[BaseAlgorithm]]
+
+# Id -> class among our public names. Its search space is in search_spaces.py, its entries are in hyperparams/.
+CLASSES = {"bear": "BEAR", "reinforce": "REINFORCE", "single_step_a2c": "SingleStepA2C"}
+# Command -> the module that is run, or the function that is called.
 ZOO_COMMANDS = {
-    "train": "rl_zoo3.train",
-    "enjoy": "rl_zoo3.enjoy",
+    "train": "rl_zoo3.train:train",
+    "enjoy": "rl_zoo3.enjoy:enjoy",
     "record_video": "rl_zoo3.record_video",
     "record_training": "rl_zoo3.record_training",
-    "plot_train": "rl_zoo3.plots.plot_train",
-    "all_plots": "rl_zoo3.plots.all_plots",
-    "plot_from_file": "rl_zoo3.plots.plot_from_file",
+    "plot_train": "rl_zoo3.plots.plot_train:plot_train",
+    "all_plots": "rl_zoo3.plots.all_plots:all_plots",
+    "plot_from_file": "rl_zoo3.plots.plot_from_file:plot_from_file",
     "benchmark": "rl_zoo3.benchmark",
     "push_to_hub": "rl_zoo3.push_to_hub",
     "load_from_hub": "rl_zoo3.load_from_hub",
 }
-COMMANDS = ZOO_COMMANDS | {"collect": "sb3_pg_extras.zoo.collect", "inspect": "sb3_pg_extras.zoo.inspect"}
+COMMANDS = ZOO_COMMANDS | {name: f"sb3_pg_extras.zoo.{name}:main" for name in ("collect", "inspect", "grid")}
+
+
+def __getattr__(name: str) -> Any:
+    """``ALGORITHMS``: id -> class."""
+    if name != "ALGORITHMS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return {algo: getattr(sb3_pg_extras, class_name) for algo, class_name in CLASSES.items()}
 
 
 def register() -> None:
@@ -51,7 +59,7 @@ def register() -> None:
     from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
     # Dicts that all of the zoo's modules share.
-    ALGOS.update(ALGORITHMS)
+    ALGOS.update(__getattr__("ALGORITHMS"))
     HYPERPARAMS_SAMPLER.update(SAMPLERS)
     HYPERPARAMS_CONVERTER.update(CONVERTERS)
 
@@ -79,39 +87,40 @@ def zoo_arguments(command: str, arguments: list[str]) -> list[str]:
     parser.add_argument("--algo")
     parser.add_argument("-conf", "--conf-file")
     known, _ = parser.parse_known_args(arguments)
-    if known.algo not in ALGORITHMS or known.conf_file is not None:
+    if known.algo not in CLASSES or known.conf_file is not None:
         return arguments
     return [*arguments, "--conf-file", str(hyperparams_file(known.algo))]
 
 
-def _is_not_a_dataset_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], DatasetError))
-
-
 def main() -> None:
     """Run the ``sb3-pg-extras`` command with the arguments of the process."""
-    commands = ", ".join(COMMANDS)
     parser = argparse.ArgumentParser(
         prog="sb3-pg-extras",
-        description=f"The RL Zoo's commands and our own, with {', '.join(ALGORITHMS)} among the algorithms.",
+        description=f"The RL Zoo's commands and our own, with {', '.join(CLASSES)} among the algorithms.",
         epilog="Each command lists its flags, the zoo's where the command is the zoo's: sb3-pg-extras train --help",
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {commands}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {sb3_pg_extras.__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {', '.join(COMMANDS)}")
     command = parser.parse_args(sys.argv[1:2]).command
-    upstream.mend(command)
-    register()
-    if command == "train":
-        from sb3_pg_extras.zoo.storage import share_searches
 
-        share_searches()
-    module = COMMANDS[command]
-    sys.argv = [module, *zoo_arguments(command, sys.argv[2:])]
-    # The zoo's package of plots imports the module that is then run.
-    warnings.filterwarnings("ignore", message=".*found in sys.modules after import of package", category=RuntimeWarning)
-    # Optuna logs the traceback of what ends a search; the one line below is enough for a dataset.
-    for handler in logging.getLogger("optuna").handlers:
-        handler.addFilter(_is_not_a_dataset_error)
+    from sb3_pg_extras.datasets import DatasetError
+    from sb3_pg_extras.zoo.upstream import WORKAROUNDS
+
+    # What ends in one line instead of a traceback.
+    user_errors = (DatasetError,)
+    sys.argv = [f"sb3-pg-extras {command}", *zoo_arguments(command, sys.argv[2:])]
+    if command in ZOO_COMMANDS:
+        for work_around in WORKAROUNDS.get(command, []):
+            work_around()
+        register()
+        # Optuna logs the traceback of what ends a search, too.
+        for handler in logging.getLogger("optuna").handlers:
+            handler.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], user_errors)))
+    module, _, function = COMMANDS[command].partition(":")
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except DatasetError as error:
+        if function:
+            getattr(importlib.import_module(module), function)()
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except user_errors as error:
         sys.exit(f"sb3-pg-extras {command}: error: {error}")

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import os
 import sys
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 from tqdm import tqdm
 
-from sb3_pg_extras.datasets import DatasetError
-from sb3_pg_extras.datasets.collect import Act, from_records, random_actions, record_dtype, roll, with_noise
+from sb3_pg_extras.common.dicts import map_arrays
+from sb3_pg_extras.datasets import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.collect import Act, random_actions, roll, with_noise
+from sb3_pg_extras.datasets.collect import from_records as from_steps
+from sb3_pg_extras.datasets.collect import record_dtype as step_dtype
+from sb3_pg_extras.datasets.load import MINARI_PREFIX, minari_folder
 from sb3_pg_extras.datasets.optional import require
-from sb3_pg_extras.datasets.readers.minari import PREFIX as MINARI_PREFIX
-from sb3_pg_extras.datasets.readers.minari import minari_folder
 from sb3_pg_extras.datasets.spaces import space_to_json
+from sb3_pg_extras.zoo import register
 from sb3_pg_extras.zoo.journal import Journal
 
 # The id of no algorithm: actions are drawn from the action space.
@@ -78,19 +82,14 @@ class ZooAgent:
         if self.raw_stack is None:
             return self.normalizer.normalize_obs(observations)
         # The zoo stacks what is normalised already: the frames before an episode's first are zeros, not normalised zeros.
-        frames: Any = self.normalizer.normalize_obs(_newest_frame(observations, self.raw_stack))
-        infos = [{"terminal_observation": _row(frames, index)} for index in range(len(starts))]
-        return self.stack.update(frames, starts, infos)[0]
+        stacks = self.raw_stack.sub_stacked_observations if isinstance(observations, dict) else self.raw_stack
+        frames = self.normalizer.normalize_obs(map_arrays(_newest_frame, observations, stacks))
+        infos = [{"terminal_observation": map_arrays(itemgetter(index), frames)} for index in range(len(starts))]
+        return self.stack.update(frames, starts, infos)[0]  # type: ignore[arg-type]
 
 
-def _newest_frame(observations: Any, stack: StackedObservations) -> Any:
-    if isinstance(observations, dict):
-        return {key: _newest_frame(value, stack.sub_stacked_observations[key]) for key, value in observations.items()}
+def _newest_frame(observations: np.ndarray, stack: StackedObservations) -> np.ndarray:
     return np.split(observations, stack.n_stack, axis=stack.stack_dimension)[-1]
-
-
-def _row(frames: Any, index: int) -> Any:
-    return {key: frame[index] for key, frame in frames.items()} if isinstance(frames, dict) else frames[index]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,59 +158,32 @@ def _partial(output: str) -> Path:
     return Path(f"{output}.partial")
 
 
-def _find_model(args: argparse.Namespace) -> tuple[Path | None, dict[str, Any], Path | None]:
+def _find_model(args: argparse.Namespace) -> tuple[Path | None, Path | None, dict[str, Any]]:
     """
-    :return: The model's file, its hyper-parameters with its environment's arguments, and the folder of its statistics.
+    :return: The model's file, that of the statistics it was trained with, and its hyper-parameters with the arguments of its
+        environment.
     """
     if args.algo == RANDOM:
-        return None, {"env_kwargs": args.env_kwargs or {}}, None
+        return None, None, {"env_kwargs": args.env_kwargs or {}}
+    which = (args.exp_id, args.folder, args.algo, args.env, args.load_best, args.load_checkpoint, args.load_last_checkpoint)
     try:
-        _, model_path, log_path = get_model_path(
-            args.exp_id,
-            args.folder,
-            args.algo,
-            args.env,
-            args.load_best,
-            args.load_checkpoint,
-            args.load_last_checkpoint,
-        )
+        _, model, log_path = get_model_path(*which)
     except (AssertionError, ValueError) as error:
         raise ValueError(
             f"argument -f/--folder: {args.folder!r}: {error}. --exp-id names a run other than the latest"
         ) from error
-    stats_path = os.path.join(log_path, args.env)
-    hyperparams, found = get_saved_hyperparams(stats_path, test_mode=True)
+    hyperparams, stats = get_saved_hyperparams(os.path.join(log_path, args.env), test_mode=True)
     # What the command line of the training said comes before the hyper-parameters, and ours before both.
-    args_file = Path(stats_path, "args.yml")
+    args_file = Path(log_path, args.env, "args.yml")
     trained = yaml.unsafe_load(args_file.read_text()) if args_file.is_file() else {}
     env_kwargs = trained.get("env_kwargs") or hyperparams.get("env_kwargs") or {}
     hyperparams["env_kwargs"] = {**env_kwargs, **(args.env_kwargs or {})}
-    return Path(model_path), hyperparams, None if found is None else Path(found)
-
-
-def _make_env(
-    args: argparse.Namespace, hyperparams: dict[str, Any], stats: Path | None
-) -> tuple[VecEnv, VecNormalize | None]:
-    """
-    :return: The environments as the zoo makes them, but without ``VecNormalize``; and that.
-    """
-    env = create_test_env(
-        args.env.gym_id,
-        n_envs=args.n_envs,
-        seed=args.seed,
-        should_render=False,
-        hyperparams=dict(hyperparams),
-        env_kwargs=hyperparams["env_kwargs"],
-        vec_env_cls=ExperimentManager.default_vec_env_cls or VEC_ENVS[args.vec_env],
-    )
-    normalizer = None
-    if stats is not None and hyperparams.get("normalize"):
-        statistics = stats / "vecnormalize.pkl"
-        if not statistics.is_file():
-            raise DatasetError(f"{statistics}: no such file: the agent was trained on observations normalised with it")
-        normalizer = VecNormalize.load(str(statistics), env)
-    n_stack = hyperparams.get("frame_stack") or 0
-    return VecFrameStack(env, n_stack) if n_stack > 0 else env, normalizer
+    if stats is None or not hyperparams.get("normalize"):
+        return Path(model), None, hyperparams
+    statistics = Path(stats, "vecnormalize.pkl")
+    if not statistics.is_file():
+        raise DatasetError(f"{statistics}: no such file: the agent was trained on observations normalised with it")
+    return Path(model), statistics, hyperparams
 
 
 def _load_model(args: argparse.Namespace, path: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
@@ -227,45 +199,45 @@ def _load_model(args: argparse.Namespace, path: Path, hyperparams: dict[str, Any
     return ALGOS[args.algo].load(path, device=args.device, custom_objects=unused, seed=args.seed, **kwargs)
 
 
-def _deterministic(args: argparse.Namespace) -> bool:
-    """As in enjoy."""
-    gym_id = args.env.gym_id
-    stochastic = ExperimentManager.is_atari(gym_id) or ExperimentManager.is_minigrid(gym_id)
-    return args.deterministic or not (args.stochastic or stochastic)
-
-
-def _arguments(
-    args: argparse.Namespace, model_path: Path | None, statistics: Path | None, env: VecEnv, env_kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """What the records depend on."""
-    return {
-        "algo": args.algo,
-        "env": args.env.gym_id,
+def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
+    """:return: The environments as the zoo makes them, but without ``VecNormalize``; what acts there; and the journal."""
+    model_path, statistics, hyperparams = _find_model(args)
+    gym_id, env_kwargs = args.env.gym_id, hyperparams["env_kwargs"]
+    env = create_test_env(
+        gym_id,
+        n_envs=args.n_envs,
+        seed=args.seed,
+        should_render=False,
+        hyperparams=dict(hyperparams),
+        env_kwargs=env_kwargs,
+        vec_env_cls=ExperimentManager.default_vec_env_cls or VEC_ENVS[args.vec_env],
+    )
+    normalizer = None if statistics is None else VecNormalize.load(str(statistics), env)
+    if hyperparams.get("frame_stack"):
+        env = VecFrameStack(env, hyperparams["frame_stack"])
+    # As in enjoy.
+    stochastic = args.stochastic or ExperimentManager.is_atari(gym_id) or ExperimentManager.is_minigrid(gym_id)
+    deterministic = args.deterministic or not stochastic
+    act: Act = random_actions(env)
+    if model_path is not None:
+        model = _load_model(args, model_path, hyperparams, normalizer or env)
+        act = with_noise(ZooAgent(model, env, normalizer, deterministic), env.action_space, args.noise)
+    # What the steps depend on. A training that goes on rewrites its statistics; its best model may stay.
+    arguments = {name: getattr(args, name) for name in ("algo", "n_timesteps", "n_envs", "noise", "seed")} | {
+        "env": gym_id,
         "env_kwargs": repr(env_kwargs),
-        "n_timesteps": args.n_timesteps,
-        "n_envs": args.n_envs,
-        "noise": args.noise,
-        "deterministic": _deterministic(args),
-        "seed": args.seed,
+        "deterministic": deterministic,
         "model": None if model_path is None else str(model_path),
-        "sha256 of the model": None if model_path is None else hashlib.sha256(model_path.read_bytes()).hexdigest(),
-        # A training that goes on rewrites them; its best model may stay.
-        "sha256 of the statistics": None if statistics is None else hashlib.sha256(statistics.read_bytes()).hexdigest(),
+        "sha256 of the model": _sha256(model_path),
+        "sha256 of the statistics": _sha256(statistics),
         "observation_space": space_to_json(env.observation_space),
         "action_space": space_to_json(env.action_space),
     }
+    return env, act, Journal(_partial(args.output), arguments, step_dtype(env))
 
 
-def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
-    model_path, hyperparams, stats = _find_model(args)
-    env, normalizer = _make_env(args, hyperparams, stats)
-    act: Act = random_actions(env)
-    if model_path is not None:
-        model = _load_model(args, model_path, hyperparams, env if normalizer is None else normalizer)
-        act = with_noise(ZooAgent(model, env, normalizer, _deterministic(args)), env.action_space, args.noise)
-    statistics = None if stats is None or normalizer is None else stats / "vecnormalize.pkl"
-    arguments = _arguments(args, model_path, statistics, env, hyperparams["env_kwargs"])
-    return env, act, Journal(_partial(args.output), arguments, record_dtype(env))
+def _sha256(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _fill(journal: Journal, env: VecEnv, act: Act, args: argparse.Namespace) -> None:
@@ -275,17 +247,25 @@ def _fill(journal: Journal, env: VecEnv, act: Act, args: argparse.Namespace) -> 
     env.seed(seed)
     # Seeded with the same number, the actions would repeat the draws of the environment's first reset.
     env.action_space.seed(int(np.random.randint(2**31)))
-    n_steps, n_done = -(-args.n_timesteps // args.n_envs), journal.n_records
+    n_steps, n_done = -(-args.n_timesteps // args.n_envs), journal.n_steps
     if n_done:
         print(f"{journal.folder}: going on after {n_done * args.n_envs} timesteps, with new episodes")
     with tqdm(total=n_steps * args.n_envs, initial=n_done * args.n_envs, unit=" timesteps") as progress:
-        for record in roll(env, act, n_steps - n_done):
-            journal.append(record)
+        for step in roll(env, act, n_steps - n_done):
+            journal.append(step)
             progress.update(args.n_envs)
 
 
-def collect() -> None:
+def _save(dataset: OfflineDataset, target: str) -> None:
+    if target.startswith(MINARI_PREFIX):
+        dataset.to_minari(target.removeprefix(MINARI_PREFIX))
+    else:
+        dataset.save(target)
+
+
+def main() -> None:
     """Run ``sb3-pg-extras collect`` with the arguments of the process."""
+    register()
     parser = _parser()
     args = parser.parse_args()
     if args.num_threads > 0:
@@ -297,11 +277,8 @@ def collect() -> None:
         parser.error(str(error))
     try:
         _fill(journal, env, act, args)
-        dataset = from_records(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
-        if args.output.startswith(MINARI_PREFIX):
-            dataset.to_minari(args.output.removeprefix(MINARI_PREFIX))
-        else:
-            dataset.save(args.output)
+        dataset = from_steps(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
+        _save(dataset, args.output)
         journal.remove()
     except KeyboardInterrupt:
         sys.exit(f"\nstopped: the same command goes on from {journal.folder}")
@@ -309,7 +286,3 @@ def collect() -> None:
         journal.close()
         env.close()
     print(f"{args.output}: {dataset}")
-
-
-if __name__ == "__main__":
-    collect()

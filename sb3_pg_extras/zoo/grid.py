@@ -1,5 +1,5 @@
 """
-Algorithms x datasets x seeds on Ray: ``python benchmarks/grid.py --algos bear --datasets bundled:pendulum-mixed-v0``.
+``sb3-pg-extras grid``: algorithms x datasets x seeds, on Ray.
 
 Ray is started on this machine, with as many workers as it has cores; ``--address`` names a running cluster instead
 (``auto`` or ``host:port``), whose machines share the file system of ``--folder`` and have the package installed. Each run is
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import ConvertCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
@@ -40,7 +40,6 @@ from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file
 from sb3_pg_extras.zoo.jobs import run_missing
 
-FOLDER = Path(__file__).parent
 FIELDS = ["algo", "dataset", "seed", "n_timesteps", "return_mean", "return_std", "starts", "seconds"]
 
 
@@ -56,12 +55,6 @@ def read_starts(run: Path) -> list[Start]:
     """:return: Who has worked on a run, in order."""
     with open(run / "starts.csv") as file:
         return [Start(host, int(pid), int(step)) for host, pid, step in csv.reader(file)]
-
-
-def note_start(run: Path, step: int) -> None:
-    """Add this process to them."""
-    with open(run / "starts.csv", "a", newline="") as file:
-        csv.writer(file).writerow(Start(socket.gethostname(), os.getpid(), step))
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
@@ -83,27 +76,6 @@ def save_checkpoint(model: BaseAlgorithm, run: Path) -> None:
     unfinished.rename(run / f"step_{model.num_timesteps}")
     for path in old:
         shutil.rmtree(path)
-
-
-class SaveCheckpoint(BaseCallback):
-    """
-    :param run: Folder of the run.
-    :param freq: Timesteps between two checkpoints.
-    """
-
-    def __init__(self, run: Path, freq: int) -> None:
-        super().__init__()
-        self.run, self.freq = run, freq
-
-    def _on_training_start(self) -> None:
-        self.last = self.num_timesteps
-
-    def _on_step(self) -> bool:
-        # Not by remainder: several environments step at once.
-        if self.num_timesteps - self.last >= self.freq:
-            self.last = self.num_timesteps
-            save_checkpoint(self.model, self.run)
-        return True
 
 
 class Plan(NamedTuple):
@@ -174,7 +146,8 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     folder = run_folder(plan, algo, dataset, seed, n_timesteps)
     folder.mkdir(parents=True, exist_ok=True)
     step, checkpoint = list(checkpoints(folder).items())[-1] if checkpoints(folder) else (0, folder)
-    note_start(folder, step)
+    with open(folder / "starts.csv", "a", newline="") as file:
+        csv.writer(file).writerow(Start(socket.gethostname(), os.getpid(), step))
     source, env_id = plan.datasets[dataset]
     entry = dict(hyperparams(plan, algo, env_id))
     env = make_envs(env_id, seed, entry, checkpoint / "vecnormalize.pkl")
@@ -188,7 +161,14 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
             entry["dataset"] = source
         model = ALGORITHMS[algo](entry.pop("policy"), env, seed=seed, device="cpu", **entry)
     if step < n_timesteps:
-        model.learn(n_timesteps - step, SaveCheckpoint(folder, plan.checkpoint_freq), None, reset_num_timesteps=False)
+
+        def save(*_: Any) -> bool:
+            save_checkpoint(model, folder)
+            return True
+
+        callback = EveryNTimesteps(plan.checkpoint_freq, ConvertCallback(save))
+        callback.last_time_trigger = step
+        model.learn(n_timesteps - step, callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         if model.num_timesteps not in checkpoints(folder):
             save_checkpoint(model, folder)
     returns = greedy_returns(model, env_id, plan.eval_episodes)
@@ -234,7 +214,10 @@ def start_ray(address: str, workers: int | None) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run ``sb3-pg-extras grid`` with the arguments of the process."""
+    parser = argparse.ArgumentParser(
+        prog="sb3-pg-extras grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--algos", nargs="+", default=["bear"], choices=list(ALGORITHMS))
     parser.add_argument("--datasets", nargs="+", default=["bundled:pendulum-mixed-v0"], help="what load_dataset takes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -245,8 +228,8 @@ def main() -> None:
     parser.add_argument("--address", default="local", help="a Ray cluster: auto or host:port")
     parser.add_argument("--workers", type=int, help="on this machine; as many as it has cores by default")
     parser.add_argument("--max-retries", type=int, default=3, help="how often a run is taken up again when its worker died")
-    parser.add_argument("--folder", type=Path, default=FOLDER / "runs" / "grid", help="of the checkpoints")
-    parser.add_argument("--output", type=Path, default=FOLDER / "results" / "grid.csv")
+    parser.add_argument("--folder", type=Path, default=Path("logs/grid"), help="of the checkpoints")
+    parser.add_argument("--output", type=Path, default=Path("grid.csv"), help="a row per run")
     args = parser.parse_args()
     for name in ("checkpoint_freq", "eval_episodes"):
         if getattr(args, name) < 1:
@@ -275,9 +258,5 @@ def main() -> None:
             lambda row: (row["algo"], row["dataset"], int(row["seed"]), int(row["n_timesteps"])),
             functools.partial(run, plan), RayPool(ray, args.max_retries),
         )  # fmt: skip
-    except (DatasetError, ConnectionError, ValueError) as error:
-        sys.exit(f"grid.py: error: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    except (ConnectionError, ValueError) as error:
+        sys.exit(f"sb3-pg-extras grid: error: {error}")

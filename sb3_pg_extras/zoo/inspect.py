@@ -9,9 +9,8 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
-from sb3_pg_extras.datasets.load import BUNDLED_PREFIX
+from sb3_pg_extras.datasets.load import BUNDLED_PREFIX, MINARI_PREFIX
 from sb3_pg_extras.datasets.optional import require
-from sb3_pg_extras.datasets.readers.minari import PREFIX as MINARI_PREFIX
 from sb3_pg_extras.zoo.plots import plot_dataset
 from sb3_pg_extras.zoo.summary import action_coverage, summarize
 
@@ -129,14 +128,10 @@ def _number(value: Any) -> str:
 
 
 def _columns(rows: list[list[str]], right: bool = True) -> list[str]:
-    """Rows of texts -> lines; the first column is aligned on the left, the others on the right if they are numbers."""
+    """Rows of strings -> lines; the first column is aligned on the left, the others on the right if they are numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
         aligned = [text.rjust(width) if right else text for text, width in zip(others, widths[1:], strict=True)]
         lines.append("  ".join([first.ljust(widths[0]), *aligned]))
     return lines
-
-
-if __name__ == "__main__":
-    main()

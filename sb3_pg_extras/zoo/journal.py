@@ -1,4 +1,4 @@
-"""Records on disk that outlive the process which writes them."""
+"""Steps on disk that outlive the process which takes them."""
 
 import json
 import shutil
@@ -16,14 +16,14 @@ ARGUMENTS = "arguments.json"
 
 class Journal:
     """
-    A folder with the records of one or more runs, ``run-0.bin``, ``run-1.bin``, ...: whoever opens it again goes on.
+    A folder with the steps of one or more runs, ``run-0.bin``, ``run-1.bin``, ...: whoever opens it again goes on.
 
-    Each record is handed to the operating system as soon as it is appended, so that the end of the process, at any moment
-    and for any reason, loses none that was complete. A file that ends in the middle of a record lacks that one only.
+    Each step is handed to the operating system as soon as it is appended, so that the end of the process, at any moment
+    and for any reason, loses none that was complete. A file that ends in the middle of a step lacks that one only.
 
     :param folder: The folder; it is made where there is none.
-    :param arguments: What the records depend on, as JSON values. Records of other arguments are not added to.
-    :param dtype: The type of a record.
+    :param arguments: What the steps depend on, as JSON values. Steps of other arguments are not added to.
+    :param dtype: The type of a step.
     :raises DatasetError: when the folder was begun with other arguments, another process is writing there, or it cannot be
         written.
     """
@@ -43,7 +43,7 @@ class Journal:
         try:
             self._check_arguments(arguments)
             self.n_runs = len(list(self.folder.glob("run-*.bin")))
-            self.n_records = sum(len(records) for records in self.runs())
+            self.n_steps = sum(len(steps) for steps in self.runs())
             self._file = open(self._path(self.n_runs), "xb")  # noqa: SIM115 (open as long as the journal)
         except BaseException:
             self._lock.release()
@@ -67,17 +67,17 @@ class Journal:
                     "delete that folder to begin anew, or use another output"
                 )
 
-    def append(self, record: np.ndarray) -> None:
+    def append(self, steps: np.ndarray) -> None:
         """
-        :param record: One or more records, which belong to the run that began when the journal was opened.
+        :param steps: One or more steps, which belong to the run that began when the journal was opened.
         """
-        self._file.write(record.tobytes())
+        self._file.write(steps.tobytes())
         self._file.flush()
-        self.n_records += len(record)
+        self.n_steps += len(steps)
 
     def runs(self) -> list[np.ndarray]:
         """
-        :return: The records of each run that has any, in order; they are read from the disk where they are used.
+        :return: The steps of each run that has any, in order; they are read from the disk where they are used.
         """
         lengths = {}
         for run in range(len(list(self.folder.glob("run-*.bin")))):

@@ -1,8 +1,8 @@
 """
 What the zoo's ``-optimize`` searches, for each of our algorithms.
 
-A sampler draws from an Optuna trial; a converter turns what was drawn into arguments, also when the zoo reads a finished
-trial back (``--trial-id``).
+A function here draws from an Optuna trial. One converter turns what any of them drew into arguments, also when the zoo reads
+a finished trial back (``--trial-id``). One more algorithm is one more function, and one more line at the end.
 """
 
 from collections.abc import Callable
@@ -14,92 +14,27 @@ from torch import nn
 NETWORKS = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}
 VAE_NETWORKS = {"small": [128, 128], "medium": [256, 256], "big": [750, 750]}
 ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+# Name of a choice -> the arguments that its values stand for.
+POLICY_KWARGS: dict[str, dict[str, Any]] = {
+    "net_arch": NETWORKS,
+    "vae_net_arch": VAE_NETWORKS,
+    "activation_fn": ACTIVATIONS,
+}
 
 
-def sample_reinforce(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+def draw_bc(trial: optuna.Trial) -> None:
     """
-    :param trial: The trial to draw from.
-    :param n_actions: Unused, as in the zoo's on-policy samplers.
-    :param n_envs: Unused, likewise.
-    :param additional_args: Unused, likewise.
-    :return: Arguments of REINFORCE.
-    """
-    trial.suggest_float("learning_rate", 1e-4, 3e-2, log=True)
-    trial.suggest_categorical("n_episodes", [1, 2, 4, 8, 16, 32])
-    trial.suggest_float("one_minus_gamma", 1e-4, 1e-1, log=True)
-    trial.suggest_categorical("baseline", ["none", "mean", "value"])
-    trial.suggest_categorical("normalize_returns", [False, True])
-    trial.suggest_float("ent_coef", 1e-8, 1e-1, log=True)
-    trial.suggest_float("max_grad_norm", 0.3, 5.0, log=True)
-    trial.suggest_categorical("net_arch", list(NETWORKS))
-    trial.suggest_categorical("activation_fn", list(ACTIVATIONS))
-    return convert_reinforce(trial.params)
-
-
-def convert_reinforce(params: dict[str, Any]) -> dict[str, Any]:
-    """
-    :param params: What :func:`sample_reinforce` drew.
-    :return: Arguments of REINFORCE.
-    """
-    params = dict(params)
-    baseline = params.pop("baseline")
-    return {
-        "policy_kwargs": {
-            "net_arch": NETWORKS[params.pop("net_arch")],
-            "activation_fn": ACTIVATIONS[params.pop("activation_fn")],
-        },
-        "gamma": 1.0 - params.pop("one_minus_gamma"),
-        "baseline": None if baseline == "none" else baseline,
-        **params,
-    }
-
-
-def sample_single_step_a2c(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
-    """
-    :param trial: The trial to draw from.
-    :param n_actions: Unused, as in the zoo's on-policy samplers.
-    :param n_envs: Unused, likewise.
-    :param additional_args: Unused, likewise.
-    :return: Arguments of SingleStepA2C.
+    :param trial: The trial to draw from. The dataset is not searched.
     """
     trial.suggest_float("learning_rate", 1e-5, 3e-3, log=True)
-    trial.suggest_float("critic_learning_rate", 1e-5, 1e-2, log=True)
-    trial.suggest_float("one_minus_gamma", 1e-4, 1e-1, log=True)
-    trial.suggest_float("trace_decay", 0.0, 0.98)
-    trial.suggest_float("ent_coef", 1e-8, 1e-1, log=True)
-    trial.suggest_float("max_grad_norm", 0.3, 5.0, log=True)
-    trial.suggest_categorical("net_arch", list(NETWORKS))
-    trial.suggest_categorical("activation_fn", list(ACTIVATIONS))
-    return convert_single_step_a2c(trial.params)
+    trial.suggest_categorical("batch_size", [64, 100, 256, 512])
+    _draw_network(trial)
 
 
-def convert_single_step_a2c(params: dict[str, Any]) -> dict[str, Any]:
+def draw_bear(trial: optuna.Trial) -> None:
     """
-    :param params: What :func:`sample_single_step_a2c` drew.
-    :return: Arguments of SingleStepA2C.
-    """
-    params = dict(params)
-    return {
-        "policy_kwargs": {
-            "net_arch": NETWORKS[params.pop("net_arch")],
-            "activation_fn": ACTIVATIONS[params.pop("activation_fn")],
-        },
-        "gamma": 1.0 - params.pop("one_minus_gamma"),
-        **params,
-    }
-
-
-def sample_bear(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
-    """
-    The dataset and ``warmup_steps``, a part of ``n_timesteps``, are not searched: the entry or the command line has them.
-
-    :param trial: The trial to draw from.
-    :param n_actions: Unused, as in the zoo's samplers.
-    :param n_envs: Unused, likewise.
-    :param additional_args: Unused, likewise.
-    :return: Arguments of BEAR.
+    :param trial: The trial to draw from. The dataset and ``warmup_steps``, a part of ``n_timesteps``, are not searched: the
+        entry or the command line has them.
     """
     trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
     trial.suggest_float("critic_learning_rate", 1e-4, 1e-3, log=True)
@@ -116,32 +51,69 @@ def sample_bear(trial: optuna.Trial, n_actions: int, n_envs: int, additional_arg
     trial.suggest_float("target_q_mixture", 0.5, 1.0)
     trial.suggest_categorical("net_arch", list(NETWORKS))
     trial.suggest_categorical("vae_net_arch", list(VAE_NETWORKS))
-    return convert_bear(trial.params)
 
 
-def convert_bear(params: dict[str, Any]) -> dict[str, Any]:
+def draw_reinforce(trial: optuna.Trial) -> None:
     """
-    :param params: What :func:`sample_bear` drew.
-    :return: Arguments of BEAR.
+    :param trial: The trial to draw from.
+    """
+    trial.suggest_float("learning_rate", 1e-4, 3e-2, log=True)
+    trial.suggest_categorical("n_episodes", [1, 2, 4, 8, 16, 32])
+    trial.suggest_categorical("baseline", ["none", "mean", "value"])
+    trial.suggest_categorical("normalize_advantage", [False, True])
+    _draw_online(trial)
+
+
+def draw_single_step_a2c(trial: optuna.Trial) -> None:
+    """
+    :param trial: The trial to draw from.
+    """
+    trial.suggest_float("learning_rate", 1e-5, 3e-3, log=True)
+    trial.suggest_float("critic_learning_rate", 1e-5, 1e-2, log=True)
+    trial.suggest_float("trace_decay", 0.0, 0.98)
+    _draw_online(trial)
+
+
+def _draw_online(trial: optuna.Trial) -> None:
+    trial.suggest_float("one_minus_gamma", 1e-4, 1e-1, log=True)
+    trial.suggest_float("ent_coef", 1e-8, 1e-1, log=True)
+    trial.suggest_float("max_grad_norm", 0.3, 5.0, log=True)
+    _draw_network(trial)
+
+
+def _draw_network(trial: optuna.Trial) -> None:
+    trial.suggest_categorical("net_arch", list(NETWORKS))
+    trial.suggest_categorical("activation_fn", list(ACTIVATIONS))
+
+
+def convert(params: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param params: What one of the functions above drew.
+    :return: Arguments of its algorithm.
     """
     params = dict(params)
-    return {
-        "policy_kwargs": {
-            "net_arch": NETWORKS[params.pop("net_arch")],
-            "vae_net_arch": VAE_NETWORKS[params.pop("vae_net_arch")],
-        },
-        "gamma": 1.0 - params.pop("one_minus_gamma"),
-        **params,
-    }
+    choices = [name for name in POLICY_KWARGS if name in params]
+    policy_kwargs = {name: POLICY_KWARGS[name][params.pop(name)] for name in choices}
+    if "one_minus_gamma" in params:
+        params["gamma"] = 1.0 - params.pop("one_minus_gamma")
+    if params.get("baseline") == "none":
+        params["baseline"] = None
+    return {"policy_kwargs": policy_kwargs, **params}
+
+
+def _sampler(draw: Callable[[optuna.Trial], None]) -> Callable[..., dict[str, Any]]:
+    def sample(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+        """What the zoo calls; of its arguments, only the trial is used."""
+        draw(trial)
+        return convert(trial.params)
+
+    return sample
 
 
 SAMPLERS: dict[str, Callable[..., dict[str, Any]]] = {
-    "bear": sample_bear,
-    "reinforce": sample_reinforce,
-    "single_step_a2c": sample_single_step_a2c,
+    "bc": _sampler(draw_bc),
+    "bear": _sampler(draw_bear),
+    "reinforce": _sampler(draw_reinforce),
+    "single_step_a2c": _sampler(draw_single_step_a2c),
 }
-CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "bear": convert_bear,
-    "reinforce": convert_reinforce,
-    "single_step_a2c": convert_single_step_a2c,
-}
+CONVERTERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = dict.fromkeys(SAMPLERS, convert)

@@ -3,23 +3,20 @@ A search (``-optimize``) that several workers share through ``--storage``, and t
 
 The zoo's workers share a study, but a trial whose worker was killed keeps running for ever there: nobody does it again, and
 ``--max-total-trials`` counts it. Here a worker writes a heartbeat into the trial it runs. Any other worker that sees a
-heartbeat stand still fails the trial and queues a new one with the same parameters (Optuna's own machinery for databases,
-given to the journal file too), and no worker leaves before all the trials asked for have ended.
+heartbeat stand still fails the trial and queues a new one with the same parameters, and no worker leaves before all the
+trials asked for have ended. Optuna's own heartbeats are for databases only; these are for a journal file too.
 """
 
-import functools
 import os
 import socket
-import sys
+import threading
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
@@ -37,58 +34,157 @@ MAX_RETRIES = 3
 # Workers that start together all create the tables; one of them is first.
 CREATE_ATTEMPTS = 10
 HEARTBEAT = "heartbeat"
-Objective = Callable[[optuna.Trial], float]
+Objective = Callable[[optuna.Trial], Any]
 
 _logger = optuna.logging.get_logger("optuna")
 
 
-class HeartbeatMixin(BaseHeartbeat):
-    """
-    Heartbeats for any storage of Optuna, as an attribute of the running trial.
+class _OneTooMany(Exception):
+    """Two workers have started what was meant to be the last trial; the later one is given up."""
 
-    They are only compared for being the same: how long one stands still is measured by the clock of who looks, so that
-    machines need not agree on the time. A trial that never had one is judged alike: a worker can die before the first.
+
+class SharedStudy(optuna.Study):
+    """
+    A study whose workers may be killed.
+
+    Heartbeats are only compared for being the same: how long one stands still is measured by the clock of who looks, so
+    that machines need not agree on the time. A trial that never had one is judged alike: a worker can die before the first.
+
+    :param study_name: Name of a study that is in the storage.
+    :param storage: A storage of :func:`open_storage`.
+    :param max_total_trials: If given, :meth:`optimize` ends when exactly so many trials of all workers together are
+        complete or pruned.
+    :param kwargs: More arguments of ``optuna.Study``.
     """
 
-    # Trial -> its last heartbeat and when this process first saw it.
-    _seen: dict[int, tuple[Any, float]]
+    def __init__(self, study_name: str, storage: BaseStorage, max_total_trials: int | None = None, **kwargs: Any) -> None:
+        super().__init__(study_name, storage, **kwargs)
+        self.storage, self.max_total_trials = storage, max_total_trials
+        # Number of a running trial -> its last heartbeat and when this process first saw it.
+        self.seen: dict[int, tuple[Any, float]] = {}
 
     def __getstate__(self) -> dict[Any, Any]:
-        # Times are this process's own.
-        return {**super().__getstate__(), "_seen": {}}  # type: ignore[dict-item]
+        """:return: What is pickled: not the times, which are this process's own."""
+        return {**super().__getstate__(), "seen": {}}
 
-    def record_heartbeat(self, trial_id: int) -> None:
-        beat = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    def ask(self, *args: Any, **kwargs: Any) -> optuna.Trial:
+        """:return: A trial to run, which may be that of a worker that has died. The arguments are Optuna's."""
+        self.retry_trials_of_dead_workers()
+        return super().ask(*args, **kwargs)
+
+    def optimize(self, func: Objective, *args: Any, **kwargs: Any) -> None:
+        """
+        Run trials, next to other workers.
+
+        :param func: Runs a trial and returns its value.
+        :param args: More arguments of ``optuna.Study.optimize``, which count for this worker; without ``max_total_trials``.
+        :param kwargs: Likewise, in both cases.
+        """
+        if self.max_total_trials is None:
+            return super().optimize(lambda trial: self._run(func, trial), *args, **kwargs)
+        # Trials of this worker that others have taken, as they do when a machine sleeps for longer than the grace period.
+        taken: list[int] = []
+
+        def run_if_counted(trial: optuna.Trial) -> Any:
+            if trial.number not in {counted.number for counted in self.counted_trials()}:
+                raise _OneTooMany(f"{self.max_total_trials} trials are running or have ended")
+            try:
+                return self._run(func, trial)
+            finally:
+                if self.get_trials(deepcopy=False)[trial.number].state == TrialState.FAIL:
+                    taken.append(trial.number)
+
+        def stop(study: optuna.Study, trial: FrozenTrial) -> None:
+            if not self._has_more_to_start():
+                study.stop()
+
+        waiting = False
+        while True:
+            self.retry_trials_of_dead_workers()
+            if self._has_more_to_start():
+                waiting = False
+                try:
+                    super().optimize(run_if_counted, callbacks=[stop], catch=(_OneTooMany,), **kwargs)
+                except Exception:
+                    # Optuna's complaint that the trial has ended already.
+                    if not taken:
+                        raise
+                    _logger.warning(f"Another worker took this one for dead, and runs its trial {taken.pop()} again")
+                continue
+            running = [str(trial.number) for trial in self.counted_trials() if not trial.state.is_finished()]
+            if not running:
+                return
+            if not waiting:
+                print(f"Waiting for other workers to end trials {', '.join(running)}", flush=True)
+                waiting = True
+            time.sleep(min(HEARTBEAT_INTERVAL, 1.0))
+
+    def counted_trials(self) -> list[FrozenTrial]:
+        """
+        The trials that the search consists of: the first ``max_total_trials`` that have not failed, in the order of their
+        numbers. All workers see the same ones: numbers are given out by the storage.
+
+        :return: At most so many trials, in any state but failed.
+        """
+        alive = [trial for trial in self.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+        return sorted(alive, key=lambda trial: trial.number)[: self.max_total_trials]
+
+    def write_heartbeat(self, number: int) -> None:
+        """
+        :param number: Of the trial that this process is running.
+        """
+        beat: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
         try:
-            self.set_trial_system_attr(trial_id, HEARTBEAT, beat)  # type: ignore[attr-defined]
-        except (optuna.exceptions.OptunaError, SQLAlchemyError, OSError) as error:
-            # The thread that calls this would end: a database that is away for a moment must not cost a live worker its
-            # trial.
-            _logger.warning(f"No heartbeat of trial {trial_id}: {error}")
+            self.storage.set_trial_system_attr(self._trial_id(number), HEARTBEAT, beat)
+        except (OptunaError, SQLAlchemyError, OSError) as error:
+            # A database that is away for a moment must not cost a live worker its trial.
+            _logger.warning(f"No heartbeat of trial {number}: {error}")
 
-    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        now, before, seen = time.monotonic(), getattr(self, "_seen", {}), {}
-        for trial in self.get_all_trials(study_id, False, (TrialState.RUNNING,)):  # type: ignore[attr-defined]
+    def retry_trials_of_dead_workers(self) -> None:
+        """Fail the trials whose heartbeat has stood still for the grace period, and queue their parameters again."""
+        now, seen = time.monotonic(), {}
+        for trial in self.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             beat = trial.system_attrs.get(HEARTBEAT)
-            seen_beat, since = before.get(trial._trial_id, (beat, now))
-            seen[trial._trial_id] = (beat, since if seen_beat == beat else now)
-        self._seen = seen
-        return [trial_id for trial_id, (_, since) in seen.items() if now - since > GRACE_PERIOD]
+            seen_beat, since = self.seen.get(trial.number, (beat, now))
+            seen[trial.number] = (beat, since if seen_beat == beat else now)
+            if now - seen[trial.number][1] <= GRACE_PERIOD:
+                continue
+            try:
+                self.storage.set_trial_state_values(self._trial_id(trial.number), TrialState.FAIL)
+            except UpdateFinishedTrialError:
+                # Another worker was first.
+                continue
+            history = [*trial.system_attrs.get("retry_history", []), trial.number]
+            if len(history) <= MAX_RETRIES:
+                # The attributes of Optuna's RetryHeartbeatStaleTrialCallback.
+                attributes = {"failed_trial": history[0], **trial.system_attrs, "retry_history": history}
+                again: dict[str, Any] = {name: getattr(trial, name) for name in ("params", "distributions", "user_attrs")}
+                self.add_trial(optuna.create_trial(state=TrialState.WAITING, system_attrs=attributes, **again))
+        self.seen = seen
 
-    def get_heartbeat_interval(self) -> int | None:
-        # Optuna's threads wait for this long, whole seconds or not.
-        return HEARTBEAT_INTERVAL  # type: ignore[return-value]
+    def _has_more_to_start(self) -> bool:
+        trials = self.counted_trials()
+        return len(trials) != self.max_total_trials or any(trial.state == TrialState.WAITING for trial in trials)
 
-    def get_heartbeat_stale_trial_callback(self) -> Callable[[optuna.Study, FrozenTrial], None]:
-        return RetryHeartbeatStaleTrialCallback(MAX_RETRIES)
+    def _run(self, func: Objective, trial: optuna.Trial) -> Any:
+        ended = threading.Event()
 
+        def beat() -> None:
+            self.write_heartbeat(trial.number)
+            while not ended.wait(HEARTBEAT_INTERVAL):
+                self.write_heartbeat(trial.number)
 
-class HeartbeatRDBStorage(HeartbeatMixin, RDBStorage):
-    """A database with heartbeats."""
+        heart = threading.Thread(target=beat)
+        heart.start()
+        try:
+            return func(trial)
+        finally:
+            ended.set()
+            heart.join()
 
-
-class HeartbeatJournalStorage(HeartbeatMixin, JournalStorage):
-    """A journal file with heartbeats."""
+    def _trial_id(self, number: int) -> int:
+        study_id = self.storage.get_study_id_from_name(self.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
 class JournalLock(JournalFileOpenLock):
@@ -107,6 +203,11 @@ class JournalLock(JournalFileOpenLock):
         self._path = path
 
     def acquire(self) -> bool:
+        """
+        Wait for the lock, and repair the file.
+
+        :return: True.
+        """
         super().acquire()
         with open(self._path, "rb+") as file:
             size = file.seek(0, os.SEEK_END)
@@ -120,14 +221,13 @@ class JournalLock(JournalFileOpenLock):
 def open_storage(storage: str) -> BaseStorage:
     """
     :param storage: The zoo's ``--storage``: a path that ends in ``.log`` is a journal file, all else the URL of a database.
-    :return: The storage, with heartbeats.
-    :raises ValueError: when it is no URL, or the database cannot be reached.
-    :raises DatasetError: when PostgreSQL's driver is not installed.
+    :return: The storage.
+    :raises ValueError: when it is not a URL, or the database cannot be reached.
     """
     if storage.endswith(".log"):
         path = os.path.abspath(storage)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return HeartbeatJournalStorage(JournalFileBackend(path, JournalLock(path)))
+        return JournalStorage(JournalFileBackend(path, JournalLock(path)))
     try:
         url = make_url(storage)
     except SQLAlchemyError as error:
@@ -139,7 +239,7 @@ def open_storage(storage: str) -> BaseStorage:
     for attempt in range(CREATE_ATTEMPTS):
         try:
             # Connections that the server has closed meanwhile are made anew.
-            return HeartbeatRDBStorage(storage, {"pool_pre_ping": True})
+            return RDBStorage(storage, {"pool_pre_ping": True})
         except OperationalError as error:
             if url.get_backend_name() != "sqlite" or attempt == CREATE_ATTEMPTS - 1:
                 reason = str(error.orig).strip().splitlines()[0]
@@ -151,117 +251,3 @@ def open_storage(storage: str) -> BaseStorage:
                 raise
         time.sleep(0.2 * (attempt + 1))
     raise AssertionError("unreachable")
-
-
-def counted_trials(study: optuna.Study, max_total_trials: int) -> list[FrozenTrial]:
-    """
-    The trials that the search consists of: the first ``max_total_trials`` that have not failed, in the order of their
-    numbers. All workers see the same ones: numbers are given out by the storage.
-
-    :param study: The study.
-    :param max_total_trials: How many trials were asked for.
-    :return: At most so many trials, in any state but failed.
-    """
-    alive = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
-    return sorted(alive, key=lambda trial: trial.number)[:max_total_trials]
-
-
-def _nothing_to_start(trials: list[FrozenTrial], max_total_trials: int) -> bool:
-    return len(trials) == max_total_trials and all(trial.state != TrialState.WAITING for trial in trials)
-
-
-class _OneTooMany(Exception):
-    """Two workers have started what was meant to be the last trial; the later one is given up."""
-
-
-def run_trials(
-    study: optuna.Study, objective: Objective, max_total_trials: int, optimize: Callable[..., None], **kwargs: Any
-) -> None:
-    """
-    Run trials, next to other workers, until exactly ``max_total_trials`` of the study are complete or pruned.
-
-    :param study: The study, with a storage of :func:`open_storage`.
-    :param objective: What runs a trial.
-    :param max_total_trials: Trials of all workers together.
-    :param optimize: ``optuna.Study.optimize``.
-    :param kwargs: More arguments of it.
-    """
-
-    # Trials of this worker that others have taken, as they do when a machine sleeps for longer than the grace period.
-    taken: list[int] = []
-
-    def counted_objective(trial: optuna.Trial) -> float:
-        if trial.number not in {counted.number for counted in counted_trials(study, max_total_trials)}:
-            raise _OneTooMany(f"{max_total_trials} trials are running or have ended")
-        try:
-            return objective(trial)
-        finally:
-            if study.get_trials(deepcopy=False)[trial.number].state == TrialState.FAIL:
-                taken.append(trial.number)
-
-    def stop(study: optuna.Study, trial: FrozenTrial) -> None:
-        if _nothing_to_start(counted_trials(study, max_total_trials), max_total_trials):
-            study.stop()
-
-    waiting = False
-    while True:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            optuna.storages.fail_stale_trials(study)
-        trials = counted_trials(study, max_total_trials)
-        if not _nothing_to_start(trials, max_total_trials):
-            waiting = False
-            try:
-                optimize(study, counted_objective, callbacks=[stop], catch=(_OneTooMany,), **kwargs)
-            except Exception:
-                # Optuna's complaint that the trial has ended already.
-                if not taken:
-                    raise
-                _logger.warning(f"Another worker took this one for dead, and runs its trial {taken.pop()} again")
-            continue
-        running = [str(trial.number) for trial in trials if not trial.state.is_finished()]
-        if not running:
-            return
-        if not waiting:
-            print(f"Waiting for other workers to end trials {', '.join(running)}", flush=True)
-            waiting = True
-        time.sleep(min(HEARTBEAT_INTERVAL, 1.0))
-
-
-def share_searches() -> None:
-    """Have the zoo's ``-optimize``, in this process, survive workers that are killed."""
-    from rl_zoo3.exp_manager import ExperimentManager
-
-    zoo_search = ExperimentManager.hyperparameters_optimization
-    create_study, optimize = optuna.create_study, optuna.Study.optimize
-
-    @functools.wraps(zoo_search)
-    def hyperparameters_optimization(manager: ExperimentManager) -> None:
-        if manager.storage is None:
-            return zoo_search(manager)
-        total = manager.max_total_trials
-        try:
-            if total is not None and total < 1:
-                raise ValueError(f"--max-total-trials {total}: at least 1")
-            storage = open_storage(manager.storage)
-        except ValueError as error:
-            sys.exit(f"sb3-pg-extras train: error: {error}")
-        # The zoo would count the trials of dead workers, and leave before others have ended.
-        manager.max_total_trials = None
-
-        def create_shared_study(**kwargs: Any) -> optuna.Study:
-            return create_study(**{**kwargs, "storage": storage})
-
-        def run_all_trials(study: optuna.Study, func: Objective, n_trials: int, **kwargs: Any) -> None:
-            if total is None:
-                optimize(study, func, n_trials=n_trials, **kwargs)
-            else:
-                run_trials(study, func, total, optimize, **kwargs)
-
-        with (
-            mock.patch.object(optuna, "create_study", create_shared_study),
-            mock.patch.object(optuna.Study, "optimize", run_all_trials),
-        ):
-            zoo_search(manager)
-
-    ExperimentManager.hyperparameters_optimization = hyperparameters_optimization  # type: ignore[method-assign, assignment]

@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_pg_extras.common.dicts import arrays_of, map_arrays
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, OfflineDataset
 from sb3_pg_extras.datasets.scores import normalized_score
 
@@ -26,6 +27,7 @@ def summarize(dataset: OfflineDataset) -> dict[str, Any]:
         ``rewards``, and of ``normalized_scores`` where references are known.
     """
     last = dataset.episode_ends - 1
+    arrays = [array for value in vars(dataset).values() for array in arrays_of(value)]
     terminal, time_limit = dataset.terminations[last], dataset.truncations[last] & ~dataset.terminations[last]
     summary = {
         "env_id": dataset.env_id,
@@ -36,7 +38,7 @@ def summarize(dataset: OfflineDataset) -> dict[str, Any]:
         "n_terminal": int(terminal.sum()),
         "n_time_limit": int(time_limit.sum()),
         "n_cut": int((~terminal & ~time_limit).sum()),
-        "n_bytes": sum(array.nbytes for array in _arrays(dataset)),
+        "n_bytes": sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)),
         "returns": statistics(dataset.episode_returns()),
         "lengths": statistics(dataset.episode_lengths()),
         "rewards": statistics(dataset.rewards),
@@ -71,12 +73,12 @@ def action_coverage(dataset: OfflineDataset) -> list[dict[str, Any]]:
     columns = dataset.actions.reshape(len(dataset), -1).T
     space = dataset.action_space
     if isinstance(space, spaces.Box):
+        bounded = np.isfinite(space.low) & np.isfinite(space.high)
         return [
-            _box_coverage(column, low, high)
-            for column, low, high in zip(columns, space.low.flat, space.high.flat, strict=True)
+            _box_coverage(column, *limits, at_bound)
+            for column, limits, at_bound in zip(columns, action_bounds(dataset), bounded.ravel().tolist(), strict=True)
         ]
-    choices = [_counts(column, values) for column, values in zip(columns, _possible(space), strict=True)]
-    return [{"counts": counts} for counts in choices]
+    return [{"counts": _counts(column, values)} for column, values in zip(columns, _possible(space), strict=True)]
 
 
 def action_bounds(dataset: OfflineDataset) -> list[tuple[float, float]]:
@@ -84,9 +86,10 @@ def action_bounds(dataset: OfflineDataset) -> list[tuple[float, float]]:
     :param dataset: A dataset whose actions are a Box.
     :return: For each dimension the bounds of the space, or where it has none the extremes of the data.
     """
-    columns = dataset.actions.reshape(len(dataset), -1).T
-    low, high = dataset.action_space.low.flat, dataset.action_space.high.flat  # type: ignore[attr-defined]
-    return [_range(column, *bounds) for column, *bounds in zip(columns, low, high, strict=True)]
+    columns = dataset.actions.reshape(len(dataset), -1)
+    low, high = dataset.action_space.low.ravel(), dataset.action_space.high.ravel()  # type: ignore[attr-defined]
+    low, high = np.where(np.isfinite(low), low, columns.min(axis=0)), np.where(np.isfinite(high), high, columns.max(axis=0))
+    return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
 def returns_to_go(dataset: OfflineDataset) -> np.ndarray:
@@ -133,26 +136,15 @@ def project(dataset: OfflineDataset, max_points: int = MAX_POINTS) -> tuple[np.n
     return rows, values @ axes.T, scales[:2] ** 2 / max((scales**2).sum(), 1e-12)
 
 
-def _arrays(dataset: OfflineDataset) -> list[np.ndarray]:
-    values = [*vars(dataset).values()]
-    flat = [array for value in values for array in (value.values() if isinstance(value, dict) else [value])]
-    return [array for array in flat if isinstance(array, np.ndarray)]
-
-
 def _observations(dataset: OfflineDataset) -> list[tuple[np.ndarray, spaces.Space]]:
-    if isinstance(dataset.observations, dict):
-        assert isinstance(dataset.observation_space, spaces.Dict)
-        return [(array, dataset.observation_space[key]) for key, array in dataset.observations.items()]
-    return [(dataset.observations, dataset.observation_space)]
+    return arrays_of(map_arrays(lambda *pair: pair, dataset.observations, dataset.observation_space))
 
 
-def _box_coverage(column: np.ndarray, low: float, high: float) -> dict[str, Any]:
+def _box_coverage(column: np.ndarray, low: float, high: float, bounded: bool) -> dict[str, Any]:
     column = column.astype(np.float64)
-    bounded = np.isfinite(low) and np.isfinite(high)
-    room = ACTION_TOLERANCE * (float(high) - float(low))
-    limits = _range(column, low, high)
+    room = ACTION_TOLERANCE * (high - low)
     # An action may lie outside by its rounding.
-    histogram, _ = np.histogram(column.clip(*limits), N_BINS, limits)
+    histogram, _ = np.histogram(column.clip(low, high), N_BINS, (low, high))
     return {
         "min": float(column.min()),
         "max": float(column.max()),
@@ -161,10 +153,6 @@ def _box_coverage(column: np.ndarray, low: float, high: float) -> dict[str, Any]
         "at_bound": float(((column <= low + room) | (column >= high - room)).mean()) if bounded else None,
         "bins_used": float((histogram > 0).mean()),
     }
-
-
-def _range(column: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    return float(low if np.isfinite(low) else column.min()), float(high if np.isfinite(high) else column.max())
 
 
 def _possible(space: spaces.Space) -> list[range]:

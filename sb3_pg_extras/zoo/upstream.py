@@ -1,163 +1,99 @@
 """
-What is broken in the RL Zoo's commands and the libraries they use, mended for the process that runs one of them.
+Workarounds for faults of the RL Zoo and the libraries it uses, found in rl_zoo3 2.9.2, for the process that runs a command.
 
-Each mend names the version it was found in and looks for the fault first: once upstream has mended it, nothing is changed
-here, and the mend can be deleted. Nothing is written into the installed packages.
+They are subclasses, wrappers and assignments; nothing is written into the installed packages. Each can be deleted once
+upstream has no more of its fault; until then it does nothing where the fault is gone.
 """
 
+import argparse
 import atexit
-import importlib.machinery
-import importlib.util
+import importlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from types import CodeType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from sb3_pg_extras.common.files import atomic_write
 
 
-class Replacement(NamedTuple):
-    """In the source of one of the zoo's modules: text that holds a fault, and what is run in its place."""
+def use_our_manager() -> None:
+    """Have ``train`` run :class:`~sb3_pg_extras.zoo.manager.Manager`."""
+    from sb3_pg_extras.zoo.manager import Manager
 
-    module: str
-    fault: str
-    mended: str
-
-
-REPLACEMENTS = [
-    # rl_zoo3 2.9.2: -optimize makes a run folder that never gets a model; the next enjoy takes it for the latest run.
-    Replacement(
-        "rl_zoo3.exp_manager",
-        "        self.create_log_folder()\n",
-        "        self.optimize_hyperparameters or self.create_log_folder()\n",
-    ),
-    Replacement(
-        "rl_zoo3.exp_manager",
-        "self.create_envs(n_envs, no_log=False)",
-        "self.create_envs(n_envs, no_log=self.optimize_hyperparameters)",
-    ),
-    # rl_zoo3 2.9.2: --trial-id 0, the first trial of a study, is taken for none, and the entry is trained without a word.
-    Replacement(
-        "rl_zoo3.exp_manager",
-        "self.storage and self.study_name and self.trial_id:",
-        "self.storage and self.study_name and self.trial_id is not None:",
-    ),
-    # rl_zoo3 2.9.2: child processes that do not know our ids, need "python" on the PATH, and run a script of the checkout.
-    Replacement(
-        "rl_zoo3.record_training",
-        '"python", "-m", "rl_zoo3.record_video"',
-        f'{sys.executable!r}, "-m", "sb3_pg_extras.zoo", "record_video"',
-    ),
-    # rl_zoo3 2.9.2: paths with spaces are several arguments for ffmpeg, and the command ends for want of its video.
-    Replacement(
-        "rl_zoo3.record_training", "ffmpeg -i {episode_videos_path[i]} -vf", 'ffmpeg -i "{episode_videos_path[i]}" -vf'
-    ),
-    Replacement(
-        "rl_zoo3.record_training", "-codec:a copy {tmp_videos_path[i]} -y", '-codec:a copy "{tmp_videos_path[i]}" -y'
-    ),
-    Replacement("rl_zoo3.record_training", "file {video_path}\\n", "file '{video_path}'\\n"),
-    Replacement(
-        "rl_zoo3.record_training",
-        "-i {ffmpeg_text_file} -c copy {final_video_path} -hide",
-        "-i '{ffmpeg_text_file}' -c copy '{final_video_path}' -hide",
-    ),
-    Replacement(
-        "rl_zoo3.record_training",
-        "ffmpeg -i {final_video_path} -vf fps=10 {final_gif_path} -hide",
-        "ffmpeg -i '{final_video_path}' -vf fps=10 '{final_gif_path}' -hide",
-    ),
-    Replacement(
-        "rl_zoo3.benchmark",
-        '"python", "enjoy.py"',
-        f'{sys.executable!r}, "-m", "sb3_pg_extras.zoo", "enjoy"',
-    ),
-    # rl_zoo3 2.9.2: squeeze() takes the axis of the runs away where there is one run (all_plots then fails on one evaluation
-    # episode, plot_from_file on any number), and the axis of the episodes where there is one episode.
-    Replacement("rl_zoo3.plots.all_plots", "np.array(last_eval).squeeze().mean(", "np.array(last_eval).mean("),
-    # rl_zoo3 2.9.2: a title left over, above whatever is plotted.
-    Replacement("rl_zoo3.plots.plot_from_file", '    plt.title("PyBullet envs", fontsize=args.fontsize)\n', ""),
-    # rl_zoo3 2.9.2 with huggingface_hub >= 1: a model without VecNormalize ends load_from_hub, since the error for a file
-    # that is not there is no longer one of requests.
-    Replacement(
-        "rl_zoo3.load_from_hub",
-        "from requests.exceptions import HTTPError",
-        "from huggingface_hub.errors import EntryNotFoundError as HTTPError",
-    ),
-]
+    importlib.import_module("rl_zoo3.train").ExperimentManager = Manager  # type: ignore[attr-defined]
 
 
-class _MendedLoader(importlib.machinery.SourceFileLoader):
-    def get_code(self, fullname: str) -> CodeType:
-        # Not from the cached bytecode, which holds the fault.
-        return compile(mended_source(fullname, self.get_source(fullname) or ""), self.path, "exec", dont_inherit=True)
-
-
-class _MendedFinder:
-    """Finds the modules of :data:`REPLACEMENTS` that hold a fault, and leaves all others to Python's own finders."""
-
-    @staticmethod
-    def find_spec(
-        fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in {replacement.module for replacement in REPLACEMENTS}:
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is None or not isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            return spec
-        source = spec.loader.get_source(fullname) or ""
-        if mended_source(fullname, source) == source:
-            return spec
-        return importlib.util.spec_from_file_location(fullname, loader=_MendedLoader(fullname, spec.loader.path))
-
-
-def mended_source(module: str, source: str) -> str:
+def link_folders_with_spaces() -> None:
     """
-    :param module: Full name of a module.
-    :param source: Its source.
-    :return: The source with the faults of :data:`REPLACEMENTS` replaced; as it is where there are none.
+    Give ``record_training`` links to the folders of its arguments whose paths have a space.
+
+    It hands their paths to a shell without quotes.
     """
-    for replacement in REPLACEMENTS:
-        if replacement.module == module:
-            source = source.replace(replacement.fault, replacement.mended)
-    return source
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-f", "--folder", default="rl-trained-agents")
+    parser.add_argument("-o", "--output-folder")
+    known, arguments = parser.parse_known_args(sys.argv[1:])
+    if known.output_folder is not None:
+        # As the command does; it would leave a link as it is.
+        shutil.rmtree(known.output_folder, ignore_errors=True)
+        os.makedirs(known.output_folder)
+    for flag, folder in {"-f": known.folder, "-o": known.output_folder}.items():
+        if folder is not None and " " in os.path.abspath(folder):
+            link = Path(_temporary_folder(), "link")
+            link.symlink_to(os.path.abspath(folder), target_is_directory=True)
+            print(f"{link} is a link to {folder}: record_training takes no paths with spaces")
+            folder = str(link)
+        arguments += [] if folder is None else [flag, folder]
+    sys.argv[1:] = arguments
 
 
-def mend_sources() -> None:
-    """Run the zoo's modules with their faults replaced: those that are imported from now on, or run by ``runpy``."""
-    if _MendedFinder not in sys.meta_path:
-        sys.meta_path.insert(0, _MendedFinder)
+def start_our_commands() -> None:
+    """
+    Have ``record_training`` and ``benchmark`` start our commands with this Python.
+
+    They start ``python`` from the PATH, with modules that do not know our ids and a script that only a checkout has.
+    """
+    call = subprocess.call
+
+    def call_ours(command: Any, *args: Any, **kwargs: Any) -> int:
+        for words, ours in (["python", "-m", "rl_zoo3.record_video"], "record_video"), (["python", "enjoy.py"], "enjoy"):
+            if command[: len(words)] == words:
+                command = [sys.executable, "-m", "sb3_pg_extras.zoo", ours, *command[len(words) :]]
+        return call(command, *args, **kwargs)
+
+    subprocess.call = call_ours  # type: ignore[assignment]
 
 
 def provide_ffmpeg() -> None:
     """
     Put the ffmpeg that imageio-ffmpeg ships on the PATH of this process and its children, where there is none.
 
-    rl_zoo3 2.9.2 and huggingface_sb3 3.2 call ``ffmpeg`` by name, and lose their video without an error that says why.
+    The zoo and huggingface_sb3 3.2 call ``ffmpeg`` by name, and lose their video without an error that says why.
     """
     if shutil.which("ffmpeg") is not None:
         return
     import imageio_ffmpeg
 
-    folder = tempfile.mkdtemp(prefix="ffmpeg-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (Path(folder) / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    folder = _temporary_folder()
+    Path(folder, "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
 
 
 def provide_generate_metadata() -> None:
     """
-    Give ``huggingface_sb3.push_to_hub`` back the function that rl_zoo3 2.9.2 imports from it.
+    Give ``huggingface_sb3.push_to_hub`` back the function that the zoo imports from it.
 
     huggingface_sb3 3.2 has renamed ``generate_metadata`` and returns an object where the zoo expects a dict.
     """
-    from huggingface_sb3 import push_to_hub as function  # noqa: F401  (the package's name is the function's)
-
-    module = sys.modules["huggingface_sb3.push_to_hub"]
+    # Not an attribute of the package: the function of that name is.
+    module = importlib.import_module("huggingface_sb3.push_to_hub")
     if hasattr(module, "generate_metadata"):
         return
 
@@ -167,11 +103,58 @@ def provide_generate_metadata() -> None:
     module.generate_metadata = generate_metadata  # type: ignore[attr-defined]
 
 
+def raise_the_error_for_missing_files() -> None:
+    """
+    Have ``huggingface_sb3.load_from_hub`` raise the error that the zoo expects for a file that is not there.
+
+    Since huggingface_hub 1 it is no error of requests, and ends the download of a model without ``VecNormalize``.
+    """
+    import huggingface_sb3
+    from huggingface_hub.errors import EntryNotFoundError
+    from requests.exceptions import HTTPError
+
+    load_from_hub = huggingface_sb3.load_from_hub
+
+    def load(*args: Any, **kwargs: Any) -> str:
+        try:
+            return load_from_hub(*args, **kwargs)
+        except EntryNotFoundError as error:
+            raise HTTPError(str(error)) from error
+
+    huggingface_sb3.load_from_hub = load
+
+
+class _LastEvaluations(np.ndarray):
+    def squeeze(self, axis: Any = None) -> np.ndarray:
+        return np.asarray(self)
+
+
+class _NumPy:
+    """NumPy for ``all_plots``, whose arrays of two axes, runs and episodes, keep them when they are squeezed."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def array(self, values: Any) -> np.ndarray:
+        array = np.array(values)
+        return array.view(_LastEvaluations) if array.ndim == 2 else array
+
+
+def keep_axes_of_evaluations() -> None:
+    """
+    Keep ``all_plots`` from squeezing its array of last evaluations.
+
+    That takes the axis of the runs away where there is one run (``all_plots`` then fails on one evaluation episode,
+    ``plot_from_file`` on any number), and the axis of the episodes where there is one episode.
+    """
+    importlib.import_module("rl_zoo3.plots.all_plots").np = _NumPy()  # type: ignore[attr-defined]
+
+
 def save_figures_without_display() -> None:
     """
     Where matplotlib has no display to show figures on, save them as PNG files in the current folder.
 
-    rl_zoo3 2.9.2's plot commands show their figures and do nothing else with them: without a display they are lost.
+    The plot commands show their figures and do nothing else with them: without a display they are lost.
     """
     from matplotlib import pyplot as plt
 
@@ -190,22 +173,30 @@ def save_figures_without_display() -> None:
     plt.show = show_or_save
 
 
-# Command -> what it needs besides the replacements in the sources.
-MENDS = {
-    "record_training": [provide_ffmpeg],
+def skip_title_of_pybullet() -> None:
+    """``plot_from_file`` calls whatever it plots "PyBullet envs", in the place of a title that fits."""
+    from matplotlib import pyplot as plt
+
+    title = plt.title
+    plt.title = lambda label, **kwargs: None if label == "PyBullet envs" else title(label, **kwargs)  # type: ignore
+
+
+def _temporary_folder() -> str:
+    """:return: A folder that lasts as long as this process."""
+    folder = tempfile.mkdtemp(prefix="sb3-pg-extras-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+# Command -> what is done before it runs.
+WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
+    "train": [use_our_manager],
+    "record_training": [link_folders_with_spaces, provide_ffmpeg, start_our_commands],
+    "benchmark": [start_our_commands, raise_the_error_for_missing_files],
+    "enjoy": [raise_the_error_for_missing_files],
     "push_to_hub": [provide_ffmpeg, provide_generate_metadata],
+    "load_from_hub": [raise_the_error_for_missing_files],
     "plot_train": [save_figures_without_display],
-    "all_plots": [save_figures_without_display],
-    "plot_from_file": [save_figures_without_display],
+    "all_plots": [save_figures_without_display, keep_axes_of_evaluations],
+    "plot_from_file": [save_figures_without_display, skip_title_of_pybullet],
 }
-
-
-def mend(command: str) -> None:
-    """
-    Mend what is broken upstream for one command; to be called before the zoo is imported.
-
-    :param command: One of the zoo's commands.
-    """
-    mend_sources()
-    for function in MENDS.get(command, []):
-        function()

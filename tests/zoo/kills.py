@@ -1,5 +1,5 @@
 """
-Workers killed with SIGKILL while they work: ``python benchmarks/kills.py``.
+Workers killed with SIGKILL while they work: ``python tests/zoo/kills.py``.
 
 Ten times each: three workers of a search on a PostgreSQL server and on a journal file, one of them killed in the middle of
 a trial; and a grid on Ray whose worker is killed between two checkpoints. One row per repetition goes to
@@ -24,20 +24,20 @@ from typing import Any
 
 import optuna
 import torch as th
-from grid import Plan, checkpoints, read_starts, run_folder
-from grid import run as run_one
 from optuna.trial import FrozenTrial, TrialState
 from postgres import postgres
 
 from sb3_pg_extras import BEAR
+from sb3_pg_extras.zoo.grid import Plan, checkpoints, read_starts, run_folder
+from sb3_pg_extras.zoo.grid import run as run_one
 from sb3_pg_extras.zoo.jobs import run_missing
 from sb3_pg_extras.zoo.storage import HEARTBEAT, open_storage
 
-RESULTS = Path(__file__).parent / "results" / "kills.csv"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "kills.csv"
 FIELDS = ["what", "repetition", "asked", "finished", "killed_at", "lost", "twice", "seconds"]
 WHAT = ["search, PostgreSQL", "search, journal file", "grid, Ray"]
 TRIALS, WORKERS, PATIENCE = 8, 3, 180.0
-GRID, DATASET = Path(__file__).parent / "grid.py", "bundled:pendulum-mixed-v0"
+DATASET = "bundled:pendulum-mixed-v0"
 # A small BEAR. The last checkpoint before the kill is past its warm-up.
 GRID_STEPS, CHECKPOINT, KILL_AFTER = 1_500, 100, 300
 GRID_ENTRY = """
@@ -57,7 +57,7 @@ main()
 """
 
 
-def start_worker(storage: str, folder: Path) -> subprocess.Popen[bytes]:
+def start_worker(storage: str, folder: Path) -> subprocess.Popen:
     """:return: ``sb3-pg-extras train -optimize``, running; its output goes to a file in the folder."""
     arguments = [
         "train", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "10000", "-optimize", "--storage", storage,
@@ -79,7 +79,7 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
     return value
 
 
-def stop_in_a_trial(worker: subprocess.Popen[bytes], study: optuna.Study) -> FrozenTrial | None:
+def stop_in_a_trial(worker: subprocess.Popen, study: optuna.Study) -> FrozenTrial | None:
     """:return: The trial in whose middle the worker has been stopped; None, and it goes on, if it was between two."""
     worker.send_signal(signal.SIGSTOP)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
@@ -173,7 +173,7 @@ def kill_grid(folder: Path, undisturbed: dict[str, th.Tensor]) -> dict[str, Any]
     }
 
 
-def start_grid(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+def start_grid(folder: Path, *more: str) -> subprocess.Popen:
     """:return: The grid of one run of BEAR, running, with more arguments."""
     arguments = [
         "--algos", "bear", "--datasets", DATASET, "--seeds", "0", "--n-timesteps", str(GRID_STEPS),
@@ -182,7 +182,8 @@ def start_grid(folder: Path, *more: str) -> subprocess.Popen[bytes]:
     ]  # fmt: skip
     (folder / "grid.yml").write_text(GRID_ENTRY)
     with open(folder / "output.txt", "wb") as output:
-        return subprocess.Popen([sys.executable, str(GRID), *arguments], cwd=folder, stdout=output, stderr=output)
+        command = [sys.executable, "-m", "sb3_pg_extras.zoo", "grid", *arguments]
+        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
 
 
 def weights_of(run: Path) -> dict[str, th.Tensor]:

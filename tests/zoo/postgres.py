@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a test or a benchmark: on a temporary folder and a free port, gone afterwards."""
+"""A PostgreSQL server for a test: on a temporary folder and a free port, gone afterwards."""
 
 import os
 import pwd

@@ -19,11 +19,13 @@ from conftest import TINY
 from gymnasium import spaces
 from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
 import sb3_pg_extras.zoo
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
-from sb3_pg_extras.datasets.collect import from_records, random_actions, record_dtype, roll, with_noise
+from sb3_pg_extras.datasets.collect import from_records as from_steps
+from sb3_pg_extras.datasets.collect import random_actions, roll, with_noise
+from sb3_pg_extras.datasets.collect import record_dtype as step_dtype
 from sb3_pg_extras.zoo.journal import Journal
 
 TESTS = Path(__file__).parent
@@ -73,21 +75,21 @@ def counters():
     return DummyVecEnv([lambda: Counter(2), lambda: Counter(99), lambda: Counter(3)])
 
 
-def test_records_by_hand():
+def test_steps_by_hand():
     starts = []
 
     def act(observations, episode_starts):
         starts.append(episode_starts.tolist())
         return -observations / 100
 
-    records = np.concatenate(list(roll(counters(), act, 4)))
-    assert records["observations"][:, :, 0].T.tolist() == [[0, 1, 10, 11], [0, 1, 2, 10], [0, 1, 2, 10]]
-    assert records["next_observations"][:, :, 0].T.tolist() == [[1, 2, 11, 12], [1, 2, 3, 11], [1, 2, 3, 11]]
-    assert records["rewards"].T.tolist() == [[0.5, 1, 0.5, 1], [0.5, 1, 1.5, 0.5], [0.5, 1, 1.5, 0.5]]
-    np.testing.assert_array_equal(records["actions"], -records["observations"] / np.float32(100))
+    steps = np.concatenate(list(roll(counters(), act, 4)))
+    assert steps["observations"][:, :, 0].T.tolist() == [[0, 1, 10, 11], [0, 1, 2, 10], [0, 1, 2, 10]]
+    assert steps["next_observations"][:, :, 0].T.tolist() == [[1, 2, 11, 12], [1, 2, 3, 11], [1, 2, 3, 11]]
+    assert steps["rewards"].T.tolist() == [[0.5, 1, 0.5, 1], [0.5, 1, 1.5, 0.5], [0.5, 1, 1.5, 0.5]]
+    np.testing.assert_array_equal(steps["actions"], -steps["observations"] / np.float32(100))
     # Terminated after two steps; truncated after three; both at once is terminated.
-    assert records["terminations"].T.tolist() == [[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
-    assert records["truncations"].T.tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert steps["terminations"].T.tolist() == [[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
+    assert steps["truncations"].T.tolist() == [[0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert starts == [[True] * 3, [False] * 3, [True, False, False], [False, True, True]]
 
 
@@ -95,7 +97,7 @@ def test_runs_and_environments_follow_each_other_and_are_cut():
     env = counters()
     draw = random_actions(env)
     runs = [np.concatenate(list(roll(env, draw, n_steps))) for n_steps in (4, 1)]
-    dataset = from_records(runs, env.observation_space, env.action_space, "Counter-v0")
+    dataset = from_steps(runs, env.observation_space, env.action_space, "Counter-v0")
     # The second run is that of episodes 3, 2 and 2: after a reset, whatever the first one was doing.
     assert dataset.observations[:, 0].tolist() == [0, 1, 10, 11, 0, 1, 2, 10, 0, 1, 2, 10, 30, 20, 20]
     assert dataset.next_observations[-3:, 0].tolist() == [31, 21, 21]
@@ -105,16 +107,19 @@ def test_runs_and_environments_follow_each_other_and_are_cut():
     assert dataset.env_id == "Counter-v0"
 
 
-def test_a_record_is_a_copy_of_what_the_step_changes_in_place():
-    class InPlace(Counter):
-        def reset(self, *, seed=None, options=None):
-            self.state = super().reset()[0]
-            return self.state, {}
+def test_a_step_is_a_copy_of_what_the_next_one_changes_in_place():
+    class InPlace(VecEnvWrapper):
+        def reset(self):
+            self.observations = self.venv.reset()
+            return self.observations
 
-    env = DummyVecEnv([lambda: InPlace(99)])
-    env._obs_from_buf = lambda: env.buf_obs[None]  # without SB3's copy
-    records = np.concatenate(list(roll(env, random_actions(env), 3)))
-    assert records["observations"].flatten().tolist() == [0, 1, 2]
+        def step_wait(self):
+            self.observations[:], *rest = self.venv.step_wait()
+            return self.observations, *rest
+
+    env = InPlace(DummyVecEnv([lambda: Counter(99)]))
+    steps = np.concatenate(list(roll(env, random_actions(env), 3)))
+    assert steps["observations"].flatten().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -138,14 +143,14 @@ def test_spaces_that_datasets_cannot_hold_are_refused_before_the_first_step():
     env = DummyVecEnv([lambda: Counter(2)])
     env.observation_space = Tuples.observation_space
     with pytest.raises(DatasetError, match="observations: spaces of type Tuple"):
-        record_dtype(env)
+        step_dtype(env)
     env.observation_space = spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)))
     with pytest.raises(DatasetError, match=r"observations\['a'\]: spaces of type Dict"):
-        record_dtype(env)
+        step_dtype(env)
     env = DummyVecEnv([lambda: Counter(2)])
     env.action_space = spaces.Dict(a=spaces.Discrete(2))
     with pytest.raises(DatasetError, match="actions: spaces of type Dict"):
-        record_dtype(env)
+        step_dtype(env)
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------
@@ -199,20 +204,20 @@ def pairs(*values: float) -> np.ndarray:
     return np.array([((value, -value),) for value in values], PAIR)
 
 
-def test_a_journal_goes_on_without_the_torn_last_record(tmp_path):
+def test_a_journal_goes_on_without_the_torn_last_step(tmp_path):
     folder = tmp_path / "x.partial"
     first = Journal(folder, {"seed": 1}, PAIR)
     first.append(pairs(1))
     first.append(pairs(2))
-    assert (first.n_runs, first.n_records) == (0, 2)
+    assert (first.n_runs, first.n_steps) == (0, 2)
     # Not closed: what a killed process leaves behind is what lies on the disk now.
     assert (folder / "run-0.bin").stat().st_size == 2 * PAIR.itemsize
     first.close()
     with open(folder / "run-0.bin", "ab") as file:
         file.write(pairs(3).tobytes()[:-1])
-    Journal(folder, {"seed": 1}, PAIR).close()  # a run that ends before its first record
+    Journal(folder, {"seed": 1}, PAIR).close()  # a run that ends before its first step
     third = Journal(folder, {"seed": 1}, PAIR)
-    assert (third.n_runs, third.n_records) == (2, 2)
+    assert (third.n_runs, third.n_steps) == (2, 2)
     third.append(pairs(4))
     assert [run["rewards"].tolist() for run in third.runs()] == [[[1, -1], [2, -2]], [[4, -4]]]
     third.remove()
@@ -277,7 +282,7 @@ def check_episodes(dataset: OfflineDataset) -> None:
 def test_killed_again_and_again_nothing_is_lost(tmp_path, vec_env, n_envs, kills):
     arguments = ["-n", "3001", "--n-envs", str(n_envs), "-o", "x.npz", "--env-kwargs", "delay:0.0005", "--vec-env", vec_env]
     n_total = {3: 3003, 2: 3002}[n_envs]  # 3001, in whole steps
-    dtype = record_dtype(DummyVecEnv([collect_envs.Episodes] * n_envs))
+    dtype = step_dtype(DummyVecEnv([collect_envs.Episodes] * n_envs))
     journaled = []
     for run in range(kills):
         process, file = start(tmp_path, *arguments), tmp_path / "x.npz.partial" / f"run-{run}.bin"
@@ -323,11 +328,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 def interrupt_after(monkeypatch, n_steps: int) -> None:
-    """Ctrl-C when the journal has got ``n_steps`` more records."""
+    """Ctrl-C when the journal has got ``n_steps`` more steps."""
     append, count = Journal.append, iter(range(n_steps))
 
-    def interrupted(self, record):
-        append(self, record)
+    def interrupted(self, step):
+        append(self, step)
         if next(count, None) is None:
             raise KeyboardInterrupt
 

@@ -1,5 +1,6 @@
 """Searches and grids whose workers are killed: none of the work is lost, none is counted twice."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -18,21 +19,19 @@ import numpy as np
 import optuna
 import postgres
 import pytest
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.zoo import grid
 from sb3_pg_extras.zoo import storage as shared
+from sb3_pg_extras.zoo.storage import SharedStudy
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 needs_postgres = pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL is not installed")
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning"),
-    pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 class Clock:
@@ -48,11 +47,11 @@ def url(request, tmp_path) -> str:
     return str(tmp_path / "study.log") if request.param == "journal" else f"sqlite:///{tmp_path}/study.db"
 
 
-def open_study(url: str) -> optuna.Study:
+def open_study(url: str, total: int | None = None, cls: type[SharedStudy] = SharedStudy) -> SharedStudy:
     """A worker's own view of the study."""
-    return optuna.create_study(
-        storage=shared.open_storage(url), study_name="s", sampler=optuna.samplers.RandomSampler(), load_if_exists=True
-    )
+    storage = shared.open_storage(url)
+    optuna.create_study(storage=storage, study_name="s", load_if_exists=True)
+    return cls("s", storage, total, sampler=optuna.samplers.RandomSampler())
 
 
 def states(study: optuna.Study) -> list[str]:
@@ -79,38 +78,60 @@ def test_only_a_heartbeat_that_stands_still_for_the_grace_period_is_a_dead_worke
     worker, other = open_study(url), open_study(url)
     with_beat, without = worker.ask(), worker.ask()
     x = with_beat.suggest_float("x", 0, 1)
-    worker._storage.record_heartbeat(with_beat._trial_id)
+    worker.write_heartbeat(with_beat.number)
     clock = Clock(monkeypatch)
-    optuna.storages.fail_stale_trials(other)  # first seen at 0
+    other.retry_trials_of_dead_workers()  # first seen at 0
     clock.now = 59.0
-    worker._storage.record_heartbeat(with_beat._trial_id)
-    optuna.storages.fail_stale_trials(other)  # a new heartbeat, first seen at 59
+    worker.write_heartbeat(with_beat.number)
+    other.retry_trials_of_dead_workers()  # a new heartbeat, first seen at 59
     assert states(other) == ["RUNNING", "RUNNING"]
     clock.now = 61.0
-    optuna.storages.fail_stale_trials(other)
+    other.retry_trials_of_dead_workers()
     assert states(other) == ["RUNNING", "FAIL", "WAITING"]
     clock.now = 119.0
-    optuna.storages.fail_stale_trials(other)
+    other.retry_trials_of_dead_workers()
     assert states(other) == ["RUNNING", "FAIL", "WAITING"]
     clock.now = 120.0
-    optuna.storages.fail_stale_trials(other)
+    other.retry_trials_of_dead_workers()
     assert states(other) == ["FAIL", "FAIL", "WAITING", "WAITING"]
     assert [trial.system_attrs["retry_history"] for trial in other.trials[2:]] == [[without.number], [with_beat.number]]
     assert other.trials[3].params == {"x": x}
 
 
+def test_a_running_trial_has_heartbeats(url, monkeypatch):
+    monkeypatch.setattr(shared, "HEARTBEAT_INTERVAL", 0.01)
+    study, beats = open_study(url), []
+
+    def wait_for_three(trial: optuna.Trial) -> float:
+        while len(beats) < 3:
+            beat = study.get_trials()[trial.number].system_attrs.get(shared.HEARTBEAT)
+            if beat is not None and beat not in beats:
+                beats.append(beat)
+        return 0.0
+
+    n_threads = threading.active_count()
+    study.optimize(wait_for_three, n_trials=1)
+    assert [set(beat) for beat in beats] == [{"host", "pid", "time"}] * 3 and beats[0]["pid"] == os.getpid()
+    assert threading.active_count() == n_threads
+
+
 def test_two_workers_that_see_the_same_death_retry_it_once(url, monkeypatch):
-    dead, first, second = open_study(url), open_study(url), open_study(url)
-    dead.ask()
+    class Late(SharedStudy):
+        """A worker whose view of the trials is from before the other one acts."""
+
+        def get_trials(self, *args, **kwargs):
+            trials = super().get_trials(*args, **kwargs)
+            if clock.now > 0:
+                first.retry_trials_of_dead_workers()
+            return trials
+
+    dead, first, late = open_study(url), open_study(url), open_study(url, cls=Late)
     clock = Clock(monkeypatch)
-    for study in (first, second):
-        assert study._storage._get_stale_trial_ids(study._study_id) == []
+    dead.ask()
+    for study in (first, late):
+        study.retry_trials_of_dead_workers()
     clock.now = 61.0
-    stale = [study._storage._get_stale_trial_ids(study._study_id) for study in (first, second)]
-    assert stale[0] == stale[1] != []
-    for study in (first, second):
-        monkeypatch.setattr(study._storage, "_get_stale_trial_ids", lambda study_id: stale[0])
-        optuna.storages.fail_stale_trials(study)
+    late.retry_trials_of_dead_workers()
     assert states(first) == ["FAIL", "WAITING"]
 
 
@@ -119,44 +140,42 @@ def test_a_trial_that_kills_its_workers_is_given_up_after_three_retries(url, mon
     clock = Clock(monkeypatch)
     for _ in range(4):
         study.ask()
-        optuna.storages.fail_stale_trials(study)
+        study.retry_trials_of_dead_workers()
         clock.now += 61.0
-        optuna.storages.fail_stale_trials(study)
+        study.retry_trials_of_dead_workers()
     assert states(study) == ["FAIL"] * 4
+    assert RetryHeartbeatStaleTrialCallback.retry_history(study.trials[3]) == [0, 1, 2]
+    assert RetryHeartbeatStaleTrialCallback.retried_trial_number(study.trials[3]) == 0
 
 
 def test_a_storage_that_is_away_for_a_moment_does_not_end_the_heartbeats(url, monkeypatch):
     study = open_study(url)
     trial = study.ask()
-    backend = getattr(study._storage, "_backend", study._storage) if url.startswith("sqlite") else study._storage
     with monkeypatch.context() as away:
 
         def fail(*args):
             raise optuna.exceptions.StorageInternalError("away")
 
-        away.setattr(backend, "set_trial_system_attr", fail)
-        study._storage.record_heartbeat(trial._trial_id)
-    study._storage.record_heartbeat(trial._trial_id)
-    beat = study.trials[0].system_attrs[shared.HEARTBEAT]
-    assert beat["pid"] == os.getpid() and set(beat) == {"host", "pid", "time"}
+        away.setattr(study.storage, "set_trial_system_attr", fail)
+        study.write_heartbeat(trial.number)
+    assert shared.HEARTBEAT not in study.trials[0].system_attrs
+    study.write_heartbeat(trial.number)
+    assert shared.HEARTBEAT in study.trials[0].system_attrs
 
 
 # -- exactly as many trials as were asked for
 
 
-def test_counted_trials_are_the_first_that_have_not_failed():
-    study = optuna.create_study()
+def test_counted_trials_are_the_first_that_have_not_failed(tmp_path):
+    study = open_study(str(tmp_path / "study.log"))
     for state in (TrialState.FAIL, TrialState.PRUNED, TrialState.COMPLETE, TrialState.FAIL, TrialState.WAITING):
         value = 1.0 if state == TrialState.COMPLETE else None
         study.add_trial(optuna.create_trial(state=state, value=value))
     study.ask()  # takes the one that waits
     study.ask()
-    assert [trial.number for trial in shared.counted_trials(study, 3)] == [1, 2, 4]
-    assert [trial.number for trial in shared.counted_trials(study, 9)] == [1, 2, 4, 5]
-
-
-def run_trials(study: optuna.Study, objective, total: int) -> None:
-    shared.run_trials(study, objective, total, optuna.Study.optimize)
+    for total, expected in ((3, [1, 2, 4]), (9, [1, 2, 4, 5])):
+        study.max_total_trials = total
+        assert [trial.number for trial in study.counted_trials()] == expected
 
 
 @pytest.mark.parametrize("total", [1, 7])
@@ -165,36 +184,37 @@ def test_four_workers_at_once_run_exactly_what_was_asked(url, total):
     barrier = threading.Barrier(4)
 
     def worker() -> None:
-        study = open_study(url)
+        study = open_study(url, total)
         barrier.wait()
-        run_trials(study, objective, total)
+        study.optimize(objective)
 
     threads = [threading.Thread(target=worker) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    study = open_study(url)
+    study = open_study(url, total)
     assert Counter(states(study))["COMPLETE"] == total
     assert set(states(study)) <= {"COMPLETE", "FAIL"}
-    run_trials(study, objective, total)  # and no more when the command is typed again
+    study.optimize(objective)  # and no more when the command is typed again
     assert Counter(states(study))["COMPLETE"] == total
 
 
 def test_the_later_of_two_last_trials_is_given_up(url, monkeypatch):
-    other, study = open_study(url), open_study(url)
-    last = other.ask()
-    # As if the other worker had asked after this one looked.
-    answers = iter([False])
-    look = shared._nothing_to_start
-    monkeypatch.setattr(shared, "_nothing_to_start", lambda *args: next(answers, None) is None and look(*args))
-    monkeypatch.setattr(shared.time, "sleep", lambda seconds: other.tell(last, 1.0))
-    run_trials(study, lambda trial: pytest.fail("one too many"), 1)
+    class Late(SharedStudy):
+        def ask(self, *args, **kwargs):
+            last.append(other.ask())
+            return super().ask(*args, **kwargs)
+
+    other, study, last = open_study(url), open_study(url, 1, Late), []
+    # While this worker waits, the other one ends its trial.
+    monkeypatch.setattr(shared.time, "sleep", lambda seconds: other.tell(last[0], 1.0))
+    study.optimize(lambda trial: pytest.fail("one too many"))
     assert states(study) == ["COMPLETE", "FAIL"]
 
 
 def test_a_worker_waits_for_the_others_and_does_again_what_the_dead_leave(url, monkeypatch, capsys):
-    dead, study = open_study(url), open_study(url)
+    dead, study = open_study(url), open_study(url, 3)
     x = dead.ask().suggest_float("x", 0, 1)
     clock = Clock(monkeypatch)
     naps = []
@@ -204,27 +224,39 @@ def test_a_worker_waits_for_the_others_and_does_again_what_the_dead_leave(url, m
         clock.now += seconds
 
     monkeypatch.setattr(shared.time, "sleep", sleep)
-    run_trials(study, objective, 3)
+    study.optimize(objective)
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert study.trials[3].params == {"x": x} and study.trials[3].value == x
     assert sum(naps) == pytest.approx(61.0, abs=1.0)
     assert capsys.readouterr().out.count("Waiting for other workers to end trials 0\n") == 1
 
 
-def test_a_worker_that_was_taken_for_dead_goes_on_and_its_result_does_not_count(url):
-    study, other = open_study(url), open_study(url)
-    values = []
+def test_without_a_total_a_worker_does_again_what_the_dead_leave_and_waits_for_nobody(url, monkeypatch):
+    dead, study = open_study(url), open_study(url)
+    dead.ask()
+    clock = Clock(monkeypatch)
+    study.optimize(objective, n_trials=1)
+    assert states(study) == ["RUNNING", "COMPLETE"]
+    clock.now = 61.0
+    study.optimize(objective, n_trials=1)
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[2].system_attrs["retry_history"] == [0]
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on_and_its_result_does_not_count(url, monkeypatch):
+    study, other = open_study(url, 2), open_study(url)
+    clock, values = Clock(monkeypatch), []
 
     def slept_through(trial: optuna.Trial) -> float:
         value = trial.suggest_float("x", 0, 1)
         if not values:
             # The other worker fails it and puts a new one in its place.
-            other._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            shared.HeartbeatMixin().get_heartbeat_stale_trial_callback()(other, other.trials[0])
+            for clock.now in (0.0, 61.0, 122.0):
+                other.retry_trials_of_dead_workers()
         values.append(value)
         return value
 
-    run_trials(study, slept_through, 2)
+    study.optimize(slept_through)
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert len(values) == 3 and values[1] == values[0]
 
@@ -234,7 +266,7 @@ def test_errors_of_the_objective_are_not_swallowed(url):
         raise ValueError("wrong")
 
     with pytest.raises(ValueError, match="wrong"):
-        run_trials(open_study(url), wrong, 2)
+        open_study(url, 2).optimize(wrong)
 
 
 def test_a_search_of_one_worker_by_n_trials_leaves_what_the_zoo_leaves(tmp_path):
@@ -246,10 +278,17 @@ def test_a_search_of_one_worker_by_n_trials_leaves_what_the_zoo_leaves(tmp_path)
     study = pickle.loads(report.read_bytes())
     assert states(study) == ["COMPLETE", "COMPLETE"]
     assert all(shared.HEARTBEAT in trial.system_attrs for trial in study.trials)
-    assert study._storage._seen == {}
+    assert study.seen == {}
     result = optimize(tmp_path, *arguments, "--max-total-trials", "0")
     assert result.returncode == 1
     assert result.stderr.endswith("sb3-pg-extras train: error: --max-total-trials 0: at least 1\n")
+
+
+def test_nothing_private_of_optuna_is_imported():
+    for node in ast.walk(ast.parse(Path(shared.__file__).read_text())):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [getattr(node, "module", None) or "", *(alias.name for alias in node.names)]
+            assert not any(part.startswith("_") for name in names for part in name.split("."))
 
 
 # -- the journal file
@@ -257,12 +296,13 @@ def test_a_search_of_one_worker_by_n_trials_leaves_what_the_zoo_leaves(tmp_path)
 
 def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path):
     path = tmp_path / "study.log"
-    study = open_study(str(path))
-    run_trials(study, objective, 1)
+    study = open_study(str(path), 1)
+    study.optimize(objective)
     whole = path.read_bytes()
     with open(path, "ab") as file:
         file.write(b'{"op_code":4,"worker_id":"12')
-    run_trials(study, objective, 2)
+    study.max_total_trials = 2
+    study.optimize(objective)
     assert states(open_study(str(path))) == ["COMPLETE", "COMPLETE"]
     assert path.read_bytes().startswith(whole + b'{"op_code":4,')
     assert b'"12' not in path.read_bytes()[len(whole) :].splitlines()[0]
@@ -270,7 +310,7 @@ def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path):
 
 def test_without_that_nobody_could_read_the_journal_any_more(tmp_path):
     path = tmp_path / "study.log"
-    run_trials(open_study(str(path)), objective, 1)
+    open_study(str(path), 1).optimize(objective)
     with open(path, "ab") as file:
         file.write(b'{"op_code":4,"worker_id":"12')
     upstream = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(path))))
@@ -286,8 +326,8 @@ def test_the_lock_of_a_dead_process_is_taken(tmp_path, monkeypatch):
     # With Optuna's own lock a relative path with a folder waits for ever.
     (tmp_path / "logs" / "study.log.lock").touch()
     with pytest.warns(UserWarning, match="grace_period"):
-        study = open_study("logs/study.log")
-    run_trials(study, objective, 1)
+        study = open_study("logs/study.log", 1)
+    study.optimize(objective)
     assert states(study) == ["COMPLETE"]
 
 
@@ -301,7 +341,10 @@ def test_a_storage_that_is_none(tmp_path):
 
 def test_postgresql_without_its_driver(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(DatasetError, match=r'psycopg is not installed: pip install "sb3-pg-extras\[search\]"'):
+    # DatasetError until `require` raises an error of its own.
+    with pytest.raises(
+        (DatasetError, ImportError), match=r'psycopg is not installed: pip install "sb3-pg-extras\[search\]"'
+    ):
         shared.open_storage("postgresql://me@host/name")
 
 
@@ -379,18 +422,16 @@ def test_ray_is_started_here_unless_an_address_is_given(monkeypatch):
 
 @needs_ray
 def test_a_cluster_that_does_not_answer(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["grid.py", "--address", "127.0.0.1:1", "--output", str(tmp_path / "grid.csv")])
-    with pytest.raises(SystemExit, match=r"grid.py: error: --address 127.0.0.1:1: no Ray cluster answers \(.*refused"):
+    monkeypatch.setattr(sys, "argv", ["grid", "--address", "127.0.0.1:1", "--output", str(tmp_path / "grid.csv")])
+    with pytest.raises(SystemExit, match=r"grid: error: --address 127.0.0.1:1: no Ray cluster answers \(.*refused"):
         grid.main()
 
 
 def test_grid_without_ray_names_the_command_that_installs_it(tmp_path):
-    code = "import sys; sys.modules['ray'] = None; from sb3_pg_extras.zoo import grid; grid.main()"
-    result = subprocess.run(
-        [sys.executable, "-c", code, "--output", str(tmp_path / "grid.csv")], text=True, capture_output=True, check=False
-    )
+    code = "import sys; sys.modules['ray'] = None; from sb3_pg_extras.zoo import main; main()"
+    result = subprocess.run([sys.executable, "-c", code, "grid"], cwd=tmp_path, text=True, capture_output=True, check=False)
     assert result.returncode == 1
-    assert 'grid.py: error: ray is not installed: pip install "sb3-pg-extras[ray]"' in result.stderr
+    assert 'sb3-pg-extras grid: error: ray is not installed: pip install "sb3-pg-extras[ray]"' in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "grid.csv").exists()
 
@@ -438,7 +479,7 @@ def test_typed_again_the_grid_runs_what_is_missing(tmp_path, monkeypatch):
 
     def typed(*seeds: str) -> list[list[str]]:
         arguments = ["-conf", "grid.yml", "-n", "205", "--eval-episodes", "1", "--folder", "runs", "--output", "grid.csv"]
-        monkeypatch.setattr(sys, "argv", ["grid.py", "--seeds", *seeds, *arguments])
+        monkeypatch.setattr(sys, "argv", ["grid", "--seeds", *seeds, *arguments])
         grid.main()
         return [line.split(",")[:4] for line in (tmp_path / "grid.csv").read_text().splitlines()[1:]]
 

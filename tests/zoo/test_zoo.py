@@ -16,7 +16,9 @@ import rl_zoo3.exp_manager
 import yaml
 from conftest import make_arrays
 from gymnasium import spaces
+from rl_zoo3.utils import get_wrapper_class
 
+import sb3_pg_extras
 from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, zoo_arguments
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
@@ -86,6 +88,7 @@ def test_our_hyperparameter_file_is_added_where_the_user_names_none():
 ZOO_ONLY = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "frame_stack")
 CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "MountainCarContinuous-v0"}
 EXPECTED_ENTRIES = {
+    "bc": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
     "bear": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
     "reinforce": {"default", "Hopper-v5", "atari"} | CLASSIC,
     "single_step_a2c": {"default", "Hopper-v5", "HalfCheetah-v5", "atari"} | CLASSIC,
@@ -107,6 +110,7 @@ def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
     assert set(entries) >= EXPECTED_ENTRIES[algo]
     for name, entry in entries.items():
         assert entry["n_timesteps"] > entry.get("warmup_steps", 0), name
+        get_wrapper_class(dict(entry))  # imports the wrappers that it names
         kwargs = {key: value for key, value in entry.items() if key not in ZOO_ONLY}
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = eval(kwargs["policy_kwargs"], vars(rl_zoo3.exp_manager))
@@ -205,7 +209,7 @@ def test_optimize(algo, tmp_path):
     assert list((tmp_path / "logs" / algo).glob("report_CartPole-v1_*.csv"))
 
 
-@pytest.mark.parametrize("algo", SAMPLERS)
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_search_spaces_make_models_and_read_back_their_trials(algo):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
@@ -270,6 +274,24 @@ def test_usage_names_the_commands(tmp_path):
     assert "--algo" in command(tmp_path, "train", "--help").stdout
 
 
+def test_version(tmp_path):
+    assert command(tmp_path, "--version").stdout == f"sb3-pg-extras {sb3_pg_extras.__version__}\n"
+
+
+def test_help_waits_for_no_library(tmp_path):
+    code = """
+import sys
+from sb3_pg_extras.zoo import main
+sys.argv[1:] = ["--help"]
+try:
+    main()
+finally:
+    print({"numpy", "torch", "gymnasium", "stable_baselines3", "rl_zoo3"} & set(sys.modules))
+"""
+    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert result.stdout.splitlines()[-1] == "set()"
+
+
 def test_wheel_and_sdist_hold_everything_and_the_wheel_trains(tmp_path):
     """Build both as a release would, unpack the wheel where the source is out of sight, and train from it."""
     subprocess.run(
@@ -280,6 +302,7 @@ def test_wheel_and_sdist_hold_everything_and_the_wheel_trains(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "hyperparams/bear.yml",
+        "zoo/grid.py",
         "py.typed",
         "datasets/bundled/pendulum-mixed-v0.npz",
         "datasets/bundled/pendulum-mixed-v0.md",

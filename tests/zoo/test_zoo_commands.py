@@ -1,6 +1,6 @@
 """
 Every command of the RL Zoo with our algorithms, as docs/zoo.md says to type it, from an installed wheel in an empty folder;
-and the mends of what is broken upstream.
+and the workarounds for what is broken upstream.
 """
 
 import argparse
@@ -8,7 +8,6 @@ import importlib
 import os
 import pickle
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -17,22 +16,27 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_sb3
 import numpy as np
 import optuna
 import pytest
+import requests
 import rl_zoo3
 import torch as th
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from matplotlib import pyplot as plt
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.utils import set_random_seed
 
-import sb3_pg_extras.datasets
+import sb3_pg_extras
 from sb3_pg_extras import BEAR
 from sb3_pg_extras.datasets import DatasetError
+from sb3_pg_extras.datasets.load import FILE_LOADERS
 from sb3_pg_extras.zoo import ALGORITHMS, ZOO_COMMANDS, hyperparams_file, register, upstream
-from sb3_pg_extras.zoo.search_spaces import CONVERTERS
+from sb3_pg_extras.zoo.manager import Manager
+from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
-TESTS = Path(__file__).parent
+TESTS, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 # All columns take minutes: one stands for them in the quick tests. test_zoo.py trains with all three.
 COLUMNS = ["reinforce", *(pytest.param(algo, marks=pytest.mark.slow) for algo in ("bear", "single_step_a2c"))]
 ENV_IDS = {"bear": "Pendulum-v1", "reinforce": "CartPole-v1", "single_step_a2c": "CartPole-v1"}
@@ -43,7 +47,7 @@ def installed(tmp_path_factory) -> Path:
     """The folder of a wheel, built as a release would and unpacked."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(TESTS.parent)],
+        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(ROOT)],
         check=True, capture_output=True,
     )  # fmt: skip
     (wheel,) = folder.glob("*.whl")
@@ -71,7 +75,7 @@ def table() -> dict[str, dict[str, str]]:
     """Of docs/zoo.md: row -> algorithm -> command."""
     cells = [
         [cell.strip(" `") for cell in line.strip("| \n").split("|")]
-        for line in (TESTS.parent / "docs" / "zoo.md").read_text().splitlines()
+        for line in (ROOT / "docs" / "zoo.md").read_text().splitlines()
         if line.startswith("| ") and "sb3-pg-extras" in line
     ]
     return {row: dict(zip(ENV_IDS, commands, strict=True)) for row, *commands in cells}
@@ -244,13 +248,13 @@ def test_literal_zoo_commands_with_custom_envs(tmp_path, installed):
 
 
 @pytest.fixture
-def manager(tmp_path, monkeypatch):
+def manager(tmp_path):
     """-> the zoo's manager of a search over BEAR: 20 gradient steps per trial, evaluated after each 5."""
     register()
     set_random_seed(0)
 
-    def make(**hyperparams) -> ExperimentManager:
-        made = ExperimentManager(
+    def make(**hyperparams) -> Manager:
+        made = Manager(
             argparse.Namespace(), "bear", "Pendulum-v1", str(tmp_path), n_timesteps=20, n_eval_episodes=1, n_evaluations=4,
             optimize_hyperparameters=True, config=str(hyperparams_file("bear")), verbose=0,
             hyperparams={"warmup_steps": 5, **hyperparams},
@@ -268,28 +272,25 @@ def test_what_is_drawn_for_bear_becomes_arguments():
     assert drawn["net_arch"] == "small"
 
 
-def test_an_evaluation_during_the_gradient_steps_prunes_a_trial(manager, monkeypatch):
-    steps = []
-    monkeypatch.setattr(BEAR, "train", lambda self, **_: steps.append(self.num_timesteps))
+def test_an_evaluation_during_the_gradient_steps_prunes_a_trial(manager):
     # Prunes whatever is worse than no cost at all, at the second evaluation.
     study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(lower=0.0, n_warmup_steps=2), direction="maximize")
     study.optimize(manager().objective, n_trials=1)
     (trial,) = study.trials
     assert trial.state == optuna.trial.TrialState.PRUNED
-    assert list(trial.intermediate_values) == [1, 2]
-    assert steps == list(range(10))
+    assert list(trial.intermediate_values) == [1, 2]  # of four
 
 
 def test_the_dataset_is_read_once_for_all_trials(manager, monkeypatch, tmp_path):
     bundled = Path(sb3_pg_extras.datasets.__file__).parent / "bundled" / "pendulum-mixed-v0.npz"
     shutil.copy(bundled, tmp_path / "mine.npz")
-    loaded = []
+    loaded, load_npz = [], FILE_LOADERS[".npz"]
 
     def load(path: Path, action_space: object) -> sb3_pg_extras.OfflineDataset:
         loaded.append(path)
-        return sb3_pg_extras.datasets.load_npz(path, action_space)
+        return load_npz(path, action_space)
 
-    monkeypatch.setitem(sb3_pg_extras.datasets.load.FILE_LOADERS, ".npz", load)
+    monkeypatch.setitem(FILE_LOADERS, ".npz", load)
     study = optuna.create_study(direction="maximize")
     study.optimize(manager(dataset=str(tmp_path / "mine.npz")).objective, n_trials=2)
     assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.COMPLETE] * 2
@@ -301,11 +302,11 @@ def test_a_dataset_error_ends_the_search(manager, monkeypatch, when):
     hyperparams = {"dataset": "nowhere.npz"}
     if when == "learning":
 
-        def fail(self: BEAR, **_: object) -> None:
+        def fail(self: BEAR, *_: object, **__: object) -> None:
             raise DatasetError("rewards, row 3: nan")
 
         hyperparams = {}
-        monkeypatch.setattr(BEAR, "train", fail)
+        monkeypatch.setattr(BEAR, "learn", fail)
     study = optuna.create_study(direction="maximize")
     with pytest.raises(DatasetError):
         study.optimize(manager(**hyperparams).objective, n_trials=2)
@@ -321,72 +322,130 @@ def test_a_dataset_error_in_a_search_is_one_message(tmp_path, installed):
     assert "Traceback" not in result.stderr
 
 
-# The mends
+# Workarounds. Where one of the faults below is gone after an update of the zoo, delete its workaround.
 
 
-@pytest.mark.parametrize("replacement", upstream.REPLACEMENTS)
-def test_each_fault_stands_in_the_zoo_and_is_mended(replacement):
-    """Where this fails after an update of rl_zoo3, upstream has changed the place: look whether the mend can be deleted."""
-    source = Path(importlib.util.find_spec(replacement.module).origin).read_text()
-    assert replacement.fault in source
-    mended = upstream.mended_source(replacement.module, source)
-    assert replacement.mended in mended and replacement.fault not in mended
-    # Nothing is left to mend then.
-    assert upstream.mended_source(replacement.module, mended) == mended
+@pytest.mark.parametrize("cls", [ExperimentManager, Manager])
+def test_a_search_makes_no_run_folder(cls, tmp_path):
+    arguments = {"optimize_hyperparameters": True, "config": str(hyperparams_file("reinforce")), "n_timesteps": 10}
+    register()
+    made = cls(argparse.Namespace(), "reinforce", "CartPole-v1", str(tmp_path), **arguments)
+    assert made.setup_experiment() is None
+    runs = [path.name for path in tmp_path.glob("reinforce/*")]
+    assert runs == ([] if cls is Manager else ["CartPole-v1_1"])
+
+
+@pytest.mark.parametrize("cls", [ExperimentManager, Manager])
+def test_trial_0_is_loaded_and_the_command_line_comes_before_it(cls, tmp_path):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(f"{tmp_path}/study.log"))
+    study = optuna.create_study(storage=storage, study_name="study")
+    SAMPLERS["reinforce"](study.ask(), 2, 1, {})
+    arguments = {"storage": f"{tmp_path}/study.log", "study_name": "study", "trial_id": 0, "hyperparams": {"gamma": 0.5}}
+    arguments |= {"config": str(hyperparams_file("reinforce"))}
+    made = cls(argparse.Namespace(), "reinforce", "CartPole-v1", str(tmp_path), **arguments)
+    hyperparams, _ = made.read_hyperparameters()
+    loaded = hyperparams.get("learning_rate") == study.trials[0].params["learning_rate"]
+    assert loaded == (cls is Manager)
+    assert hyperparams["gamma"] == 0.5
+
+
+def test_children_are_our_commands_in_this_python(monkeypatch, capfd):
+    monkeypatch.setattr(subprocess, "call", subprocess.call)  # given back afterwards
+    monkeypatch.setenv("PATH", "/nowhere")
+    upstream.start_our_commands()
+    for command in (["python", "-m", "rl_zoo3.record_video"], ["python", "enjoy.py"]):
+        assert subprocess.call([*command, "--algo", "bear", "--help"]) == 0
+        assert "single_step_a2c" in capfd.readouterr().out
+    with pytest.raises(FileNotFoundError):
+        subprocess.call(["python", "other.py"])
+
+
+@pytest.mark.parametrize("flags", [["-f", "my logs", "-o", "my videos"], ["--output-folder=my videos", "--folder=my logs"]])
+def test_folders_with_spaces_are_given_to_record_training_as_links(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("my logs", "my videos"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "old").touch()
+    monkeypatch.setattr(sys, "argv", ["record_training", "--algo", "bear", *flags, "-n", "10"])
+    upstream.link_folders_with_spaces()
+    name, *words, f, logs, o, videos = sys.argv
+    assert (name, words, f, o) == ("record_training", ["--algo", "bear", "-n", "10"], "-f", "-o")
+    assert " " not in logs + videos
+    assert (Path(logs).resolve(), Path(videos).resolve()) == (tmp_path / "my logs", tmp_path / "my videos")
+    # The command empties the folder of the videos; with a link it would not.
+    assert (os.listdir(logs), os.listdir(videos)) == (["old"], [])
+
+
+def test_folders_without_spaces_are_left_alone(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["record_training", "-f", "logs"])
+    upstream.link_folders_with_spaces()
+    assert sys.argv == ["record_training", "-f", "logs"]
+
+
+def all_plots(monkeypatch, folder: Path) -> dict[str, object]:
+    """What ``all_plots`` of the zoo writes about the runs of BEAR in ``folder/logs``."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", shlex.split("all_plots -a bear -e Env-v0 -f logs -o out --no-display"))
+    importlib.import_module("rl_zoo3.plots.all_plots").all_plots()
+    plt.close("all")
+    return pickle.loads((folder / "out.pkl").read_bytes())["Env-v0"]["BEAR-logs"]
+
+
+def evaluations(folder: Path, *last: list[float]) -> None:
+    """A run for each of these last evaluations."""
+    for number, returns in enumerate(last, start=1):
+        run_folder = folder / "logs" / "bear" / f"Env-v0_{number}"
+        run_folder.mkdir(parents=True)
+        np.savez(run_folder / "evaluations.npz", timesteps=[10, 20], results=[[1.0] * len(returns), returns])
 
 
 @pytest.fixture
-def module_with_source(tmp_path, monkeypatch):
-    """-> a module ``broken`` with this source, imported once before the mend, as bytecode caches have seen it."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(upstream, "REPLACEMENTS", [upstream.Replacement("broken", "2 + 3", "2 * 3")])
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-
-    def make(source: str):
-        (tmp_path / "broken.py").write_text(source)
-        importlib.invalidate_caches()
-        importlib.import_module("broken")
-        monkeypatch.delitem(sys.modules, "broken")
-        upstream.mend_sources()
-        upstream.mend_sources()
-        assert sys.meta_path.count(upstream._MendedFinder) == 1
-        return importlib.util.find_spec("broken").loader
-
-    yield make
-    sys.modules.pop("broken", None)
+def plots_module(monkeypatch):
+    """-> the module whose NumPy the workaround replaces; it is given back."""
+    module = importlib.import_module("rl_zoo3.plots.all_plots")
+    monkeypatch.setattr(module, "np", module.np)
+    return module
 
 
-def test_a_fault_is_replaced_on_import_and_by_runpy(module_with_source):
-    module_with_source("value = 2 + 3\n")
-    assert importlib.import_module("broken").value == 6
-    assert runpy.run_module("broken")["value"] == 6
-
-
-def test_a_module_without_the_fault_is_left_to_python(module_with_source):
-    loader = module_with_source("value = 2 * 3\n")
-    assert type(loader) is importlib.machinery.SourceFileLoader
-    assert upstream._MendedFinder.find_spec("json") is None
-    assert importlib.import_module("broken").value == 6
-
-
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules after import of package")
-def test_all_plots_with_one_episode_per_evaluation(tmp_path, monkeypatch):
+def test_all_plots_with_one_episode_per_evaluation(tmp_path, monkeypatch, plots_module):
     """Two runs that end at 3 and 7: mean 5, standard deviation 2, standard error 2 / sqrt(2). Upstream says 0."""
-    for number, last in enumerate((3.0, 7.0), start=1):
-        folder = tmp_path / "logs" / "bear" / f"Env-v0_{number}"
-        folder.mkdir(parents=True)
-        np.savez(folder / "evaluations.npz", timesteps=[10, 20], results=[[1.0], [last]])
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
-    for name in ("rl_zoo3.plots", "rl_zoo3.plots.all_plots"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.chdir(tmp_path)
-    upstream.mend_sources()
-    monkeypatch.setattr(sys, "argv", shlex.split("all_plots -a bear -e Env-v0 -f logs -o out --no-display"))
-    runpy.run_module("rl_zoo3.plots.all_plots", run_name="__main__")
-    plt.close("all")
-    plotted = pickle.loads((tmp_path / "out.pkl").read_bytes())["Env-v0"]["BEAR-logs"]
+    evaluations(tmp_path, [3.0], [7.0])
+    assert all_plots(monkeypatch, tmp_path)["std_error_last_eval"] == 0
+    upstream.keep_axes_of_evaluations()
+    plotted = all_plots(monkeypatch, tmp_path)
     assert sorted(plotted["last_evals"]) == [3.0, 7.0]
     assert plotted["std_error_last_eval"] == pytest.approx(2 / np.sqrt(2))
+    assert type(plotted["last_evals"]) is type(plotted["mean_per_eval"]) is np.ndarray
+
+
+@pytest.mark.parametrize("returns", [[4.0], [3.0, 5.0]])
+def test_all_plots_with_one_run(returns, tmp_path, monkeypatch, plots_module):
+    evaluations(tmp_path, returns)
+    upstream.keep_axes_of_evaluations()
+    assert all_plots(monkeypatch, tmp_path)["last_evals"].tolist() == [4.0]
+
+
+def test_a_plot_keeps_the_title_that_fits(monkeypatch):
+    monkeypatch.setattr(plt, "title", plt.title)
+    upstream.skip_title_of_pybullet()
+    plt.title("Sensitivity plot", fontsize=14)
+    plt.title("PyBullet envs", fontsize=14)
+    assert plt.gca().get_title() == "Sensitivity plot"
+    plt.close("all")
+
+
+def test_a_file_that_is_not_on_the_hub_raises_what_the_zoo_expects(monkeypatch):
+    def load_from_hub(repo_id: str, filename: str) -> str:
+        if filename == "there":
+            return repo_id
+        raise RemoteEntryNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr(huggingface_sb3, "load_from_hub", load_from_hub)
+    upstream.raise_the_error_for_missing_files()
+    assert huggingface_sb3.load_from_hub("repository", "there") == "repository"
+    with pytest.raises(requests.exceptions.HTTPError, match="404"):
+        huggingface_sb3.load_from_hub("repository", "vec_normalize.pkl")
 
 
 def test_ffmpeg_is_provided_where_there_is_none(monkeypatch):
@@ -404,9 +463,7 @@ def test_ffmpeg_of_the_machine_is_taken(monkeypatch, tmp_path):
 
 
 def test_generate_metadata_is_given_back(monkeypatch):
-    import huggingface_sb3.push_to_hub  # noqa: F401
-
-    module = sys.modules["huggingface_sb3.push_to_hub"]
+    module = importlib.import_module("huggingface_sb3.push_to_hub")
     monkeypatch.delattr(module, "generate_metadata", raising=False)
     upstream.provide_generate_metadata()
     metadata = module.generate_metadata("BEAR", "Pendulum-v1", 12.0, 3.0)
@@ -432,11 +489,3 @@ def test_figures_are_saved_where_there_is_no_display(framework, tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ([] if framework else ["Results-A-B.png"])
     assert shown == ([[1]] if framework else [])
     assert ("saved Results-A-B.png" in capsys.readouterr().out) == (framework is None)
-
-
-def test_commands_that_need_nothing_change_nothing(monkeypatch):
-    monkeypatch.setattr(sys, "meta_path", [upstream._MendedFinder, *sys.meta_path])
-    monkeypatch.setenv("PATH", "/nowhere")
-    state = SimpleNamespace(path=os.environ["PATH"], show=plt.show, finders=list(sys.meta_path))
-    upstream.mend("enjoy")
-    assert (os.environ["PATH"], plt.show, sys.meta_path) == (state.path, state.show, state.finders)

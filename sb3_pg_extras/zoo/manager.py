@@ -1,0 +1,69 @@
+"""The RL Zoo's experiment manager, as our ``train`` runs it."""
+
+import sys
+from typing import Any
+
+import optuna
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pg_extras.zoo.storage import SharedStudy, open_storage
+
+
+class Manager(ExperimentManager):
+    """
+    The zoo's manager without three faults of rl_zoo3 2.9.2, whose workers share a search even if one of them is killed.
+
+    - ``-optimize`` makes a run folder that never gets a model, and the next ``enjoy`` takes it for the latest run.
+    - ``--trial-id 0``, the first trial of a study, is taken for no trial, and the entry is trained without a word.
+    - ``--max-total-trials`` counts the trials of dead workers, and a worker leaves before the others have ended.
+    """
+
+    def create_log_folder(self) -> None:
+        """Make the folder of a run, which a search is not."""
+        if not self.optimize_hyperparameters:
+            super().create_log_folder()
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """
+        :param n_envs: How many.
+        :param eval_env: Whether they are for evaluation.
+        :param no_log: Whether to write no monitor files; a search writes none.
+        :return: The environments.
+        """
+        return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        :return: The hyper-parameters of the entry, of the trial of ``--trial-id`` and of the command line, twice: to be
+            preprocessed, and sorted, to be saved.
+        """
+        if self.trial_id == 0 and self.storage and self.study_name:
+            print("Loading from Optuna study...")
+            drawn = self.load_trial(self.storage, self.study_name, self.trial_id)
+            self.custom_hyperparams = {**drawn, **(self.custom_hyperparams or {})}
+        return super().read_hyperparameters()
+
+    def hyperparameters_optimization(self) -> None:
+        """Search hyper-parameters: alone, or with ``--storage`` next to other workers, any of which may be killed."""
+        if self.storage is None:
+            return super().hyperparameters_optimization()
+        # It is the study that counts them.
+        total, self.max_total_trials = self.max_total_trials, None
+        try:
+            if total is not None and total < 1:
+                raise ValueError(f"--max-total-trials {total}: at least 1")
+            storage = open_storage(self.storage)
+        except ValueError as error:
+            sys.exit(f"sb3-pg-extras train: error: {error}")
+        create_study = optuna.create_study
+
+        def create_shared_study(**kwargs: Any) -> optuna.Study:
+            name = create_study(**{**kwargs, "storage": storage}).study_name
+            return SharedStudy(name, storage, total, sampler=kwargs["sampler"], pruner=kwargs["pruner"])
+
+        optuna.create_study = create_shared_study
+        try:
+            super().hyperparameters_optimization()
+        finally:
+            optuna.create_study = create_study
