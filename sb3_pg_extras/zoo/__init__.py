@@ -103,11 +103,12 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {', '.join(COMMANDS)}")
     command = parser.parse_args(sys.argv[1:2]).command
 
+    from sb3_pg_extras.common.optional import MissingPackageError
     from sb3_pg_extras.datasets import DatasetError
     from sb3_pg_extras.zoo.upstream import WORKAROUNDS
 
     # What ends in one line instead of a traceback.
-    user_errors = (DatasetError,)
+    user_errors = (DatasetError, MissingPackageError)
     sys.argv = [f"sb3-pg-extras {command}", *zoo_arguments(command, sys.argv[2:])]
     if command in ZOO_COMMANDS:
         for work_around in WORKAROUNDS.get(command, []):

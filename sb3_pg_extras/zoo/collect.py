@@ -30,12 +30,10 @@ from stable_baselines3.common.vec_env.stacked_observations import StackedObserva
 from tqdm import tqdm
 
 from sb3_pg_extras.common.dicts import map_arrays
-from sb3_pg_extras.datasets import DatasetError, OfflineDataset
-from sb3_pg_extras.datasets.collect import Act, random_actions, roll, with_noise
-from sb3_pg_extras.datasets.collect import from_records as from_steps
-from sb3_pg_extras.datasets.collect import record_dtype as step_dtype
+from sb3_pg_extras.common.optional import require
+from sb3_pg_extras.datasets import DatasetError, save_dataset
+from sb3_pg_extras.datasets.collect import Act, from_steps, random_actions, roll, step_dtype, with_noise
 from sb3_pg_extras.datasets.load import MINARI_PREFIX, minari_folder
-from sb3_pg_extras.datasets.optional import require
 from sb3_pg_extras.datasets.spaces import space_to_json
 from sb3_pg_extras.zoo import register
 from sb3_pg_extras.zoo.journal import Journal
@@ -256,13 +254,6 @@ def _fill(journal: Journal, env: VecEnv, act: Act, args: argparse.Namespace) -> 
             progress.update(args.n_envs)
 
 
-def _save(dataset: OfflineDataset, target: str) -> None:
-    if target.startswith(MINARI_PREFIX):
-        dataset.to_minari(target.removeprefix(MINARI_PREFIX))
-    else:
-        dataset.save(target)
-
-
 def main() -> None:
     """Run ``sb3-pg-extras collect`` with the arguments of the process."""
     register()
@@ -278,7 +269,7 @@ def main() -> None:
     try:
         _fill(journal, env, act, args)
         dataset = from_steps(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
-        _save(dataset, args.output)
+        save_dataset(dataset, args.output)
         journal.remove()
     except KeyboardInterrupt:
         sys.exit(f"\nstopped: the same command goes on from {journal.folder}")

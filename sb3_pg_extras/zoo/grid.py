@@ -34,8 +34,8 @@ from torch import nn, set_num_threads
 
 from sb3_pg_extras import load_dataset
 from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError
-from sb3_pg_extras.datasets.optional import require
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file
 from sb3_pg_extras.zoo.jobs import run_missing

@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 
+from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.load import BUNDLED_PREFIX, MINARI_PREFIX
-from sb3_pg_extras.datasets.optional import require
 from sb3_pg_extras.zoo.plots import plot_dataset
 from sb3_pg_extras.zoo.summary import action_coverage, summarize
 

@@ -8,8 +8,8 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 
 from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets.dataset import OfflineDataset
-from sb3_pg_extras.datasets.optional import require
 from sb3_pg_extras.zoo.summary import action_bounds, action_coverage, image_observations, project, returns_to_go
 
 # Rows and columns of the contact sheet.

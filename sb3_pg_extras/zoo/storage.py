@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
-from sb3_pg_extras.datasets.optional import require
+from sb3_pg_extras.common.optional import require
 
 # Seconds between two heartbeats, and until a worker whose heartbeat stands still is taken for dead.
 HEARTBEAT_INTERVAL = 10.0

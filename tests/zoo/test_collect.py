@@ -23,9 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNorm
 
 import sb3_pg_extras.zoo
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
-from sb3_pg_extras.datasets.collect import from_records as from_steps
-from sb3_pg_extras.datasets.collect import random_actions, roll, with_noise
-from sb3_pg_extras.datasets.collect import record_dtype as step_dtype
+from sb3_pg_extras.datasets.collect import from_steps, random_actions, roll, step_dtype, with_noise
 from sb3_pg_extras.zoo.journal import Journal
 
 TESTS = Path(__file__).parent

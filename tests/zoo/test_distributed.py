@@ -23,7 +23,7 @@ from optuna.storages import JournalStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from sb3_pg_extras.datasets import DatasetError
+from sb3_pg_extras.common.optional import MissingPackageError
 from sb3_pg_extras.zoo import grid
 from sb3_pg_extras.zoo import storage as shared
 from sb3_pg_extras.zoo.storage import SharedStudy
@@ -341,10 +341,7 @@ def test_a_storage_that_is_none(tmp_path):
 
 def test_postgresql_without_its_driver(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    # DatasetError until `require` raises an error of its own.
-    with pytest.raises(
-        (DatasetError, ImportError), match=r'psycopg is not installed: pip install "sb3-pg-extras\[search\]"'
-    ):
+    with pytest.raises(MissingPackageError, match=r'psycopg is not installed: pip install "sb3-pg-extras\[search\]"'):
         shared.open_storage("postgresql://me@host/name")
 
 

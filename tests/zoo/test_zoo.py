@@ -20,6 +20,7 @@ from rl_zoo3.utils import get_wrapper_class
 
 import sb3_pg_extras
 from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
+from sb3_pg_extras.datasets import save_dataset
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, zoo_arguments
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
@@ -170,7 +171,7 @@ def test_dataset_on_the_command_line_and_normalization(tmp_path):
     observations = np.stack([np.cos(angle), np.sin(angle), rng.normal(size=60)], axis=1)
     arrays = make_arrays(60) | {"observations": observations, "next_observations": observations}
     arrays |= {"actions": rng.uniform(-2, 2, (60, 1)), "action_space": spaces.Box(-2, 2, (1,))}
-    OfflineDataset(**arrays).save(tmp_path / "mine.npz")
+    save_dataset(OfflineDataset(**arrays), tmp_path / "mine.npz")
     result = train(tmp_path, params=("dataset:'mine.npz'", "normalize:True"))
     assert result.returncode == 0, result.stderr
     run = tmp_path / "logs" / "bear" / "Pendulum-v1_1"
