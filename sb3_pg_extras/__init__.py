@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sb3_pg_extras.bc import BC
     from sb3_pg_extras.bear import BEAR
-    from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score
+    from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score, save_dataset
     from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
     from sb3_pg_extras.reinforce import REINFORCE
     from sb3_pg_extras.single_step_a2c import STREAM_PRESET, SingleStepA2C
@@ -28,6 +28,7 @@ _HOME = {
     "SingleStepA2C": "single_step_a2c",
     "load_dataset": "datasets",
     "normalized_score": "datasets",
+    "save_dataset": "datasets",
 }
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "__version__",
     "load_dataset",
     "normalized_score",
+    "save_dataset",
 ]
 
 

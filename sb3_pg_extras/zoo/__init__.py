@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     ALGORITHMS: dict[str, type[BaseAlgorithm]]
 
 # Id -> class among our public names. Its search space is in search_spaces.py, its entries are in hyperparams/.
-CLASSES = {"bear": "BEAR", "reinforce": "REINFORCE", "single_step_a2c": "SingleStepA2C"}
+CLASSES = {"bc": "BC", "bear": "BEAR", "reinforce": "REINFORCE", "single_step_a2c": "SingleStepA2C"}
 # Command -> the module that is run, or the function that is called.
 ZOO_COMMANDS = {
     "train": "rl_zoo3.train:train",

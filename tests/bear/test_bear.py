@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset, save_dataset
 from sb3_pg_extras.bear import losses
 from sb3_pg_extras.datasets import collect_dataset
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
@@ -650,7 +650,7 @@ def test_a_seed_given_to_load_counts(tmp_path):
 
 def test_loading_for_prediction_never_needs_the_dataset(arrays, tmp_path):
     path = tmp_path / "data.npz"
-    OfflineDataset(**arrays).save(path)
+    save_dataset(OfflineDataset(**arrays), path)
     model = tiny_bear(str(path)).learn(3)
     model.save(tmp_path / "model.zip")
     obs = arrays["observations"][:4]

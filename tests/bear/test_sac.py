@@ -15,10 +15,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset, save_dataset
 from sb3_pg_extras.bear.policies import BEARPolicy
-from sb3_pg_extras.datasets.layout import scale_actions
-from sb3_pg_extras.datasets.readers.replay_buffer import from_replay_buffer, to_replay_buffer
+from sb3_pg_extras.datasets.layout import scale_actions, to_replay_buffer
+from sb3_pg_extras.datasets.readers.replay_buffer import from_replay_buffer
 
 NETWORKS = ("actor", "critic", "critic_target")
 
@@ -383,7 +383,7 @@ def test_vec_normalize_gives_sac_the_statistics_that_bear_learned_with():
 
 
 def test_a_loaded_model_takes_the_statistics_that_come_with_the_environment(tmp_path):
-    load_dataset(make_arrays()).save(tmp_path / "data.npz")
+    save_dataset(load_dataset(make_arrays()), tmp_path / "data.npz")
     bear = trained(normalized(), tmp_path / "data.npz")
     bear.save(tmp_path / "bear")
     bear.get_vec_normalize_env().save(tmp_path / "statistics.pkl")
@@ -452,10 +452,10 @@ def test_no_environment_and_no_dataset_are_named(tmp_path):
 
 
 def test_a_loaded_model_finds_its_dataset_by_its_path(tmp_path):
-    load_dataset(make_arrays()).save(tmp_path / "data.npz")
+    save_dataset(load_dataset(make_arrays()), tmp_path / "data.npz")
     trained(None, tmp_path / "data.npz").save(tmp_path / "bear")
     assert BEAR.load(tmp_path / "bear").to_sac(vector_env()).replay_buffer.size() == 40
-    load_dataset(make_arrays() | {"action_space": spaces.Box(-9, 9, (2,))}).save(tmp_path / "data.npz")
+    save_dataset(load_dataset(make_arrays() | {"action_space": spaces.Box(-9, 9, (2,))}), tmp_path / "data.npz")
     with pytest.raises(DatasetError, match="action_space of the dataset"):
         BEAR.load(tmp_path / "bear").to_sac(vector_env())
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset, save_dataset
 from sb3_pg_extras.datasets import mapped
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 from sb3_pg_extras.datasets.readers import npz
@@ -235,7 +235,7 @@ def uncompressed(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "MAP_FROM", 1)
 
     def write(dataset: OfflineDataset):
-        dataset.save(tmp_path / "x.npz", compress=False)
+        save_dataset(dataset, tmp_path / "x.npz", compress=False)
         return load_dataset(tmp_path / "x.npz")
 
     return write
@@ -270,10 +270,10 @@ def test_arrays_in_fortran_order_are_mapped_too(tmp_path, monkeypatch):
 
 def test_small_and_compressed_files_are_read(tmp_path, monkeypatch):
     dataset = chain()
-    dataset.save(tmp_path / "small.npz", compress=False)
+    save_dataset(dataset, tmp_path / "small.npz", compress=False)
     assert not isinstance(load_dataset(tmp_path / "small.npz").actions, np.memmap)
     monkeypatch.setattr(npz, "MAP_FROM", 1)
-    dataset.save(tmp_path / "compressed.npz")
+    save_dataset(dataset, tmp_path / "compressed.npz")
     assert not isinstance(load_dataset(tmp_path / "compressed.npz").actions, np.memmap)
 
 

@@ -38,8 +38,8 @@ from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
 TESTS, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 # All columns take minutes: one stands for them in the quick tests. test_zoo.py trains with all three.
-COLUMNS = ["reinforce", *(pytest.param(algo, marks=pytest.mark.slow) for algo in ("bear", "single_step_a2c"))]
-ENV_IDS = {"bear": "Pendulum-v1", "reinforce": "CartPole-v1", "single_step_a2c": "CartPole-v1"}
+COLUMNS = ["reinforce", *(pytest.param(algo, marks=pytest.mark.slow) for algo in ("bc", "bear", "single_step_a2c"))]
+ENV_IDS = {"bc": "Pendulum-v1", "bear": "Pendulum-v1", "reinforce": "CartPole-v1", "single_step_a2c": "CartPole-v1"}
 
 
 @pytest.fixture(scope="session")
