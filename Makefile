@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python examples/demo.py
 
 test: lint type pytest
 
@@ -50,13 +50,9 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py suites/single_step_a2c.yml suites/zoo_entries.yml suites/trained_agents.yml
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy $(D3RLPY)/bin/python
 	$(BIN)/python benchmarks/speed/online.py
-	$(BIN)/python benchmarks/speed/online.py --parts
 	$(BIN)/python benchmarks/speed/loading.py formats
 	$(BIN)/python benchmarks/speed/loading.py disk
-	$(BIN)/python benchmarks/speed/overhead.py imports
-	$(BIN)/python benchmarks/speed/overhead.py loop
 	$(BIN)/python tests/zoo/kills.py
-	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/tables.py
 
 # The searches behind the tuned entries of hyperparams/. One that was stopped goes on where it was; the trials are in the report
@@ -78,9 +74,10 @@ searches: $(INSTALLED)
 	$(SEARCH) --algo bear --env Pendulum-v1 -n 3000 --max-total-trials 12 \
 		--storage $(SEARCHES)/bear-pendulum.log -params warmup_steps:600 behavior_steps:600
 
-# The bundled dataset.
+# The bundled dataset and its card.
 dataset: $(INSTALLED)
 	$(BIN)/python benchmarks/make_dataset.py
+	$(BIN)/python benchmarks/tables.py
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build
