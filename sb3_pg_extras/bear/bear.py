@@ -6,11 +6,10 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update
-from stable_baselines3.sac.policies import Actor, SACPolicy
+from stable_baselines3.sac.policies import Actor
 
 from sb3_pg_extras.bear import losses, sac
 from sb3_pg_extras.bear.behavior_samples import BehaviorSamples
@@ -110,6 +109,9 @@ class BEAR(OfflineAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    # From offline to online, and back.
+    to_sac = sac.to_sac
+    from_sac: ClassVar[Any] = classmethod(sac.from_sac)
     policy: BEARPolicy
     actor: Actor
     critic: ContinuousCritic
@@ -297,7 +299,8 @@ class BEAR(OfflineAlgorithm):
         # The critics are a means here: their own gradient is not wanted.
         _descend(self.actor.optimizer, actor_loss, [p for p in self.actor.parameters() if p.requires_grad])
         if self.alpha_optimizer is not None and step.threshold is not None:
-            _descend(self.alpha_optimizer, self._alpha_loss(divergence, step.threshold, logged))
+            logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, step.threshold)
+            _descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
         polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
@@ -362,12 +365,6 @@ class BEAR(OfflineAlgorithm):
             threshold_of_log = losses.in_unit_of_epsilon(th.full_like(divergence, threshold), self.mmd_estimator)
             logged["mmd_threshold"] = threshold_of_log
         return actor_loss, divergence
-
-    def _alpha_loss(self, divergence: th.Tensor, threshold: float, logged: dict[str, th.Tensor]) -> th.Tensor:
-        """Descended, it lets ``log_alpha`` ascend ``exp(log_alpha) (divergence - threshold)``."""
-        alpha_loss = losses.alpha_loss(self.log_alpha, divergence, threshold)
-        logged["alpha_loss"] = alpha_loss
-        return alpha_loss
 
     def _behavior_actions(self, batch: Any, step: Step) -> th.Tensor:
         """Pre-tanh actions of the behaviour, shape (B, n_mmd_samples, A), without gradient."""
@@ -451,49 +448,6 @@ class BEAR(OfflineAlgorithm):
                 "the actor only imitates the data. Take more steps, or a shorter warm-up"
             )
         return super().learn(steps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def to_sac(
-        self,
-        env: GymEnv | str | None = None,
-        keep_dataset: bool = True,
-        policy: str | type[SACPolicy] | None = None,
-        **sac_kwargs: Any,
-    ) -> SAC:
-        """
-        Fine-tune online: a stock SB3 ``SAC`` that starts from BEAR's actor, critics and target critics.
-
-        ``gamma``, ``tau`` and ``batch_size`` are BEAR's, SAC's one learning rate is that of BEAR's critics; optimisers
-        start anew. Where BEAR learned with ``VecNormalize``, the one around ``env`` gets its statistics.
-
-        :param env: The environment: an id, an Env, or a VecEnv of any number; None for BEAR's own.
-        :param keep_dataset: Whether BEAR's dataset is put into SAC's replay buffer. ``learning_starts`` is then 0 by
-            default, and ``buffer_size`` (1,000,000 by default) is the room beside the dataset.
-        :param policy: None keeps BEAR's policy class, so that SAC acts as BEAR does, by the best of its
-            ``n_action_samples`` candidates. ``"MlpPolicy"`` (``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class) is SB3's
-            own with the same actor and critics; it acts by the actor's mean, and SB3 loads it without this package.
-        :param sac_kwargs: Other arguments of ``SAC``; of ``policy_kwargs`` only those of the optimiser.
-        :return: The SAC model.
-        :raises ValueError: when ``env`` is missing or does not fit, when there is no dataset to keep, or for arguments that
-            would change the networks.
-        """
-        return sac.to_sac(self, env, keep_dataset, policy, **sac_kwargs)
-
-    @classmethod
-    def from_sac(cls: type[SelfBEAR], sac_model: SAC, env: GymEnv | str | None = None, **bear_kwargs: Any) -> SelfBEAR:
-        """
-        Learn offline from an SB3 ``SAC`` model: from its actor, critics, target critics, and its replay buffer.
-
-        ``gamma``, ``tau``, ``batch_size`` and ``policy_kwargs`` are SAC's, its learning rate is that of BEAR's critics.
-        The behaviour VAE is new, unless the model came from :meth:`to_sac`.
-
-        :param sac_model: The model, without gSDE.
-        :param env: As BEAR's; None for the model's own.
-        :param bear_kwargs: Other arguments of BEAR; of ``policy_kwargs`` only those of the optimiser and of the VAE.
-        :return: The BEAR model, not trained yet.
-        :raises ValueError: for a model whose networks BEAR cannot take, or arguments that would change them.
-        :raises DatasetError: when the replay buffer is empty, as it is after ``SAC.load``, and no ``dataset`` is passed.
-        """
-        return sac.from_sac(cls, sac_model, env, **bear_kwargs)
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """

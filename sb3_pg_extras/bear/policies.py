@@ -11,6 +11,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
+from sb3_pg_extras.common.dicts import arrays_of
+
 # Bounds of the latent's log standard deviation, and of the latents that samples are decoded from (VAE in BEAR's algos.py).
 LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX = -4.0, 15.0
 LATENT_CLIP = 0.5
@@ -91,7 +93,7 @@ class BehaviorVAE(BasePolicy):
         return self.decoder(th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2)).float()
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        batch_size = _batch_size(observation)
+        batch_size = len(arrays_of(observation)[0])
         shape = (batch_size, 1, self.latent_dim)
         noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
         return th.tanh(self.raw_actions(observation, noise)).squeeze(1)
@@ -202,7 +204,7 @@ class BEARPolicy(SACPolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         noise = self.candidate_noise
         if not deterministic:
-            noise = th.randn(_batch_size(observation), *noise.shape[1:], device=self.device)
+            noise = th.randn(len(arrays_of(observation)[0]), *noise.shape[1:], device=self.device)
         actions = th.tanh(self.raw_actions(observation, noise)[0])
         values = self.critic.q_networks[0](self._critic_inputs(self.critic, observation, actions))
         return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
@@ -234,7 +236,3 @@ class MultiInputPolicy(BEARPolicy):
 
 
 MlpPolicy = BEARPolicy
-
-
-def _batch_size(obs: PyTorchObs) -> int:
-    return len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)

@@ -409,11 +409,11 @@ def test_an_environment_that_normalises_otherwise_is_refused(bears, online, word
 @pytest.mark.parametrize(
     ("observation_space", "action_space", "words"),
     [
-        (spaces.Box(-1, 1, (4,)), None, r"observation_space of env is Box\(-1.0, 1.0, \(4,\)"),
-        (spaces.Dict(x=spaces.Box(-1, 1, (3,))), None, "observation_space of env is Dict"),
-        (None, spaces.Box(-1, 1, (2,)), r"action_space of env is Box\(-1.0, 1.0, \(2,\)"),
-        (None, spaces.Box(-1, 1, (1,)), "action_space of env is"),
-        (None, spaces.Discrete(2), r"action_space of env is Discrete\(2\)"),
+        (spaces.Box(-1, 1, (4,)), None, r"env has observation_space=Box\(-1.0, 1.0, \(4,\)"),
+        (spaces.Dict(x=spaces.Box(-1, 1, (3,))), None, "env has observation_space=Dict"),
+        (None, spaces.Box(-1, 1, (2,)), r"env has .*action_space=Box\(-1.0, 1.0, \(2,\)"),
+        (None, spaces.Box(-1, 1, (1,)), "env has .*action_space="),
+        (None, spaces.Discrete(2), r"env has .*action_space=Discrete\(2\)"),
     ],
 )
 def test_spaces_that_differ_are_refused(observation_space, action_space, words):
@@ -426,13 +426,13 @@ def test_spaces_that_differ_are_refused(observation_space, action_space, words):
 def test_an_image_is_no_vector():
     pixels = spaces.Box(0, 255, (36, 36, 3), np.uint8)
     bear = trained(None, image_dataset(pixels), "CnnPolicy", batch_size=4)
-    with pytest.raises(ValueError, match="observation_space of env is"):
+    with pytest.raises(ValueError, match="env has observation_space="):
         bear.to_sac(Env(spaces.Box(-1, 1, (3, 36, 36)), bear.action_space))
 
 
 def test_dicts_are_compared_key_by_key():
     bear = trained(None, image_dataset(MIXED_SPACE), "MultiInputPolicy", batch_size=4)
-    with pytest.raises(ValueError, match="observation_space of env is Dict"):
+    with pytest.raises(ValueError, match="env has observation_space=Dict"):
         bear.to_sac(Env(spaces.Dict({**MIXED_SPACE.spaces, "speed": spaces.Box(-1, 1, (3,))}), bear.action_space))
 
 
