@@ -1,13 +1,13 @@
 """BEAR: offline Q-learning whose policy stays within the support of the data (Kumar et al. 2019, arXiv:1906.00949)."""
 
 import math
-import warnings
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update
 from stable_baselines3.sac.policies import Actor
 
@@ -78,7 +78,8 @@ class BEAR(OfflineAlgorithm):
     :param alpha: The multiplier: "auto" to learn it, or a number of at least 0 to keep.
     :param log_alpha_max: Upper bound of log alpha.
     :param vae_kl_weight: Weight of the KL term in the VAE's loss.
-    :param warmup_steps: Gradient steps during which the actor sees only the constraint, not the critics.
+    :param warmup_fraction: Share of the first ``learn()``'s gradient steps during which the actor sees only the constraint,
+        not the critics; the published 40,000 of 500,000 by default. ``warmup_steps`` holds their number from then on.
     :param target_q_mixture: Weight of the minimum over critics in the target, the maximum has the rest.
     :param n_target_samples: Actions per next state; the target takes the best.
     :param n_action_samples: Actions drawn when acting; the best under the first critic is taken.
@@ -139,7 +140,7 @@ class BEAR(OfflineAlgorithm):
         alpha: float | Literal["auto"] = "auto",
         log_alpha_max: float = 10.0,
         vae_kl_weight: float = 0.5,
-        warmup_steps: int = 40_000,
+        warmup_fraction: float = 0.08,
         target_q_mixture: float = 0.75,
         n_target_samples: int = 10,
         n_action_samples: int = 100,
@@ -193,7 +194,8 @@ class BEAR(OfflineAlgorithm):
         self.alpha = alpha
         self.log_alpha_max = log_alpha_max
         self.vae_kl_weight = vae_kl_weight
-        self.warmup_steps = warmup_steps
+        self.warmup_fraction = warmup_fraction
+        self.warmup_steps: int | None = None
         self.target_q_mixture = target_q_mixture
         self.n_target_samples = n_target_samples
         self.n_action_samples = n_action_samples
@@ -221,8 +223,8 @@ class BEAR(OfflineAlgorithm):
         )
         sizes = ("n_mmd_samples", "n_target_samples", "n_action_samples")
         self._check_numbers(dict.fromkeys(sizes, (1, math.inf)), integer=True)
-        self._check_numbers(dict.fromkeys(("vae_kl_weight", "warmup_steps", "variance_penalty"), (0, math.inf)))
-        self._check_numbers(dict.fromkeys(("tau", "target_q_mixture", "bootstrap_probability"), (0, 1)))
+        self._check_numbers(dict.fromkeys(("vae_kl_weight", "variance_penalty"), (0, math.inf)))
+        self._check_numbers(dict.fromkeys(("tau", "target_q_mixture", "bootstrap_probability", "warmup_fraction"), (0, 1)))
         self._check_numbers({"mmd_sigma": (MIN_SIGMA, math.inf), "log_alpha_max": (-math.inf, math.inf)})
         if self.behavior_steps is not None:
             self._check_numbers({"behavior_steps": (1, math.inf)})
@@ -235,7 +237,9 @@ class BEAR(OfflineAlgorithm):
         unbiased, auto_threshold = self.mmd_estimator == "unbiased", self.mmd_threshold == "auto"
         wrong = {
             "bootstrap_probability=0: no critic would learn anything": self.bootstrap_probability == 0,
-            'mmd_threshold="auto" is measured in the warm-up, but warmup_steps=0': auto_threshold and self.warmup_steps == 0,
+            'mmd_threshold="auto" is measured in the warm-up, but warmup_fraction=0': (
+                auto_threshold and self.warmup_fraction == 0
+            ),
             'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
             'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
             f"n_action_samples={self.n_action_samples} and policy_kwargs n_action_samples={n_candidates}: leave it out": (
@@ -274,8 +278,9 @@ class BEAR(OfflineAlgorithm):
             self._seed_of_dataset_draws = int(th.randint(2**31, (1,)))
 
     def _kind_of_step(self) -> Step:
-        in_warmup = self._n_updates < self.warmup_steps
-        in_window = in_warmup and self._n_updates >= self.warmup_steps - AUTO_WINDOW
+        warmup_steps = self.warmup_steps or 0
+        in_warmup = self._n_updates < warmup_steps
+        in_window = in_warmup and self._n_updates >= warmup_steps - AUTO_WINDOW
         return Step(
             in_warmup=in_warmup,
             behavior_is_frozen=self.behavior_is_frozen,
@@ -393,7 +398,7 @@ class BEAR(OfflineAlgorithm):
         if self.mmd_threshold != "auto":
             assert not isinstance(self.mmd_threshold, str)
             return losses.bound_of(self.mmd_threshold, self.mmd_estimator)
-        total, count = self.warmup_divergence.tolist() if self._n_updates >= self.warmup_steps else (0.0, 0)
+        total, count = self.warmup_divergence.tolist() if self._n_updates >= (self.warmup_steps or 0) else (0.0, 0)
         return None if count == 0 else total / count + AUTO_MARGIN * abs(total / count)
 
     def _noise(self, *shape: int) -> th.Tensor:
@@ -414,40 +419,15 @@ class BEAR(OfflineAlgorithm):
             self._bootstrap_masks = (draws < self.bootstrap_probability).to(self.device)
         return self._bootstrap_masks[:, indices].float()
 
-    def learn(
-        self: SelfBEAR,
-        total_timesteps: int | None = None,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1000,
-        tb_log_name: str = "BEAR",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfBEAR:
-        """
-        Learn from the dataset; see :meth:`OfflineAlgorithm.learn`.
-
-        :param total_timesteps: Gradient steps to take, 100,000 by default.
-        :param callback: Callback(s), called once after every gradient step.
-        :param log_interval: Gradient steps between two lines of the log, None for none.
-        :param tb_log_name: Name of the run in the TensorBoard log.
-        :param reset_num_timesteps: Whether to count gradient steps from 0 again.
-        :param progress_bar: Whether to show a progress bar.
-        :return: The trained model.
-        :raises ValueError: when ``mmd_threshold="auto"`` was not measured in a warm-up that is over.
-        """
-        self._check_device()
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.warmup_steps is None:
+            self.warmup_steps = round(self.warmup_fraction * total_timesteps)
         if self.mmd_threshold == "auto" and self._n_updates >= self.warmup_steps and self.constraint_threshold is None:
             raise ValueError(
                 f'mmd_threshold="auto" is measured in the warm-up, which ended after warmup_steps={self.warmup_steps} of '
                 f"the {self._n_updates} updates so far: give a number"
             )
-        steps = self.default_total_timesteps if total_timesteps is None else total_timesteps
-        if 0 < self._n_updates + steps <= self.warmup_steps:
-            warnings.warn(
-                f"total_timesteps={steps} ends within the warm-up, warmup_steps={self.warmup_steps}: "
-                "the actor only imitates the data. Take more steps, or a shorter warm-up"
-            )
-        return super().learn(steps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """

@@ -302,6 +302,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """As in ``BaseAlgorithm``, but the environment, which may be a robot, is not reset."""
+        self._check_device()
         if self.replay_buffer is None:
             if self.dataset is None and self.num_timesteps == 0 and self.env is not None:
                 self.dataset = dataset_for(self.env, self.n_collect_steps, self.verbose)
@@ -345,7 +346,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         total_timesteps: int | None = None,
         callback: MaybeCallback = None,
         log_interval: int | None = 1000,
-        tb_log_name: str = "offline",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfOfflineAlgorithm:
@@ -355,7 +356,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param total_timesteps: Gradient steps to take, 100,000 by default.
         :param callback: Callback(s), called once after every gradient step.
         :param log_interval: Gradient steps between two lines of the log, None for none.
-        :param tb_log_name: Name of the run in the TensorBoard log.
+        :param tb_log_name: Name of the run in the TensorBoard log, the algorithm's by default.
         :param reset_num_timesteps: Whether to count gradient steps from 0 again.
         :param progress_bar: Whether to show a progress bar.
         :return: The trained model.
@@ -364,7 +365,7 @@ class OfflineAlgorithm(BaseAlgorithm):
             self.default_total_timesteps if total_timesteps is None else total_timesteps,
             callback,
             reset_num_timesteps,
-            tb_log_name,
+            tb_log_name or type(self).__name__,
             progress_bar,
         )
         assert self.env is not None

@@ -16,8 +16,11 @@ DATASET = "bundled:pendulum-mixed-v0"
 
 
 def pendulum(**kwargs) -> BEAR:
-    kwargs = {"warmup_steps": 10, "batch_size": 64, "policy_kwargs": SMALL, "device": "cpu", "seed": 0} | kwargs
-    return BEAR("MlpPolicy", "Pendulum-v1", DATASET, **kwargs)
+    warmup_steps = kwargs.pop("warmup_steps", 10)
+    kwargs = {"batch_size": 64, "policy_kwargs": SMALL, "device": "cpu", "seed": 0} | kwargs
+    model = BEAR("MlpPolicy", "Pendulum-v1", DATASET, **kwargs)
+    model.warmup_steps = warmup_steps
+    return model
 
 
 def weights(model) -> th.Tensor:

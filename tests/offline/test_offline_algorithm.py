@@ -25,7 +25,7 @@ BUNDLED = "bundled:pendulum-mixed-v0"
 
 
 def pendulum(env=None, **kwargs) -> BEAR:
-    return BEAR("MlpPolicy", env, BUNDLED, policy_kwargs=TINY, batch_size=8, warmup_steps=0, seed=0, **kwargs)
+    return BEAR("MlpPolicy", env, BUNDLED, policy_kwargs=TINY, batch_size=8, warmup_fraction=0, seed=0, **kwargs)
 
 
 class Count(BaseCallback):
@@ -133,7 +133,7 @@ def test_an_evaluation_copies_no_model(monkeypatch):
     """It plays with the very weights that learn, and makes no tensor as large as one of their matrices."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    model = BEAR("MlpPolicy", None, BUNDLED, policy_kwargs={"net_arch": [64, 64]}, n_action_samples=4, warmup_steps=0)
+    model = BEAR("MlpPolicy", None, BUNDLED, policy_kwargs={"net_arch": [64, 64]}, n_action_samples=4, warmup_fraction=0)
     addresses = [parameter.data_ptr() for parameter in model.policy.parameters()]
     largest = []
 
@@ -189,7 +189,7 @@ def test_set_env_with_other_spaces_is_refused():
 
 
 def test_learn_twice_with_another_dataset():
-    model = BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY, warmup_steps=0)
+    model = BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY, warmup_fraction=0)
     model.learn(2)
     model.set_dataset(make_arrays(60))
     model.learn(2)

@@ -141,7 +141,7 @@ def test_bear_learns_from_shards_and_says_what_it_cannot(shards, tmp_path):
         BEAR("MlpPolicy", env, source)
     with pytest.raises(DatasetError, match="action_space"):
         BEAR("MlpPolicy", None, source)
-    model = BEAR("MlpPolicy", TwoNumbers(), source, seed=0, policy_kwargs=TINY, warmup_steps=0, n_steps=2, device="cpu")
+    model = BEAR("MlpPolicy", TwoNumbers(), source, seed=0, policy_kwargs=TINY, warmup_fraction=0, n_steps=2, device="cpu")
     model.learn(3)
     model.save(tmp_path / "model")
     assert (
@@ -150,7 +150,7 @@ def test_bear_learns_from_shards_and_says_what_it_cannot(shards, tmp_path):
     with pytest.raises(DatasetError, match="never in memory as a whole"):
         model.save_replay_buffer(tmp_path / "buffer")
     with pytest.raises(DatasetError, match="never in memory as a whole"):
-        BEAR("MlpPolicy", TwoNumbers(), source, bootstrap_probability=0.5, policy_kwargs=TINY, warmup_steps=0).learn(1)
+        BEAR("MlpPolicy", TwoNumbers(), source, bootstrap_probability=0.5, policy_kwargs=TINY, warmup_fraction=0).learn(1)
     with pytest.raises(DatasetError, match="sharded"):
         load_dataset(source)
     for name, word in (("nowhere", "no such file"), ("", "no .parquet file")):
