@@ -245,6 +245,7 @@ class BEAR(OfflineAlgorithm):
             f"n_action_samples={self.n_action_samples} and policy_kwargs n_action_samples={n_candidates}: leave it out": (
                 n_candidates != self.n_action_samples
             ),
+            f"policy_kwargs n_critics={n_critics}: must be at least 1": n_critics < 1,
             f"variance_penalty={self.variance_penalty} needs n_critics of at least 2, not {n_critics}": (
                 self.variance_penalty > 0 and n_critics < 2
             ),
@@ -254,7 +255,6 @@ class BEAR(OfflineAlgorithm):
                 raise ValueError(message)
 
     def _setup_model(self) -> None:
-        self.policy_kwargs = {**self.policy_kwargs, "n_action_samples": self.n_action_samples}
         super()._setup_model()
         self.actor = self.policy.actor
         self.critic = self.policy.critic
@@ -276,6 +276,9 @@ class BEAR(OfflineAlgorithm):
         self._add_optimizer(self.behavior_vae.optimizer, self.vae_learning_rate)
         if self._seed_of_dataset_draws is None:
             self._seed_of_dataset_draws = int(th.randint(2**31, (1,)))
+
+    def _full_policy_kwargs(self) -> dict[str, Any]:
+        return {**super()._full_policy_kwargs(), "n_action_samples": self.n_action_samples}
 
     def _kind_of_step(self) -> Step:
         warmup_steps = self.warmup_steps or 0

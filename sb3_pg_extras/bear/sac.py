@@ -60,12 +60,12 @@ def to_sac(
         vec_env = _with_normalized_rewards(bear, vec_env)
     dataset = _dataset_of(bear) if keep_dataset else None
 
+    networks = bear._full_policy_kwargs()
     if policy is None:
-        policy, networks = type(bear.policy), bear.policy_kwargs
+        policy = type(bear.policy)
     else:
-        networks = {key: value for key, value in bear.policy_kwargs.items() if key not in BEAR_POLICY_KWARGS}
-    extractor = {name: getattr(bear.policy, name) for name in ("features_extractor_class", "features_extractor_kwargs")}
-    networks = {**networks, **extractor, **policy_kwargs}
+        networks = {key: value for key, value in networks.items() if key not in BEAR_POLICY_KWARGS}
+    networks = {"features_extractor_class": bear.policy.features_extractor_class, **networks, **policy_kwargs}
     defaults = _shared(bear) | {"learning_rate": bear.critic_learning_rate}
     if dataset is not None:
         # There is something to learn from at once, and no need to act at random.

@@ -21,7 +21,7 @@ from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
-from sb3_pg_extras.common.arguments import check_choices, check_numbers
+from sb3_pg_extras.common.arguments import check_choices, check_numbers, is_number
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.datasets import DatasetSource
@@ -38,6 +38,7 @@ from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, dat
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
+REPLAY_BUFFER_KWARGS = {"normalize_rewards", "max_bytes"}
 EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
 
 
@@ -146,6 +147,12 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def _check_arguments(self) -> None:
         """:raises ValueError: naming the argument and its value, before any time is spent."""
+        for name in ("policy_kwargs", "replay_buffer_kwargs"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be a dict")
+        unknown = sorted(set(self.replay_buffer_kwargs) - REPLAY_BUFFER_KWARGS)
+        if unknown:
+            raise ValueError(f"replay_buffer_kwargs {unknown[0]!r}: must be among {sorted(REPLAY_BUFFER_KWARGS)}")
         self._check_choices({"precision": ("fp32", "bf16")})
         sizes = dict.fromkeys(("batch_size", "n_collect_steps", "n_steps"), (1, math.inf))
         self._check_numbers(sizes, integer=True)
@@ -165,10 +172,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         self._check_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        kwargs = self.policy_kwargs
-        if self.normalize_observations:
-            inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
-            kwargs = {**kwargs, "features_extractor_class": NormalizedExtractor, "features_extractor_kwargs": inner}
+        kwargs = self._full_policy_kwargs()
         policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
         self.policy = policy.to(self.device)
         if self.replay_buffer is not None:
@@ -181,6 +185,14 @@ class OfflineAlgorithm(BaseAlgorithm):
             device_type, state, seed = self._generator_state
             if device_type == self.device.type and seed == self.seed:
                 self.generator.set_state(state)
+
+    def _full_policy_kwargs(self) -> dict[str, Any]:
+        """:return: ``policy_kwargs``, which stay what the user gave, and what follows from other arguments."""
+        kwargs = self.policy_kwargs
+        if not self.normalize_observations:
+            return kwargs
+        inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
+        return {**kwargs, "features_extractor_class": NormalizedExtractor, "features_extractor_kwargs": inner}
 
     def _add_optimizer(self, optimizer: th.optim.Optimizer, learning_rate: float | Schedule) -> None:
         """
@@ -361,8 +373,13 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param progress_bar: Whether to show a progress bar.
         :return: The trained model.
         """
+        total_timesteps = self.default_total_timesteps if total_timesteps is None else total_timesteps
+        if not is_number(total_timesteps, lowest=0):
+            raise ValueError(f"total_timesteps={total_timesteps!r}: must be a number of gradient steps")
+        if log_interval is not None and not is_number(log_interval, lowest=1):
+            raise ValueError(f"log_interval={log_interval!r}: must be a number of at least 1, or None for no log")
         total_timesteps, callback = self._setup_learn(
-            self.default_total_timesteps if total_timesteps is None else total_timesteps,
+            total_timesteps,
             callback,
             reset_num_timesteps,
             tb_log_name or type(self).__name__,
