@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
@@ -18,7 +19,25 @@ LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX = -4.0, 15.0
 LATENT_CLIP = 0.5
 
 
-class BehaviorVAE(BasePolicy):
+class FinitePolicy(BasePolicy):
+    """A policy whose ``predict`` raises, as SAC's does, rather than return an action that is not a number."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        As in SB3.
+
+        :param args: The observation, ...
+        :param kwargs: As in SB3.
+        :return: Actions in environment units, and the state, unchanged.
+        :raises ValueError: when an action is not finite: the observation is not, or the weights are not.
+        """
+        actions, state = super().predict(*args, **kwargs)
+        if not np.isfinite(actions).all():
+            raise ValueError(f"the action is not finite: {actions}. Look at the observation, and whether training diverged")
+        return actions, state
+
+
+class BehaviorVAE(FinitePolicy):
     """
     Conditional VAE of the dataset's actions given the observation (BCQ, Fujimoto et al. 2019; ``VAE`` in BEAR's
     ``algos.py``). It is an SB3 policy too: acting with it is behaviour cloning.
@@ -99,7 +118,7 @@ class BehaviorVAE(BasePolicy):
         return th.tanh(self.raw_actions(observation, noise)).squeeze(1)
 
 
-class BEARPolicy(SACPolicy):
+class BEARPolicy(FinitePolicy, SACPolicy):
     """
     SB3's SAC actor and critics (so that weights move freely between BEAR and SAC), and a behaviour VAE.
 

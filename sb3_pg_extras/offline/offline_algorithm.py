@@ -31,13 +31,15 @@ from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
-from sb3_pg_extras.offline.policies import NormalizedExtractor, set_observation_statistics
+from sb3_pg_extras.offline.policies import CombinedExtractor, NormalizedExtractor, set_observation_statistics
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
 from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
 from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, dataset_for, open_dataset
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
+# Gradient steps between two looks at whether everything is still finite.
+CHECK_EVERY = 100
 REPLAY_BUFFER_KWARGS = {"normalize_rewards", "max_bytes"}
 EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
 
@@ -122,6 +124,7 @@ class OfflineAlgorithm(BaseAlgorithm):
             seed=seed,
             supported_action_spaces=supported_action_spaces,
         )
+        _check_widths(getattr(self, "action_space", None))
         self.batch_size = batch_size
         self.gamma = gamma
         self.n_collect_steps = n_collect_steps
@@ -189,6 +192,8 @@ class OfflineAlgorithm(BaseAlgorithm):
     def _full_policy_kwargs(self) -> dict[str, Any]:
         """:return: ``policy_kwargs``, which stay what the user gave, and what follows from other arguments."""
         kwargs = self.policy_kwargs
+        if isinstance(self.observation_space, spaces.Dict) and any("." in key for key in self.observation_space.spaces):
+            kwargs = {"features_extractor_class": CombinedExtractor, **kwargs}
         if not self.normalize_observations:
             return kwargs
         inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
@@ -399,11 +404,25 @@ class OfflineAlgorithm(BaseAlgorithm):
             callback.update_locals({"infos": infos, "dones": dones, "new_obs": new_obs})
             if not callback.on_step():
                 break
+            if self.num_timesteps % CHECK_EVERY == 0:
+                self._check_finite()
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
 
+        self._check_finite()
         callback.on_training_end()
         return self
+
+    def _check_finite(self) -> None:
+        """:raises ValueError: for a logged quantity, or a weight, that is not a finite number."""
+        wrong = [name for name, (total, _) in self._sums.items() if not math.isfinite(total)]
+        wrong = wrong or [name for name, weight in self.policy.named_parameters() if not weight.isfinite().all()]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} is not finite at gradient step {self.num_timesteps}, or in the {CHECK_EVERY} before it: look "
+                "for extreme rewards and observations in the dataset (sb3-pg-extras inspect), normalise them "
+                "(normalize_observations, normalize_rewards), or lower the learning rates"
+            )
 
     def _sum_up(self, values: dict[str, th.Tensor]) -> None:
         """Add the values of one gradient step to the sums."""
@@ -413,6 +432,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def dump_logs(self) -> None:
         """Write the log: ``time/fps`` is gradient steps per second."""
+        self._check_finite()
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
@@ -439,7 +459,9 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param path: Path of the file (``.zip`` is added where no suffix is), or a file object.
         :param exclude: Names of attributes to leave out, besides the default ones.
         :param include: Names of attributes to save although they are left out by default.
+        :raises ValueError: when a weight is not a finite number.
         """
+        self._check_finite()
         self._generator_state = (self.device.type, self.generator.get_state(), self.seed)
         if not isinstance(path, (str, pathlib.Path)):
             super().save(path, exclude, include)
@@ -483,3 +505,16 @@ class OfflineAlgorithm(BaseAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         memory_only = [] if isinstance(self.dataset, str) else ["dataset"]
         return [*super()._excluded_save_params(), *memory_only, "generator", "_sums", "_optimizers", "_recorded_steps"]
+
+
+def _check_widths(space: spaces.Space | None) -> None:
+    if not isinstance(space, spaces.Box):
+        return
+    with np.errstate(over="ignore"):
+        wide = np.flatnonzero(~np.isfinite(space.high - space.low))
+    if len(wide):
+        low, high = space.low.flat[wide[0]], space.high.flat[wide[0]]
+        raise ValueError(
+            f"action_space: dimension {wide[0]} goes from {low:g} to {high:g}, which is too wide for single precision. "
+            "Give the actions' real bounds"
+        )
