@@ -2,12 +2,14 @@
 
 import io
 import math
+import os
 import pathlib
 import sys
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -41,6 +43,7 @@ SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 # Gradient steps between two looks at whether everything is still finite.
 CHECK_EVERY = 100
 REPLAY_BUFFER_KWARGS = {"normalize_rewards", "max_bytes"}
+DROPOUT = (th.nn.Dropout, th.nn.Dropout1d, th.nn.Dropout2d, th.nn.Dropout3d, th.nn.AlphaDropout, th.nn.FeatureAlphaDropout)
 EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
 
 
@@ -136,6 +139,10 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.replay_buffer = None
         # Type of the device, state and seed of the generator, as they were saved.
         self._generator_state: tuple[Any, ...] | None = None
+        # Path of a sharded dataset, and how far it had been read, as they were saved.
+        self._sharded_position: tuple[str, dict[str, Any] | None] = ("", None)
+        # The last file of save_replay_buffer(), and what tells whether it is still the same.
+        self._saved_buffer: tuple[pathlib.Path, os.stat_result] | None = None
         # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
         self._sums: dict[str, tuple[Any, int]] = {}
 
@@ -237,12 +244,23 @@ class OfflineAlgorithm(BaseAlgorithm):
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env, self.generator)
                 step = self._kind_of_step()
-                if self.records_steps:
-                    values = self._recorded()((step, batch_size), self._update, batch, step)
-                else:
-                    values = self._update(batch, step)
+                with self._noise_of_layers():
+                    if self.records_steps:
+                        values = self._recorded()((step, batch_size), self._update, batch, step)
+                    else:
+                        values = self._update(batch, step)
                 self._sum_up(values)
                 self._n_updates += 1
+
+    @contextmanager
+    def _noise_of_layers(self) -> Iterator[None]:
+        """Dropout draws from PyTorch's global generator: where there is any, seed that from training's own meanwhile."""
+        if not any(isinstance(module, DROPOUT) for module in self.policy.modules()):
+            yield
+            return
+        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            th.manual_seed(int(th.randint(2**31, (1,), generator=self.generator, device=self.device)))
+            yield
 
     @property
     def records_steps(self) -> bool:
@@ -296,11 +314,12 @@ class OfflineAlgorithm(BaseAlgorithm):
         kwargs: dict[str, Any] = {"device": self.device, "n_steps": self.n_steps, "gamma": self.gamma}
         kwargs |= self.replay_buffer_kwargs
         if isinstance(loaded, ShardedParquet):
-            self.replay_buffer = ShardedReplayBuffer(
-                loaded, self.observation_space, self.action_space, seed=self.seed, **kwargs
-            )
+            path, position = self._sharded_position
+            kwargs |= {"seed": self.seed, "position": position if path == str(dataset) else None}
+            self.replay_buffer = ShardedReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
         else:
             self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
+        self._sharded_position, self._saved_buffer = ("", None), None
         # A path is saved with the model; arrays are not.
         self.dataset = str(dataset) if isinstance(dataset, (str, pathlib.Path)) else loaded
         if self.env is None:
@@ -463,6 +482,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         self._check_finite()
         self._generator_state = (self.device.type, self.generator.get_state(), self.seed)
+        if isinstance(self.replay_buffer, ShardedReplayBuffer):
+            self._sharded_position = (str(self.dataset), self.replay_buffer.position())
         if not isinstance(path, (str, pathlib.Path)):
             super().save(path, exclude, include)
             return
@@ -476,11 +497,19 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         Save the dataset as a pickled replay buffer of SB3's own, which its off-policy algorithms load and go on filling.
 
+        It does not change: saved again, as by ``CheckpointCallback(save_replay_buffer=True)``, it is a link to the last
+        file.
+
         :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object. A file is written whole or
             not at all.
         :raises DatasetError: for a sharded dataset, which is never in memory as a whole.
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
+        if isinstance(path, (str, pathlib.Path)):
+            path = pathlib.Path(path)
+            path = path if path.suffix else path.with_suffix(".pkl")
+            if self._link_to_saved_buffer(path):
+                return
         dataset = self.replay_buffer.whole_dataset()
         buffer_class: Any = DictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else ReplayBuffer
         buffer = buffer_class(len(dataset), self.observation_space, self.action_space, "cpu")
@@ -488,9 +517,24 @@ class OfflineAlgorithm(BaseAlgorithm):
         if not isinstance(path, (str, pathlib.Path)):
             save_to_pkl(path, buffer, self.verbose)
             return
-        path = pathlib.Path(path)
-        with atomic_write(path if path.suffix else path.with_suffix(".pkl")) as file:
+        with atomic_write(path) as file:
             save_to_pkl(file, buffer, self.verbose)  # type: ignore[arg-type]
+        self._saved_buffer = (path.resolve(), path.stat())
+
+    def _link_to_saved_buffer(self, path: pathlib.Path) -> bool:
+        """:return: Whether ``path`` is a hard link to the last saved buffer now."""
+        if self._saved_buffer is None:
+            return False
+        last, stat = self._saved_buffer
+        try:
+            now = last.stat()
+            same = (now.st_ino, now.st_mtime_ns, now.st_size) == (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if same and not path.exists():
+                os.link(last, path)
+                return True
+        except OSError:  # gone, or a file system without links
+            pass
+        return False
 
     def load_replay_buffer(self, path: str | pathlib.Path, truncate_last_traj: bool = True) -> None:
         """
@@ -503,8 +547,16 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.set_dataset(path)
 
     def _excluded_save_params(self) -> list[str]:
-        memory_only = [] if isinstance(self.dataset, str) else ["dataset"]
-        return [*super()._excluded_save_params(), *memory_only, "generator", "_sums", "_optimizers", "_recorded_steps"]
+        memory_only = ["_saved_buffer", *([] if isinstance(self.dataset, str) else ["dataset"])]
+        return [
+            *super()._excluded_save_params(),
+            *memory_only,
+            "generator",
+            "_sums",
+            "_optimizers",
+            "_recorded_steps",
+            "_saved_buffer",
+        ]
 
 
 def _check_widths(space: spaces.Space | None) -> None:

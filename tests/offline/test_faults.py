@@ -7,8 +7,10 @@ import pytest
 import torch as th
 from conftest import TINY, make_arrays
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from sb3_pg_extras import BC, BEAR
+from sb3_pg_extras import BC, BEAR, load_dataset
 
 SMALL = {BEAR: TINY, BC: {"net_arch": [16]}}
 
@@ -122,3 +124,49 @@ def test_models_that_learn_in_threads_change_nothing_for_each_other():
     for one, other in zip(alone, together, strict=True):
         for a, b in zip(one.policy.parameters(), other.policy.parameters(), strict=True):
             assert th.equal(a, b)
+
+
+# Going on.
+
+
+class Dropping(FlattenExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.dropout = th.nn.Dropout(0.5)
+
+    def forward(self, observations):
+        return self.dropout(super().forward(observations))
+
+
+@pytest.mark.parametrize("algorithm", [BEAR, BC])
+def test_going_on_with_dropout_equals_never_having_stopped(algorithm, tmp_path):
+    def make():
+        kwargs = {"policy_kwargs": SMALL[algorithm] | {"features_extractor_class": Dropping}, "seed": 0}
+        return algorithm("MlpPolicy", None, make_arrays(), device="cpu", **kwargs)
+
+    whole, part = make().learn(10), make()
+    part.learn(10, callback=lambda locals_, _: locals_["self"].num_timesteps < 5)
+    part.save(tmp_path / "model")
+    th.rand(7)  # what else draws from the global generator changes nothing
+    loaded = algorithm.load(tmp_path / "model", dataset=make_arrays(), device="cpu")
+    before = th.get_rng_state()
+    loaded.learn(5, reset_num_timesteps=False)
+    assert th.equal(th.get_rng_state(), before)
+    for a, b in zip(whole.policy.parameters(), loaded.policy.parameters(), strict=True):
+        assert th.equal(a, b)
+
+
+def test_checkpoints_share_the_one_dataset(tmp_path):
+    model = tiny(BC, make_arrays(2000))
+    checkpoints = CheckpointCallback(2, str(tmp_path), save_replay_buffer=True)
+    model.learn(6, callback=checkpoints)
+    files = sorted(tmp_path.glob("*replay_buffer*.pkl"))
+    assert len(files) == 3
+    assert len({file.stat().st_ino for file in files}) == 1
+    # Another dataset is another file; so is one in the place of a file that was changed.
+    model.set_dataset(make_arrays(1000))
+    model.save_replay_buffer(tmp_path / "other.pkl")
+    (tmp_path / "other.pkl").write_bytes(b"")
+    model.save_replay_buffer(tmp_path / "again.pkl")
+    assert len(load_dataset(tmp_path / "again.pkl")) == 1000
+    assert len(load_dataset(files[0])) == 2000
