@@ -127,7 +127,7 @@ class OfflineAlgorithm(BaseAlgorithm):
             seed=seed,
             supported_action_spaces=supported_action_spaces,
         )
-        _check_widths(getattr(self, "action_space", None))
+        _check_spaces(getattr(self, "observation_space", None), getattr(self, "action_space", None))
         self.batch_size = batch_size
         self.gamma = gamma
         self.n_collect_steps = n_collect_steps
@@ -559,13 +559,21 @@ class OfflineAlgorithm(BaseAlgorithm):
         ]
 
 
-def _check_widths(space: spaces.Space | None) -> None:
-    if not isinstance(space, spaces.Box):
+def _check_spaces(observation_space: spaces.Space | None, action_space: spaces.Space | None) -> None:
+    """:raises ValueError: for spaces that SB3's networks would read wrongly."""
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    for key, space in parts.items():
+        if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
+            raise ValueError(
+                f"observation_space {key or space}: SB3's networks count from 0, start={space.start} is not supported. "
+                "Subtract it from the observations"
+            )
+    if not isinstance(action_space, spaces.Box):
         return
     with np.errstate(over="ignore"):
-        wide = np.flatnonzero(~np.isfinite(space.high - space.low))
+        wide = np.flatnonzero(~np.isfinite(action_space.high - action_space.low))
     if len(wide):
-        low, high = space.low.flat[wide[0]], space.high.flat[wide[0]]
+        low, high = action_space.low.flat[wide[0]], action_space.high.flat[wide[0]]
         raise ValueError(
             f"action_space: dimension {wide[0]} goes from {low:g} to {high:g}, which is too wide for single precision. "
             "Give the actions' real bounds"

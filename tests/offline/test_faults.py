@@ -86,6 +86,19 @@ def test_a_dimension_too_wide_for_single_precision_is_named(algorithm):
         tiny(algorithm, data)
 
 
+# Observations that do not count from 0.
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(4, start=2), spaces.MultiDiscrete([4], start=[2])])
+@pytest.mark.parametrize("algorithm", [BEAR, BC])
+def test_choices_that_do_not_start_at_0_are_refused_by_name(algorithm, space):
+    """SB3's networks would read 2, the first choice, as the third."""
+    values = np.random.default_rng(0).integers(2, 6, (40, *space.shape))
+    data = make_arrays() | {"observations": values, "next_observations": values, "observation_space": space}
+    with pytest.raises(ValueError, match=r"observation_space .*start=.*2.* is not supported"):
+        tiny(algorithm, data)
+
+
 # Names.
 
 
