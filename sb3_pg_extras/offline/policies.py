@@ -7,12 +7,38 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor as SB3CombinedExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, TensorDict
 from torch import nn
 
 from sb3_pg_extras.datasets import OfflineDataset
 from sb3_pg_extras.offline.normalization import CLIP, EPSILON, set_moments
+
+
+class CombinedExtractor(SB3CombinedExtractor):
+    """
+    SB3's, for keys that hold dots as well (``observation.state.joints``), which no module of PyTorch may have in its name.
+
+    :param observation_space: A Dict space.
+    :param kwargs: As in SB3.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, **kwargs: Any) -> None:
+        super().__init__(
+            spaces.Dict({_module_name(key): space for key, space in observation_space.spaces.items()}), **kwargs
+        )
+
+    def forward(self, observations: TensorDict) -> th.Tensor:
+        """
+        :param observations: Preprocessed observations by key, each (B, ...).
+        :return: Features, (B, features_dim).
+        """
+        return super().forward({_module_name(key): value for key, value in observations.items()})
+
+
+def _module_name(key: str) -> str:
+    return key.replace(".", "/")
 
 
 class NormalizedExtractor(BaseFeaturesExtractor):
