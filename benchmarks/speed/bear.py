@@ -64,7 +64,7 @@ def work(loop: str, file: str, device: str, threads: str) -> None:
     """In a process of its own."""
     th.set_num_threads(int(threads))
     reset_peak()
-    model = BEAR("MlpPolicy", None, file, warmup_steps=0, seed=0, device=device, **LOOPS[loop][1])
+    model = BEAR("MlpPolicy", None, file, warmup_fraction=0, seed=0, device=device, **LOOPS[loop][1])
 
     def learn(n_steps: int) -> None:
         model.learn(n_steps, log_interval=None, reset_num_timesteps=False)

@@ -130,16 +130,14 @@ def disk(args: argparse.Namespace) -> None:
     rows = []
     for how, write_data in (("memory-mapped .npz", write_npz), ("sharded parquet", write_parquet)):
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            small, large = Path(folder) / "small.npz", Path(folder) / "large.npz"
+            small, large = Path(folder) / "small.npz", Path(folder) / "large"
             write_npz(small, ROWS_AT_ONCE)
             bytes_per_row = 4 * (OBSERVATIONS * (2 if write_data is write_npz else 1) + ACTIONS + 1)
             n_rows = int(args.gigabytes * 1e9 / bytes_per_row) // ROWS_AT_ONCE * ROWS_AT_ONCE
-            write_data(large, n_rows)
-            files = [large] if large.is_file() else sorted(large.iterdir())
-            workers = {
-                "memory": worker("disk", str(small)),
-                "disk": worker("disk", str(large) if large.is_file() else f"sharded:{large}"),
-            }
+            large.mkdir()
+            source = write_data(large / "0.npz", n_rows)
+            files = sorted(large.iterdir())
+            workers = {"memory": worker("disk", str(small)), "disk": worker("disk", source)}
 
             def measure(which: Worker, files: list[Path] = files) -> float:
                 for path in files:
@@ -176,7 +174,7 @@ def train(source: str) -> None:
     """In a process of its own."""
     th.set_num_threads(1)
     start = time.perf_counter()
-    model = BEAR("MlpPolicy", Stands(), source, warmup_steps=0, seed=0, device="cpu")
+    model = BEAR("MlpPolicy", Stands(), source, warmup_fraction=0, seed=0, device="cpu")
     seconds = time.perf_counter() - start
     serve(lambda steps: model.learn(steps, log_interval=None), seconds_to_open=seconds)
 
@@ -184,7 +182,7 @@ def train(source: str) -> None:
 block = partial(random_field, n_rows=ROWS_AT_ONCE, n_observations=OBSERVATIONS, n_actions=ACTIONS)
 
 
-def write_npz(path: Path, n_rows: int) -> None:
+def write_npz(path: Path, n_rows: int) -> str:
     """One array after the other, as numpy.savez would write them, but never whole in memory."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name in FIELDS:
@@ -194,10 +192,10 @@ def write_npz(path: Path, n_rows: int) -> None:
                 np.lib.format.write_array_header_1_0(file, header)
                 for start in range(0, n_rows, ROWS_AT_ONCE):
                     file.write(block(name, seed=start).data)
+    return str(path)
 
 
-def write_parquet(folder: Path, n_rows: int) -> None:
-    folder.mkdir()
+def write_parquet(path: Path, n_rows: int) -> str:
     for start in range(0, n_rows, ROWS_AT_ONCE):
         row = np.arange(start, start + ROWS_AT_ONCE)
         fields = {
@@ -207,7 +205,8 @@ def write_parquet(folder: Path, n_rows: int) -> None:
             "next.truncated": block("truncations"), "episode_index": row // EPISODE, "frame_index": row % EPISODE,
         }  # fmt: skip
         options = {"compression": "none", "use_dictionary": False, "row_group_size": 5 * EPISODE}
-        pq.write_table(pa.table(fields), folder / f"{start:09d}.parquet", **options)
+        pq.write_table(pa.table(fields), path.with_name(f"{start:09d}.parquet"), **options)
+    return f"sharded:{path.parent}"
 
 
 if __name__ == "__main__":
