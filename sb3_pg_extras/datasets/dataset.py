@@ -104,7 +104,7 @@ class OfflineDataset:
             raise DatasetError(f"episode_ends must increase from at least 1 to the number of rows, {n_rows}: got {ends}")
         missing = np.setdiff1d(np.flatnonzero(dones) + 1, ends)
         if len(missing):
-            raise DatasetError(f"row {missing[0] - 1} is terminated or truncated but episode_ends does not list {missing[0]}")
+            raise DatasetError(f"row {missing[0] - 1} is terminated or truncated: episode_ends must list {missing[0]}")
         return ends
 
     def __len__(self) -> int:
@@ -172,8 +172,10 @@ def check_finite(name: str, array: np.ndarray, first_row: int = 0) -> None:
     :param first_row: The number that messages give its first row.
     :raises DatasetError: when one of them is NaN or infinite.
     """
+    if array.dtype.kind != "f" or array.size == 0:
+        return
     # NaN survives minimum and maximum; unlike np.isfinite(array), they need no array of flags.
-    if array.dtype.kind != "f" or not array.size or all(np.isfinite([part.min(), part.max()]).all() for part in parts(array)):
+    if all(np.isfinite([part.min(), part.max()]).all() for part in parts(array)):
         return
     row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
     raise DatasetError(f"{name} row {first_row + row} is not finite: {array[row]}. Remove or repair that row")

@@ -20,15 +20,15 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
     :return: The same as JSON values; a Box's bounds are one number each where all its entries agree.
     :raises DatasetError: for any other type of space.
     """
-    kind = type(space).__name__
     if isinstance(space, spaces.Box):
         bounds = {"low": _bound_to_json(space.low), "high": _bound_to_json(space.high)}
-        return {"type": kind, **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
+        return {"type": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
     if isinstance(space, spaces.Dict):
-        return {"type": kind, "spaces": {key: space_to_json(value) for key, value in space.spaces.items()}}
-    if kind not in ARGUMENTS:
-        raise DatasetError(f"spaces of type {kind} cannot be written to .npz")
-    return {"type": kind} | {name: np.asarray(getattr(space, name)).tolist() for name in ARGUMENTS[kind]}
+        return {"type": "Dict", "spaces": {key: space_to_json(value) for key, value in space.spaces.items()}}
+    for kind, names in ARGUMENTS.items():
+        if isinstance(space, getattr(spaces, kind)):
+            return {"type": kind} | {name: np.asarray(getattr(space, name)).tolist() for name in names}
+    raise DatasetError(f"spaces of type {type(space).__name__} cannot be written to .npz")
 
 
 def _bound_to_json(bound: np.ndarray) -> Any:

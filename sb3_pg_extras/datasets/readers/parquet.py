@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.common.optional import require
-from sb3_pg_extras.datasets.arrays import check_like_first
+from sb3_pg_extras.datasets.arrays import joined
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, as_flags
 from sb3_pg_extras.datasets.progress import track
 from sb3_pg_extras.datasets.readers.arrow import check_size, is_list, is_number, to_numpy
@@ -40,17 +40,16 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
     with reading(path, "a parquet dataset"):
         shards = parquet_shards(path)
         _check_memory(shards)
-        tables: list[dict[str, np.ndarray]] = []
+        parts: list[tuple[str, dict[str, np.ndarray]]] = []
         for shard in shards:
             with reading(shard, "a parquet file"):
                 table = _read(shard, 1 / len(shards))
                 # An empty shard's lists have no width.
                 if len(table):
-                    tables.append(to_columns(table))
-                    check_like_first(str(shard), tables[-1], tables[0])
-        if not tables:
+                    parts.append((str(shard), to_columns(table)))
+        if not parts:
             raise DatasetError("holds no frames")
-        return from_frames({name: np.concatenate([table[name] for table in tables]) for name in tables[0]}, action_space)
+        return from_frames(joined(parts), action_space)
 
 
 def parquet_shards(path: Path) -> list[Path]:
