@@ -41,9 +41,8 @@ def from_episodes(episodes: Iterable[Episode], action_space: spaces.Space | None
     :return: The dataset; each episode is one of its episodes.
     :raises DatasetError: when an episode's fields do not have the same length, or the result is not a valid dataset.
     """
-    parts = [
-        (episode.name, _transitions(episode)) for episode in episodes if np.size(episode.rewards) or np.size(episode.actions)
-    ]
+    whole = (episode for episode in episodes if np.size(episode.rewards) or np.size(episode.actions))
+    parts = [(episode.name, _transitions(episode)) for episode in whole]
     if not parts:
         raise DatasetError("holds no transitions")
     ends = np.cumsum([len(arrays["rewards"]) for _, arrays in parts])

@@ -23,11 +23,8 @@ BATCH = 1 << 16
 
 def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
     """
-    Read frames ``(s_t, a_t, next.reward, next.done)``. The next observation is that of the episode's next frame.
-
-    The last frame of an episode has none: where ``next.done`` is set nothing follows it, and its own observation stands
-    in; elsewhere that frame is left out, and the one before it is truncated if the frame was; if not, the episode ends with
-    neither flag.
+    Read frames ``(s_t, a_t, next.reward, next.done)``. The next observation is that of the episode's next frame:
+    :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
 
     :param path: A file, a folder of files, or a LeRobot dataset with its files in ``data/``. Columns:
         ``observation.state`` (several numeric ``observation.*`` make a Dict observation), ``action``, ``next.reward``,

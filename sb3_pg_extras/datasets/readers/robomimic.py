@@ -32,10 +32,9 @@ def load_robomimic(
     ``obs/<key>``, ``actions``, ``rewards``, ``dones``, and where the file has them ``next_obs/<key>``. One key gives a
     Box observation, several a Dict. States, masks and models are not read.
 
-    ``dones`` are terminations, in the middle of a demonstration too, where it is split in two episodes. A demonstration
-    whose last step is not done counts as truncated: its recording stopped, the value of its next observation counts.
-    Without ``next_obs`` such a step is dropped: :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes
-    of the episode.
+    ``dones`` are terminations; one in the middle of a demonstration splits it into two episodes. A demonstration whose last
+    step is not done counts as truncated. Without ``next_obs`` that step is dropped, as
+    :func:`~sb3_pg_extras.datasets.rows.from_rows` describes.
 
     :param path: The file.
     :param action_space: The environment's action space; by default a Box of [-1, 1], which robomimic asks for.
