@@ -8,7 +8,7 @@ so are sizes that the file cannot hold, before any memory is taken for them.
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,6 @@ def open_hdf5(path: str | Path, what: str) -> Iterator[Any]:
             yield file
 
 
-def field_name(group: Any, name: str) -> str:
-    """
-    :param group: An HDF5 group.
-    :param name: The name of a member.
-    :return: The member's path in the file, as messages give it.
-    """
-    return f"{group.name}/{name}".lstrip("/")
-
-
 def has_member(group: Any, name: str) -> bool:
     """
     :param group: An HDF5 group.
@@ -76,7 +67,7 @@ def get_group(group: Any, name: str) -> Any:
     """
     import h5py
 
-    with _naming(field_name(group, name)):
+    with naming(_field(group, name)):
         return h5py.Group(_get(group, name, h5py.h5g.GroupID))
 
 
@@ -97,8 +88,8 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
     lengths: list[int] = []
     n_rows = n_stored = 0
     for name in names:
-        path = field_name(group, name)
-        with _naming(path):
+        label = _field(group, name)
+        with naming(label):
             # Opened one at a time: each open dataset has buffers of its own.
             array = _get(group, name, h5py.h5d.DatasetID)
             shape, dtype = array.shape, array.dtype
@@ -117,7 +108,7 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
             if n_rows + shape[0] > len(rows):
                 # In place, where numpy's copy would need the memory twice.
                 rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
-            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes, path)
+            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes, label)
             n_rows += shape[0]
             lengths.append(shape[0])
     assert rows is not None
@@ -135,7 +126,7 @@ def read_flags(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray
     names = list(names)
     values, lengths = read_rows(group, names)
     episodes = zip(names, np.split(values, np.cumsum(lengths)[:-1]), strict=True)
-    return np.concatenate([as_flags(f"field {field_name(group, name)!r}", flags) for name, flags in episodes]), lengths
+    return np.concatenate([as_flags(_field(group, name), flags) for name, flags in episodes]), lengths
 
 
 def read_integer(group: Any, name: str) -> int:
@@ -147,7 +138,7 @@ def read_integer(group: Any, name: str) -> int:
     """
     import h5py
 
-    with _naming(field_name(group, name)):
+    with naming(_field(group, name)):
         array = _get(group, name, h5py.h5d.DatasetID)
         if array.shape != () or array.dtype.kind not in "biu":
             raise DatasetError(f"must be one integer, not {array.dtype} of shape {array.shape}")
@@ -183,8 +174,9 @@ def listed(names: Any) -> str:
     return f"{names[:MAX_NAMES]}" + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
-def _naming(path: str) -> AbstractContextManager[None]:
-    return naming(f"field {path!r}")
+def _field(group: Any, name: str) -> str:
+    path = f"{group.name}/{name}".lstrip("/")
+    return f"field {path!r}"
 
 
 def _get(group: Any, path: str, kind: type) -> Any:
@@ -235,7 +227,7 @@ def checked_storage(array: Any, file_size: int) -> int:
     return stored
 
 
-def _read_into(array: Any, values: np.ndarray, n_stored: int, path: str) -> None:
+def _read_into(array: Any, values: np.ndarray, n_stored: int, name: str) -> None:
     import h5py
 
     if values.size == 0:
@@ -249,5 +241,5 @@ def _read_into(array: Any, values: np.ndarray, n_stored: int, path: str) -> None
         space.select_hyperslab((start, *[0] * (part.ndim - 1)), part.shape)
         array.read(h5py.h5s.create_simple(part.shape), space, part)
         # Said here, where the row of the file is known, and the values are still in the processor's cache.
-        check_finite(f"field {path!r}", part, start)
+        check_finite(name, part, start)
         advance(n_stored * len(part) / len(values))

@@ -84,12 +84,10 @@ def _check_num_samples(data: Any, demos: list[str], lengths: np.ndarray) -> None
 
 
 def _env_name(data: Any) -> str | None:
-    if "env_args" not in data.attrs:
-        return None
     try:
-        name = json.loads(data.attrs["env_args"])["env_name"]
+        name = json.loads(data.attrs.get("env_args", '{"env_name": null}'))["env_name"]
     except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"attribute 'env_args' of 'data' is not JSON with an env_name ({error!r})") from error
-    if not isinstance(name, str):
+    if not isinstance(name, str | None):
         raise DatasetError(f"attribute 'env_args' of 'data' has the env_name {name!r}, which is not a string")
     return name
