@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sb3_pg_extras.common import policy_gradients
 from sb3_pg_extras.common.on_policy import PolicyGradientAlgorithm, last_observation
+from sb3_pg_extras.fast.numpy_actor import NumpyActor
 from sb3_pg_extras.reinforce.buffers import EpisodeRolloutBuffer
 
 SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
@@ -115,8 +116,6 @@ class REINFORCE(PolicyGradientAlgorithm):
         self.discount_weighting = discount_weighting
         self.normalize_advantage = normalize_advantage
         self.baseline = baseline
-        # Which environments play an episode of the batch; None before the first. learn() may leave a batch unfinished.
-        self._active: np.ndarray | None = None
         self._n_started = 0
         self._n_finished = 0
 
@@ -134,8 +133,7 @@ class REINFORCE(PolicyGradientAlgorithm):
 
     def _begin_learning(self, afresh: bool) -> None:
         if afresh:
-            # Episodes that were held are lost.
-            self._active = None
+            self.rollout_buffer.reset()
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -152,11 +150,12 @@ class REINFORCE(PolicyGradientAlgorithm):
         """
         assert isinstance(rollout_buffer, EpisodeRolloutBuffer)
         self.policy.set_training_mode(False)
-        active = self._begin_or_resume(env, rollout_buffer, n_rollout_steps)
-        act = self._numpy_actor() or self._act
+        if not rollout_buffer.active.any():
+            self._begin_batch(env, rollout_buffer, n_rollout_steps)
+        act = NumpyActor(self.policy) if self._uses_numpy() else self._act
         callback.on_rollout_start()
 
-        while active.any():
+        while rollout_buffer.active.any():
             if self.num_timesteps >= self._total_timesteps:
                 return False
             if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
@@ -165,11 +164,11 @@ class REINFORCE(PolicyGradientAlgorithm):
             new_obs, rewards, dones, infos = env.step(self._environment_actions(actions))
             self.num_timesteps += env.num_envs
 
-            rollout_buffer.add(self._last_obs, actions, rewards, dones, active)
+            rollout_buffer.add(self._last_obs, actions, rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            if dones.any():
-                self._end_episodes(active, dones, infos, rollout_buffer, n_rollout_steps)
+            for index in np.flatnonzero(dones & rollout_buffer.active):
+                self._end_episode(index, infos[index], rollout_buffer, n_rollout_steps)
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -179,41 +178,31 @@ class REINFORCE(PolicyGradientAlgorithm):
         callback.on_rollout_end()
         return True
 
-    def _begin_or_resume(self, env: VecEnv, rollout_buffer: EpisodeRolloutBuffer, n_rollout_steps: int) -> np.ndarray:
-        """:return: Which environments play an episode of the batch, (n_envs,)."""
-        if self._active is not None and self._active.any():
-            return self._active
+    def _begin_batch(self, env: VecEnv, rollout_buffer: EpisodeRolloutBuffer, n_rollout_steps: int) -> None:
         rollout_buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        assert self._last_episode_starts is not None
-        if not np.all(self._last_episode_starts):
+        if not np.all(self._last_episode_starts):  # type: ignore[arg-type]
             # Environments that had no part in the last batch's end are in the middle of an episode.
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         self._n_started = env.num_envs if n_rollout_steps > 0 else min(self.n_episodes, env.num_envs)
-        self._active = np.arange(env.num_envs) < self._n_started
-        return self._active
+        rollout_buffer.active = np.arange(env.num_envs) < self._n_started
 
-    def _end_episodes(
-        self,
-        active: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-        rollout_buffer: EpisodeRolloutBuffer,
-        n_rollout_steps: int,
+    def _end_episode(
+        self, index: int, info: dict[str, Any], rollout_buffer: EpisodeRolloutBuffer, n_rollout_steps: int
     ) -> None:
-        """Close the episodes that ended, and start the next one where the quotas are not met yet."""
-        for index in np.flatnonzero(dones & active):
-            self._n_finished += 1
-            self._update_info_buffer([infos[index]], dones[[index]])
-            last = last_observation(infos[index])
-            if last is not None:
-                rollout_buffer.add_truncated(int(index), last)
-            if self._n_started < self.n_episodes or rollout_buffer.n_transitions < n_rollout_steps:
-                self._n_started += 1
-            else:
-                active[index] = False
+        """Close the episode that ended in an environment, and start the next one if the quotas are not met yet."""
+        self._n_finished += 1
+        self._update_info_buffer([info], np.array([True]))
+        last = last_observation(info)
+        if last is not None and self.baseline == "value":
+            with th.no_grad():
+                rollout_buffer.bootstrap(index, self.policy.predict_values(self.policy.obs_to_tensor(last)[0]).item())
+        if self._n_started < self.n_episodes or rollout_buffer.n_transitions < n_rollout_steps:
+            self._n_started += 1
+        else:
+            rollout_buffer.active[index] = False
 
     def _act(self, obs: Any) -> np.ndarray:
         with th.no_grad():
@@ -224,8 +213,6 @@ class REINFORCE(PolicyGradientAlgorithm):
         """One gradient step on the episodes collected."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        if self.baseline == "value":
-            self._bootstrap_time_limits()
         batch = self.rollout_buffer.get_samples()
 
         values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
@@ -248,7 +235,7 @@ class REINFORCE(PolicyGradientAlgorithm):
 
         self.policy.optimizer.zero_grad()
         loss.backward()
-        max_norm = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
         self.policy.optimizer.step()
 
@@ -261,14 +248,6 @@ class REINFORCE(PolicyGradientAlgorithm):
         self.logger.record("train/grad_norm", grad_norm.item())
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
-
-    def _bootstrap_time_limits(self) -> None:
-        with th.no_grad():
-            values = [
-                self.policy.predict_values(self.policy.obs_to_tensor(last)[0]).item()
-                for _, _, last in self.rollout_buffer.truncated
-            ]
-        self.rollout_buffer.bootstrap(values)
 
     def learn(
         self: SelfREINFORCE,
@@ -302,6 +281,3 @@ class REINFORCE(PolicyGradientAlgorithm):
                 "environment in gymnasium.wrappers.TimeLimit"
             )
         return self
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_active"]
