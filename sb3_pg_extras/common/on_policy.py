@@ -72,10 +72,6 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         """:return: Whether the NumPy backend is wanted and applies."""
         return self.backend == "auto" and NumpyActor.applies_to(self.policy)
 
-    def _numpy_actor(self) -> NumpyActor | None:
-        """:return: What draws actions in NumPy, if the NumPy backend is wanted and applies."""
-        return NumpyActor(self.policy) if self._uses_numpy() else None
-
     def _environment_actions(self, actions: np.ndarray) -> np.ndarray:
         """
         What SB3's on-policy algorithms hand to the environment.
