@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_pg_extras.common.arguments import check_choices, check_numbers
 from sb3_pg_extras.fast.numpy_actor import NumpyActor
@@ -48,29 +47,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         if self.max_grad_norm not in (None, math.inf):
             check_numbers(self, {"max_grad_norm": (0, math.inf)})
 
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        self._begin_learning(afresh=reset_num_timesteps or self._last_obs is None)
-        if self.verbose >= 1 and self._uses_numpy():
-            print("Using the NumPy backend")
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-
-    def _begin_learning(self, afresh: bool) -> None:
-        """
-        Called when ``learn`` begins.
-
-        :param afresh: Whether the environments start anew.
-        """
-
     def _uses_numpy(self) -> bool:
-        """:return: Whether the NumPy backend is wanted and applies."""
+        """:return: Whether actions are drawn in NumPy."""
         return self.backend == "auto" and NumpyActor.applies_to(self.policy)
+
+    def _numpy_actor(self) -> NumpyActor | None:
+        return NumpyActor(self.policy) if self._uses_numpy() else None
 
     def _environment_actions(self, actions: np.ndarray) -> np.ndarray:
         """

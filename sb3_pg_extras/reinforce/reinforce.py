@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from sb3_pg_extras.common import policy_gradients
 from sb3_pg_extras.common.on_policy import PolicyGradientAlgorithm, last_observation
-from sb3_pg_extras.fast.numpy_actor import NumpyActor
 from sb3_pg_extras.reinforce.buffers import EpisodeRolloutBuffer
 
 SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
@@ -131,10 +130,6 @@ class REINFORCE(PolicyGradientAlgorithm):
             raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
         super()._setup_model()
 
-    def _begin_learning(self, afresh: bool) -> None:
-        if afresh:
-            self.rollout_buffer.reset()
-
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -152,7 +147,7 @@ class REINFORCE(PolicyGradientAlgorithm):
         self.policy.set_training_mode(False)
         if not rollout_buffer.active.any():
             self._begin_batch(env, rollout_buffer, n_rollout_steps)
-        act = NumpyActor(self.policy) if self._uses_numpy() else self._act
+        act = self._numpy_actor() or self._act
         callback.on_rollout_start()
 
         while rollout_buffer.active.any():
@@ -168,7 +163,7 @@ class REINFORCE(PolicyGradientAlgorithm):
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
             for index in np.flatnonzero(dones & rollout_buffer.active):
-                self._end_episode(index, infos[index], rollout_buffer, n_rollout_steps)
+                self._end_episode(int(index), infos[index], rollout_buffer, n_rollout_steps)
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -182,7 +177,7 @@ class REINFORCE(PolicyGradientAlgorithm):
         rollout_buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        if not np.all(self._last_episode_starts):  # type: ignore[arg-type]
+        if not np.all(self._last_episode_starts):
             # Environments that had no part in the last batch's end are in the middle of an episode.
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
@@ -270,6 +265,10 @@ class REINFORCE(PolicyGradientAlgorithm):
         :param progress_bar: Whether to show one.
         :return: This model.
         """
+        if reset_num_timesteps or self._last_obs is None:
+            self.rollout_buffer.reset()
+        if self.verbose >= 1 and self._uses_numpy():
+            print("Using the NumPy backend")
         updates_before, episodes_before = self._n_updates, self._n_finished
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if self._n_updates == updates_before and self.num_timesteps >= self._total_timesteps:
