@@ -25,6 +25,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = A2C.policy_aliases
+    _check_choices, _check_numbers = check_choices, check_numbers
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, *, backend: str, **kwargs: Any) -> None:
         action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -33,19 +34,12 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         )
         self.backend = backend
 
-    def _check_arguments(
-        self,
-        choices: dict[str, tuple[Any, ...]] | None = None,
-        numbers: dict[str, tuple[float, float]] | None = None,
-        integers: dict[str, tuple[float, float]] | None = None,
-    ) -> None:
-        """Check the arguments that both algorithms have, and those given: choices and bounds as in ``arguments.py``."""
-        check_choices(self, {"backend": ("auto", "torch"), **(choices or {})})
-        check_numbers(self, integers or {}, integer=True)
-        any_number = (-math.inf, math.inf)
-        check_numbers(self, {"gamma": (0, 1), "ent_coef": any_number, "vf_coef": any_number, **(numbers or {})})
+    def _check_arguments(self) -> None:
+        """:raises ValueError: naming the argument and its value, before any time is spent."""
+        self._check_choices({"backend": ("auto", "torch")})
+        self._check_numbers({"gamma": (0, 1), "ent_coef": (-math.inf, math.inf), "vf_coef": (-math.inf, math.inf)})
         if self.max_grad_norm not in (None, math.inf):
-            check_numbers(self, {"max_grad_norm": (0, math.inf)})
+            self._check_numbers({"max_grad_norm": (0, math.inf)})
 
     def _uses_numpy(self) -> bool:
         """:return: Whether actions are drawn in NumPy."""

@@ -61,15 +61,11 @@ class NumpyOptimizer:
 
 
 class NumpySGD(NumpyOptimizer):
-    """``torch.optim.SGD``."""
-
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
         self.theta -= np.multiply(direction, self.group["lr"] * scale, out=self.scratch)
 
 
 class NumpyRMSprop(NumpyOptimizer):
-    """``torch.optim.RMSprop``."""
-
     state_names = ("step", "square_avg")
 
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
@@ -87,8 +83,6 @@ class NumpyRMSprop(NumpyOptimizer):
 
 
 class NumpyAdam(NumpyOptimizer):
-    """``torch.optim.Adam``."""
-
     state_names = ("step", "exp_avg", "exp_avg_sq")
 
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:

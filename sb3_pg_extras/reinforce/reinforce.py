@@ -121,13 +121,15 @@ class REINFORCE(PolicyGradientAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
-        self._check_arguments(
-            choices={"credit": ("reward_to_go", "episode"), "baseline": (None, "mean", "value")},
-            integers={"n_episodes": (1, math.inf), "n_steps": (0, math.inf)},
-        )
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        self._check_choices({"credit": ("reward_to_go", "episode"), "baseline": (None, "mean", "value")})
+        self._check_numbers({"n_episodes": (1, math.inf), "n_steps": (0, math.inf)}, integer=True)
         if not issubclass(self.rollout_buffer_class, EpisodeRolloutBuffer):  # type: ignore[arg-type]
             raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
         super()._setup_model()
 
     def collect_rollouts(

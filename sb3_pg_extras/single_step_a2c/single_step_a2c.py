@@ -131,19 +131,22 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
-        numbers = {"trace_decay": (0.0, 1.0)}
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        self._check_numbers({"trace_decay": (0, 1)})
         if self.critic_learning_rate is not None and not callable(self.critic_learning_rate):
             # The RL Zoo makes a schedule of a string for learning_rate only.
-            numbers["critic_learning_rate"] = (0.0, math.inf)
-        self._check_arguments(numbers=numbers)
-        if self.critic_learning_rate is not None:
-            self.policy_kwargs = {"share_features_extractor": False, **self.policy_kwargs}
-        elif self.critic_optimizer_kwargs is not None:
+            self._check_numbers({"critic_learning_rate": (0, math.inf)})
+        if self.critic_learning_rate is None and self.critic_optimizer_kwargs is not None:
             raise ValueError(
                 f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r} and critic_learning_rate=None: one optimiser for "
                 "both takes no arguments for the critic alone; give critic_learning_rate"
             )
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        if self.critic_learning_rate is not None:
+            self.policy_kwargs = {"share_features_extractor": False, **self.policy_kwargs}
         super()._setup_model()
         self.critic_lr_schedule: Schedule | None = None
         self.critic_optimizer: th.optim.Optimizer | None = None
@@ -174,13 +177,11 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         """:return: The actor's optimiser and the critic's, or the one for both."""
         return [self.policy.optimizer] if self.critic_optimizer is None else [self.policy.optimizer, self.critic_optimizer]
 
-    def _uses_numpy(self) -> bool:
-        return super()._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)
-
     def _make_learner(self) -> NumpyLearner | None:
         """:return: The NumPy backend's learner; None for PyTorch."""
-        traces = None if self.traces is None else self.traces.traces
-        return NumpyLearner(self.policy, self.optimizers, traces) if self._uses_numpy() else None
+        if not (self._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)):
+            return None
+        return NumpyLearner(self.policy, self.optimizers, None if self.traces is None else self.traces.traces)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -303,7 +304,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         return td_errors
 
     def _check_finite(self, td_errors: np.ndarray, rewards: np.ndarray) -> None:
-        # The sum is not finite if one of them is not, and is cheaper to ask.
+        # The sum is not finite if one of them is not, and is faster to check.
         if not math.isfinite(sum(td_errors.tolist())):
             raise ValueError(
                 f"td_error={td_errors} after {self.num_timesteps} steps, with rewards={rewards}: if the rewards are finite, "
@@ -386,7 +387,7 @@ def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> 
     :return: The observations, the last one where a time limit cut an episode; and 1 where it terminated, shape (n_envs,).
     """
     terminations = dones.astype(np.float32)
-    # On most steps no episode ends, and this is the fastest way to ask.
+    # On most steps no episode ends, and this is the fastest check.
     ended = np.flatnonzero(dones) if np.count_nonzero(dones) else ()
     cut = {i: last for i in ended if (last := last_observation(infos[i])) is not None}
     if cut:
