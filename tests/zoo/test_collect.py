@@ -704,7 +704,7 @@ def test_minari_output(cli, tmp_path, monkeypatch):
 def test_what_was_collected_trains_bear(cli, agents):
     arguments = ["--algo", "sac", "--env", "Pendulum-v1", "-f", str(agents("sac, normalised")), "--noise", "0.2"]
     cli("collect", *arguments, "-n", "300", "--n-envs", "3", "-o", "x.npz")
-    model = BEAR("MlpPolicy", "Pendulum-v1", dataset="x.npz", policy_kwargs=TINY, warmup_steps=0, seed=0)
+    model = BEAR("MlpPolicy", "Pendulum-v1", dataset="x.npz", policy_kwargs=TINY, warmup_fraction=0, seed=0)
     model.learn(10)
     assert model.num_timesteps == 10
 
