@@ -8,6 +8,16 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 
+def is_number(value: Any, lowest: float = -math.inf, highest: float = math.inf) -> bool:
+    """
+    :param value: Anything.
+    :param lowest: The lowest number allowed.
+    :param highest: The highest.
+    :return: Whether it is a finite number between them.
+    """
+    return isinstance(value, Real) and math.isfinite(value) and lowest <= float(value) <= highest
+
+
 def check_numbers(algorithm: BaseAlgorithm, bounds: Mapping[str, tuple[float, float]], integer: bool = False) -> None:
     """
     :param algorithm: The algorithm whose attributes are checked.
@@ -17,7 +27,7 @@ def check_numbers(algorithm: BaseAlgorithm, bounds: Mapping[str, tuple[float, fl
     """
     for name, (lowest, highest) in bounds.items():
         value = getattr(algorithm, name)
-        if isinstance(value, Integral if integer else Real) and math.isfinite(value) and lowest <= float(value) <= highest:
+        if is_number(value, lowest, highest) and (isinstance(value, Integral) or not integer):
             continue
         kind = "an integer" if integer else "a number"
         between = f" between {lowest} and {highest}" if highest < math.inf else ""
