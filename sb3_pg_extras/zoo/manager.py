@@ -1,5 +1,6 @@
-"""The RL Zoo's experiment manager, as our ``train`` runs it."""
+"""The RL Zoo's experiment manager, as our ``train`` and ``grid`` run it."""
 
+import argparse
 import sys
 from typing import Any
 
@@ -7,17 +8,29 @@ import optuna
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pg_extras.zoo import CLASSES, hyperparams_file
 from sb3_pg_extras.zoo.storage import SharedStudy, open_storage
 
 
 class Manager(ExperimentManager):
     """
-    The zoo's manager without three faults of rl_zoo3 2.9.2, whose workers share a search even if one of them is killed.
+    The zoo's manager, which finds our hyper-parameter files, without three faults of rl_zoo3 2.9.2.
 
     - ``-optimize`` makes a run folder that never gets a model, and the next ``enjoy`` takes it for the latest run.
     - ``--trial-id 0``, the first trial of a study, is taken for no trial, and the entry is trained without a word.
     - ``--max-total-trials`` counts the trials of dead workers, and a worker leaves before the others have ended.
+
+    :param args: The command line, which is saved with the model.
+    :param algo: Id of the algorithm.
+    :param more: More arguments of the zoo's manager.
+    :param config: The hyper-parameter file; by default that of the algorithm.
+    :param kwargs: More arguments of the zoo's manager.
     """
+
+    def __init__(self, args: argparse.Namespace, algo: str, *more: Any, config: str | None = None, **kwargs: Any) -> None:
+        if config is None and algo in CLASSES:
+            config = str(hyperparams_file(algo))
+        super().__init__(args, algo, *more, config=config, **kwargs)
 
     def create_log_folder(self) -> None:
         """Make the folder of a run, which a search is not."""
