@@ -2,10 +2,10 @@
 ``sb3-pg-extras grid``: algorithms x datasets x seeds, on Ray.
 
 Ray is started on this machine, with as many workers as it has cores; ``--address`` names a running cluster instead
-(``auto`` or ``host:port``), whose machines share the file system of ``--folder`` and have the package installed. Each run is
-the zoo's entry for the dataset's environment, on one core. It leaves a checkpoint every ``--checkpoint-freq`` timesteps,
-whole or not at all: when a worker is killed, Ray runs it again, and it goes on from the last one. So does the same command
-when it was stopped itself. REINFORCE and SingleStepA2C learn online, in the environment that a dataset names.
+(``auto`` or ``host:port``), whose machines share the file system of ``--folder`` and have the package installed. Each run
+trains the zoo's entry for the dataset's environment, on one core, and leaves a checkpoint every ``--checkpoint-freq``
+timesteps. When a worker is killed, Ray runs it again from its last checkpoint; a grid that was stopped goes on when the same
+command is typed again. REINFORCE and SingleStepA2C learn online, in the environment that a dataset names.
 """
 
 import argparse
@@ -46,7 +46,7 @@ FIELDS = ["algo", "dataset", "seed", "n_timesteps", "return_mean", "return_std",
 
 
 class Start(NamedTuple):
-    """A worker that took up a run, and the timestep that it went on from."""
+    """A worker that has worked on a run, and the timestep it started from."""
 
     host: str
     pid: int
@@ -54,7 +54,7 @@ class Start(NamedTuple):
 
 
 def read_starts(run: Path) -> list[Start]:
-    """:return: Who has worked on a run, in order."""
+    """:return: The workers of a run, in order."""
     with open(run / "starts.csv") as file:
         return [Start(host, int(pid), int(step)) for host, pid, step in csv.reader(file)]
 
@@ -65,7 +65,7 @@ def checkpoints(run: Path) -> dict[int, Path]:
 
 
 def save_checkpoint(model: BaseAlgorithm, run: Path, env_id: str) -> None:
-    """Write a folder with the model and, where the zoo looks for them, the statistics of VecNormalize; remove the old ones."""
+    """Write a folder with the model and, where the zoo looks for it, its VecNormalize; remove the folders before it."""
     old = list(checkpoints(run).values())
     unfinished = run / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -86,7 +86,7 @@ class Plan(NamedTuple):
     folder: Path
     checkpoint_freq: int
     eval_episodes: int
-    # Of the hyper-parameters; None for the zoo's.
+    # The hyper-parameters; None for ours.
     conf_file: Path | None
     # Name of a dataset -> where it is, and the id of its environment.
     datasets: dict[str, tuple[str, str]]
@@ -99,7 +99,7 @@ def hyperparams(plan: Plan, algo: str, env_id: str) -> dict[str, Any]:
 
 
 def run_folder(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> Path:
-    """:return: Where a run keeps its checkpoints: another folder for other settings."""
+    """:return: The folder of a run's checkpoints: another one for other settings."""
     source, env_id = plan.datasets[dataset]
     settings = zlib.crc32(f"{source} {n_timesteps} {sorted(hyperparams(plan, algo, env_id).items())}".encode())
     return plan.folder / f"{algo}-{re.sub(r'[^a-zA-Z0-9.-]+', '-', Path(dataset).name)}-{seed}-{settings:08x}"
@@ -151,8 +151,7 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     sync_envs_normalization(model.env, env)  # type: ignore[arg-type]
     returns, _ = evaluate_policy(model, env, plan.eval_episodes, return_episode_rewards=True)
     figures = (f"{np.mean(returns):.1f}", f"{np.std(returns):.1f}", len(read_starts(folder)))
-    seconds = f"{time.perf_counter() - start:.1f}"
-    return dict(zip(FIELDS, (algo, dataset, seed, n_timesteps, *figures, seconds), strict=True))
+    return dict(zip(FIELDS, (algo, dataset, seed, n_timesteps, *figures, f"{time.perf_counter() - start:.1f}"), strict=True))
 
 
 class RayPool(Executor):
@@ -164,19 +163,20 @@ class RayPool(Executor):
     """
 
     def __init__(self, ray: Any, max_retries: int) -> None:
-        self._ray, self._max_retries = ray, max_retries
+        self._job = ray.remote(num_cpus=1, max_retries=max_retries)(lambda fn, *args: fn(*args))
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        def job() -> Any:
-            return fn(*args, **kwargs)
-
-        remote = self._ray.remote(num_cpus=1, max_retries=self._max_retries)(job)
-        return remote.options(name=" ".join(map(str, args))).remote().future()
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> "Future[Any]":
+        """
+        :param fn: A function.
+        :param args: Its arguments, which also name the job on Ray's dashboard.
+        :return: What it will return.
+        """
+        return self._job.options(name=" ".join(map(str, args))).remote(fn, *args).future()
 
 
 def start_ray(address: str, workers: int | None) -> Any:
     """:return: Ray, started here or connected to a cluster."""
-    # It reports to its makers otherwise.
+    # Otherwise Ray sends usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = require("ray", "ray")
     host, _, port = address.rpartition(":")

@@ -30,7 +30,7 @@ class Manager(ExperimentManager):
     def __init__(self, args: argparse.Namespace, algo: str, *more: Any, config: str | None = None, **kwargs: Any) -> None:
         if config is None and algo in CLASSES:
             config = str(hyperparams_file(algo))
-        super().__init__(args, algo, *more, config=config, **kwargs)
+        super().__init__(args, algo, *more, config=config, **kwargs)  # type: ignore[misc]
 
     def create_log_folder(self) -> None:
         """Make the folder of a run, which a search is not."""

@@ -2,8 +2,8 @@
 A search (``-optimize``) that several workers share through ``--storage``, and that goes on when one of them is killed.
 
 The zoo's workers share a study, but a trial whose worker was killed counts as running for ever. Here a worker writes a
-heartbeat into the trial it runs. Any other worker that sees a heartbeat stand still fails the trial and queues a new one with
-the same parameters, and no worker leaves before all the trials asked for have ended. Optuna's own heartbeats need a
+heartbeat into the trial it runs. Any other worker that sees a heartbeat stand still fails the trial and queues a new one
+with the same parameters, and no worker leaves before all the trials asked for have ended. Optuna's own heartbeats need a
 database; these work in a journal file too.
 """
 
@@ -190,9 +190,6 @@ class JournalLock(JournalFileOpenLock):
     """
     The lock of a journal file, which also cuts off what a process that was killed in the middle of a line has left: the next
     line would be joined to it, and no worker could read the journal any more.
-
-    Optuna's default, a symbolic link, is never taken from a dead process if the journal's path is relative and has a folder
-    (4.x and 5.0): the link then points nowhere.
 
     :param path: The journal file.
     """

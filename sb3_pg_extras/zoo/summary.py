@@ -41,8 +41,8 @@ def facts(dataset: OfflineDataset) -> dict[str, Any]:
 def distributions(dataset: OfflineDataset) -> dict[str, dict[str, float]]:
     """
     :param dataset: The dataset.
-    :return: The :func:`statistics` of its ``return`` (as :meth:`OfflineDataset.episode_returns` has them), ``episode length``
-        and ``reward``, and of its ``normalized score`` where references are known.
+    :return: The :func:`statistics` of its ``return`` (see :meth:`OfflineDataset.episode_returns`), ``episode length`` and
+        ``reward``, and of its ``normalized score`` where references are known.
     """
     returns = dataset.episode_returns()
     values = {"return": returns}

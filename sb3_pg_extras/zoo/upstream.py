@@ -31,7 +31,7 @@ def use_our_manager() -> None:
 
 
 def link_folders_with_spaces() -> None:
-    """Give ``record_training``, which hands paths to a shell without quotes, links to the folders whose paths have a space."""
+    """``record_training`` gives paths to a shell without quotes: replace those that have a space by links to them."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-f", "--folder", default="rl-trained-agents")
     parser.add_argument("-o", "--output-folder")

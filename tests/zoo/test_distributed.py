@@ -29,6 +29,7 @@ from sb3_pg_extras import SingleStepA2C
 from sb3_pg_extras.common.optional import MissingPackageError
 from sb3_pg_extras.zoo import grid
 from sb3_pg_extras.zoo import storage as shared
+from sb3_pg_extras.zoo.jobs import run_missing
 from sb3_pg_extras.zoo.storage import SharedStudy
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -470,6 +471,19 @@ def test_online_algorithms_go_on_from_a_checkpoint_with_their_statistics(algo, t
     (last,) = grid.checkpoints(folder)
     # Not another 1600 from there; REINFORCE ends its episodes.
     assert 1600 <= last < step + 1600
+
+
+def test_a_run_that_fails_loses_no_rows_of_the_others(tmp_path):
+    def job(number: int) -> dict[str, int]:
+        if number == 1:
+            raise ValueError("job 1 failed")
+        return {"number": number}
+
+    with pytest.raises(ValueError, match="job 1 failed"):
+        run_missing(
+            tmp_path / "x.csv", ["number"], [(0,), (1,), (2,)], lambda row: (int(row["number"]),), job, ThreadPoolExecutor(1)
+        )
+    assert (tmp_path / "x.csv").read_text().split() == ["number", "0", "2"]
 
 
 def test_typed_again_the_grid_runs_what_is_missing(tmp_path, monkeypatch):
