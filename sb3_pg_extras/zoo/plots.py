@@ -9,8 +9,9 @@ from stable_baselines3.common.preprocessing import is_image_space_channels_first
 
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.common.optional import require
+from sb3_pg_extras.common.returns import discounted_returns
 from sb3_pg_extras.datasets.dataset import OfflineDataset
-from sb3_pg_extras.zoo.summary import action_bounds, action_coverage, image_observations, project, returns_to_go
+from sb3_pg_extras.zoo.summary import action_bounds, action_coverage, image_observations, project
 
 # Rows and columns of the contact sheet.
 SHEET = (4, 5)
@@ -86,7 +87,8 @@ def _draw_actions(figure: Any, axes: Any, dataset: OfflineDataset) -> None:
 
 def _draw_projection(figure: Any, axes: Any, dataset: OfflineDataset) -> None:
     rows, points, explained = project(dataset)
-    dots = axes.scatter(*points.T, c=returns_to_go(dataset)[rows], s=4, cmap="viridis", linewidths=0)
+    returns_to_go = discounted_returns(dataset.rewards, dataset.episode_ends, 1.0)
+    dots = axes.scatter(*points.T, c=returns_to_go[rows], s=4, cmap="viridis", linewidths=0)
     figure.colorbar(dots, ax=axes, label="return-to-go")
     labels = [f"component {i} ({share:.0%} of the variance)" for i, share in enumerate(explained, 1)]
     axes.set(title=f"Observations ({len(rows)} of {len(dataset)})", xlabel=labels[0], ylabel=labels[1])

@@ -95,15 +95,6 @@ def action_bounds(dataset: OfflineDataset) -> list[tuple[float, float]]:
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def returns_to_go(dataset: OfflineDataset) -> np.ndarray:
-    """
-    :param dataset: The dataset.
-    :return: For each row the undiscounted sum of the rewards from it to the end of its episode, shape ``(N,)``.
-    """
-    before = np.append(0.0, np.cumsum(dataset.rewards, dtype=np.float64))
-    return np.repeat(before[dataset.episode_ends], dataset.episode_lengths()) - before[:-1]
-
-
 def image_observations(dataset: OfflineDataset) -> tuple[np.ndarray, spaces.Space] | None:
     """
     :param dataset: The dataset.
@@ -141,15 +132,11 @@ def _observations(dataset: OfflineDataset) -> list[tuple[np.ndarray, spaces.Spac
 
 
 def _box_coverage(column: np.ndarray, low: float, high: float, bounded: bool) -> dict[str, Any]:
-    column = column.astype(np.float64)
+    numbers, column = statistics(column), column.astype(np.float64)
     room = ACTION_TOLERANCE * (high - low)
     # An action may lie outside by its rounding.
     histogram, _ = np.histogram(column.clip(low, high), N_BINS, (low, high))
-    return {
-        "mean": float(column.mean()),
-        "std": float(column.std()),
-        "min": float(column.min()),
-        "max": float(column.max()),
+    return {name: numbers[name] for name in ("mean", "std", "min", "max")} | {
         "at bound": float(((column <= low + room) | (column >= high - room)).mean()) if bounded else None,
         "bins used": float((histogram > 0).mean()),
     }

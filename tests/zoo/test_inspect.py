@@ -21,7 +21,6 @@ from sb3_pg_extras.zoo.summary import (
     facts,
     image_observations,
     project,
-    returns_to_go,
     statistics,
 )
 
@@ -105,10 +104,6 @@ def test_an_action_outside_by_its_rounding_is_in_the_last_bin_and_at_the_bound()
 )
 def test_action_coverage_of_choices_by_hand(space, actions, expected):
     assert action_coverage(make(actions=np.array(actions), space=space)) == expected
-
-
-def test_returns_to_go_by_hand():
-    assert returns_to_go(make()).tolist() == [3, 2, 60, 50, 30, 100]
 
 
 def test_projection_by_hand():
