@@ -14,11 +14,12 @@ from sb3_pg_extras.zoo.storage import SharedStudy, open_storage
 
 class Manager(ExperimentManager):
     """
-    The zoo's manager, which finds our hyper-parameter files, without three faults of rl_zoo3 2.9.2.
+    The zoo's manager, which finds our hyper-parameter files, without these faults of rl_zoo3 2.9.2:
 
     - ``-optimize`` makes a run folder that never gets a model, and the next ``enjoy`` takes it for the latest run.
     - ``--trial-id 0``, the first trial of a study, is taken for no trial, and the entry is trained without a word.
     - ``--max-total-trials`` counts the trials of dead workers, and a worker leaves before the others have ended.
+    - ``lin_0.001`` is a schedule for ``learning_rate``, and an error for any other learning rate.
 
     :param args: The command line, which is saved with the model.
     :param algo: Id of the algorithm.
@@ -56,6 +57,15 @@ class Manager(ExperimentManager):
             drawn = self.load_trial(self.storage, self.study_name, self.trial_id)
             self.custom_hyperparams = {**drawn, **(self.custom_hyperparams or {})}
         return super().read_hyperparameters()
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """Strings such as ``lin_0.001`` become schedules for every learning rate, not for ``learning_rate`` alone."""
+        schedules = ExperimentManager._preprocess_schedules
+        for name, value in hyperparams.items():
+            if name.endswith("_learning_rate") and isinstance(value, str):
+                hyperparams[name] = schedules({"learning_rate": value})["learning_rate"]
+        return schedules(hyperparams)
 
     def hyperparameters_optimization(self) -> None:
         """Search hyper-parameters: alone, or with ``--storage`` next to other workers, any of which may be killed."""
