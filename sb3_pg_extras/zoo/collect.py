@@ -134,13 +134,14 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"argument --env: {error} Import what registers it with --gym-packages") from error
     if args.output.startswith(MINARI_PREFIX):
         require("h5py", "minari")
-        exists = minari_folder(args.output).exists()
-    elif args.output.endswith(".npz"):
-        exists = Path(args.output).exists()
-    else:
+    elif not args.output.endswith(".npz"):
         raise ValueError(f"argument -o/--output: {args.output!r}: expected a name ending in .npz, or {MINARI_PREFIX}<id>")
-    if exists:
-        raise DatasetError(f"{args.output} exists already: delete it to collect it anew, or use another -o")
+    _refuse_existing(args.output)
+
+
+def _refuse_existing(output: str) -> None:
+    if (minari_folder(output) if output.startswith(MINARI_PREFIX) else Path(output)).exists():
+        raise DatasetError(f"{output} exists already: delete it to collect it anew, or use another -o")
 
 
 def _partial(output: str) -> Path:
@@ -253,13 +254,16 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
+        # Again, now that the journal is locked: another process may have finished it meanwhile.
+        _refuse_existing(args.output)
         _fill(journal, env, act, args)
         dataset = from_steps(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
+        _refuse_existing(args.output)
         save_dataset(dataset, args.output)
         journal.remove()
     except KeyboardInterrupt:
         sys.exit(f"\nstopped: the same command goes on from {journal.folder}")
     finally:
-        journal.close()
+        (journal.close if journal.n_steps else journal.remove)()
         env.close()
     print(f"{args.output}: {dataset}")

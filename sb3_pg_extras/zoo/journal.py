@@ -85,6 +85,7 @@ class Journal:
         self._lock.release()
 
     def remove(self) -> None:
-        """Delete the folder."""
-        self.close()
+        """Delete the folder: while it is locked, so that nobody else's journal is deleted."""
+        self._file.close()
         shutil.rmtree(self.folder)
+        self._lock.release()
