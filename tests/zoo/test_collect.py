@@ -424,7 +424,7 @@ def test_an_output_that_appears_meanwhile_is_not_overwritten(cli, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, write)
-        with pytest.raises(SystemExit, match="exists already: delete it .* or use another -o"):
+        with pytest.raises(SystemExit, match=r"exists already: delete it .* or use another -o"):
             cli("collect", *EPISODES, "-n", "20", "-o", output)
     assert target.read_bytes() == b"precious"
     (*journal,) = tmp_path.glob("*.partial")
