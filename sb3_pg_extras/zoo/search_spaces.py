@@ -26,7 +26,7 @@ def _draw_bc(trial: optuna.Trial) -> None:
 
 
 def _draw_bear(trial: optuna.Trial) -> None:
-    # warmup_steps is a share of n_timesteps: the entry or the command line has it.
+    # The dataset and warmup_fraction are those of the entry or of the command line.
     trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
     trial.suggest_float("critic_learning_rate", 1e-4, 1e-3, log=True)
     trial.suggest_float("vae_learning_rate", 1e-4, 1e-3, log=True)

@@ -475,7 +475,7 @@ AGENTS = {
         },
     ),
     "a2c, lighter": ("a2c", "Pendulum-v1", ON_POLICY | {"env_kwargs": {"g": 2.0}}),
-    "bear": ("bear", "Pendulum-v1", {"policy": "MlpPolicy", "n_timesteps": 5, "warmup_steps": 0, "policy_kwargs": TINY}),
+    "bear": ("bear", "Pendulum-v1", {"policy": "MlpPolicy", "n_timesteps": 5, "warmup_fraction": 0, "policy_kwargs": TINY}),
 }
 
 
