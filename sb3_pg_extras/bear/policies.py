@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -13,28 +12,11 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_pg_extras.common.dicts import arrays_of
+from sb3_pg_extras.offline.policies import FinitePolicy
 
 # Bounds of the latent's log standard deviation, and of the latents that samples are decoded from (VAE in BEAR's algos.py).
 LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX = -4.0, 15.0
 LATENT_CLIP = 0.5
-
-
-class FinitePolicy(BasePolicy):
-    """A policy whose ``predict`` raises, as SAC's does, rather than return an action that is not a number."""
-
-    def predict(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        As in SB3.
-
-        :param args: The observation, ...
-        :param kwargs: As in SB3.
-        :return: Actions in environment units, and the state, unchanged.
-        :raises ValueError: when an action is not finite: the observation is not, or the weights are not.
-        """
-        actions, state = super().predict(*args, **kwargs)
-        if not np.isfinite(actions).all():
-            raise ValueError(f"the action is not finite: {actions}. Look at the observation, and whether training diverged")
-        return actions, state
 
 
 class BehaviorVAE(FinitePolicy):

@@ -1,13 +1,13 @@
-"""A dict of arrays -> OfflineDataset."""
+"""Dicts of arrays -> OfflineDataset."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.common.dicts import named_arrays
+from sb3_pg_extras.common.dicts import map_arrays, named_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset
 
 
@@ -25,12 +25,12 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
     :raises DatasetError: when a field is missing, unknown or invalid.
     """
     known = [f.name for f in fields(OfflineDataset)]
-    unknown = sorted(set(arrays) - set(known))
-    if unknown:
-        raise DatasetError(f"unknown field {unknown[0]!r}: a dataset has the fields {known}")
-    missing = [name for name in ARRAY_FIELDS if name not in arrays]
-    if missing:
-        raise DatasetError(f"field {missing[0]!r} is missing: a dataset needs {list(ARRAY_FIELDS)}")
+    for name in arrays:
+        if name not in known:
+            raise DatasetError(f"unknown field {name!r}: a dataset has the fields {known}")
+    for name in ARRAY_FIELDS:
+        if name not in arrays:
+            raise DatasetError(f"field {name!r} is missing: a dataset needs {list(ARRAY_FIELDS)}")
     kwargs = dict(arrays)
     if kwargs.get("observation_space") is None:
         kwargs["observation_space"] = _infer_observation_space(arrays["observations"])
@@ -41,22 +41,25 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
     return OfflineDataset(**kwargs)
 
 
-def check_like_first(name: str, arrays: Mapping[str, Any], first: Mapping[str, Any]) -> None:
+def joined(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """
-    :param name: What messages call the part of a dataset that ``arrays`` are: an episode, a file.
-    :param arrays: Arrays, or dicts of arrays, by field name.
-    :param first: Those of the first part, which is to be joined with it.
-    :raises DatasetError: when the fields, or the shapes of their rows, differ.
+    :param parts: Parts of a dataset, such as episodes or files: what messages call each, and its arrays, or dicts of arrays,
+        by field name.
+    :return: The rows of all parts one after the other, by field name.
+    :raises DatasetError: when the fields of a part, or the shapes of their rows, are not those of the first.
     """
-    shapes, expected = (
-        {label: array.shape[1:] for field, value in part.items() for label, array in named_arrays(field, value)}
-        for part in (arrays, first)
-    )
-    if shapes.keys() != expected.keys():
-        raise DatasetError(f"{name} has the fields {sorted(shapes)}, the first one {sorted(expected)}")
-    for label, shape in shapes.items():
-        if shape != expected[label]:
-            raise DatasetError(f"{name}: {label} has rows of shape {shape}, but {expected[label]} in the first one")
+    expected: dict[str, Any] = {}
+    for name, part in parts:
+        shapes = {label: array.shape[1:] for field, value in part.items() for label, array in named_arrays(field, value)}
+        expected = expected or shapes
+        if shapes.keys() != expected.keys():
+            raise DatasetError(f"{name} has the fields {sorted(shapes)}, the first one {sorted(expected)}")
+        for label, shape in shapes.items():
+            if shape != expected[label]:
+                raise DatasetError(f"{name}: {label} has rows of shape {shape}, but {expected[label]} in the first one")
+    return {
+        name: map_arrays(lambda *arrays: np.concatenate(arrays), *(part[name] for _, part in parts)) for name in parts[0][1]
+    }
 
 
 def _infer_observation_space(observations: Any) -> spaces.Space:

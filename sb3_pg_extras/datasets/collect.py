@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_pg_extras.common.dicts import map_arrays, named_arrays
-from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, Observations, OfflineDataset
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset
 
 # (observations, episode_starts) -> actions in environment units. episode_starts, shape (n_envs,), is True where the
 # observation is the first of an episode: recurrent policies forget there.
@@ -36,15 +36,12 @@ def collect_dataset(
     """
     if n_steps < 1:
         raise ValueError(f"n_steps={n_steps}: must be at least 1")
-    draw = random_actions(env)
     normalize = unwrap_vec_normalize(env)
     if normalize is not None:
         switches = (normalize.training, normalize.norm_obs, normalize.norm_reward)
         normalize.training = normalize.norm_obs = normalize.norm_reward = False
     try:
-        steps = list(
-            roll(env, draw if act is None else lambda observations, _: act(observations), -(-n_steps // env.num_envs))
-        )
+        steps = list(roll(env, random_actions(env) if act is None else lambda s, _: act(s), -(-n_steps // env.num_envs)))
     finally:
         if normalize is not None:
             normalize.training, normalize.norm_obs, normalize.norm_reward = switches
@@ -117,13 +114,16 @@ def roll(env: VecEnv, act: Act, n_steps: int) -> Iterator[np.ndarray]:
         # Before the step, which may change both in place.
         map_arrays(_put, _unpacked(step["observations"]), observations)
         actions = act(observations, starts)
-        _put(step["actions"], actions)
+        step["actions"] = actions
         following, rewards, dones, infos = env.step(actions)
-        truncated = np.array([info.get("TimeLimit.truncated", False) for info in infos])
-        _put(step["rewards"], rewards)
-        map_arrays(_put, _unpacked(step["next_observations"]), _with_terminal_observations(following, dones, infos))
-        _put(step["terminations"], dones & ~truncated)
-        _put(step["truncations"], truncated)
+        step["rewards"] = rewards
+        step["truncations"] = [info.get("TimeLimit.truncated", False) for info in infos]
+        step["terminations"] = dones & ~step["truncations"][0]
+        map_arrays(_put, _unpacked(step["next_observations"]), following)
+        for index in np.flatnonzero(dones):
+            # VecEnvs return the next episode's first observation there.
+            last = infos[index]["terminal_observation"]
+            map_arrays(partial(_put, row=(0, index)), _unpacked(step["next_observations"]), last)
         for name in ("observations", "actions", "rewards", "next_observations"):
             for label, array in named_arrays(name, _unpacked(step[name])):
                 _check_finite(label, array[0], number)
@@ -136,7 +136,7 @@ def _unpacked(field: np.ndarray) -> Any:
     return field if field.dtype.names is None else {key: field[key] for key in field.dtype.names}
 
 
-def _put(array: np.ndarray, value: Any, row: int = 0) -> None:
+def _put(array: np.ndarray, value: Any, row: Any = 0) -> None:
     array[row] = value
 
 
@@ -147,42 +147,25 @@ def step_dtype(env: VecEnv) -> np.dtype:
         ``(n_envs, ...)``; a Dict observation has a field for each key. Floats are float32, as in datasets.
     :raises DatasetError: when the spaces are not supported.
     """
-    if isinstance(env.observation_space, spaces.Dict):
-        keys = env.observation_space.items()
-        observations = np.dtype([(key, _space_dtype(f"observations[{key!r}]", space, env.num_envs)) for key, space in keys])
-    else:
-        observations = _space_dtype("observations", env.observation_space, env.num_envs)
-    types = {
-        "observations": observations,
-        "actions": _space_dtype("actions", env.action_space, env.num_envs),
-        "rewards": np.dtype((np.float32, (env.num_envs,))),
-        "next_observations": observations,
-        "terminations": np.dtype((bool, (env.num_envs,))),
-        "truncations": np.dtype((bool, (env.num_envs,))),
-    }
-    return np.dtype([(name, types[name]) for name in ARRAY_FIELDS])
 
+    def of(name: str, space: spaces.Space) -> Any:
+        if isinstance(space, spaces.Dict) and name == "observations":
+            return [(key, of(f"{name}[{key!r}]", part)) for key, part in space.items()]
+        if space.shape is None or space.dtype is None:
+            raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
+        return np.dtype((np.float32 if space.dtype.kind == "f" else space.dtype, (env.num_envs, *space.shape)))
 
-def _space_dtype(name: str, space: spaces.Space, n_envs: int) -> np.dtype:
-    if space.shape is None or space.dtype is None:
-        raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
-    return np.dtype((np.float32 if space.dtype.kind == "f" else space.dtype, (n_envs, *space.shape)))
+    observations, flags = np.dtype(of("observations", env.observation_space)), np.dtype((bool, (env.num_envs,)))
+    rewards = np.dtype((np.float32, (env.num_envs,)))
+    types = (observations, of("actions", env.action_space), rewards, observations, flags, flags)
+    return np.dtype(list(zip(ARRAY_FIELDS, types, strict=True)))
 
 
 def _check_finite(name: str, values: np.ndarray, step: int) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         index = int(np.argmin(np.isfinite(values).reshape(len(values), -1).all(axis=1)))
-        raise DatasetError(
-            f"{name} of environment {index} is not finite at step {step}: {values[index]}. Repair the environment"
-        )
-
-
-def _with_terminal_observations(following: Any, dones: np.ndarray, infos: Any) -> Observations:
-    """VecEnvs return the next episode's first observation at an episode's end: put the true last one back."""
-    following = map_arrays(np.array, following)
-    for index in np.flatnonzero(dones).tolist():
-        map_arrays(partial(_put, row=index), following, infos[index]["terminal_observation"])
-    return following
+        value = values[index]
+        raise DatasetError(f"{name} of environment {index} is not finite at step {step}: {value}. Repair the environment")
 
 
 def from_steps(
@@ -197,18 +180,17 @@ def from_steps(
     :param env_id: Gymnasium id of the environment, kept in the dataset.
     :return: The dataset. The last episode of each run and environment may be cut: neither terminated nor truncated.
     """
-    fields = {name: map_arrays(_one_after_the_other, *(_unpacked(run[name]) for run in runs)) for name in ARRAY_FIELDS}
+
+    def joined(*arrays: np.ndarray) -> np.ndarray:
+        # (n_steps, n_envs, ...) -> (N, ...), one environment after the other.
+        return np.concatenate([array[:, env] for array in arrays for env in range(array.shape[1])])
+
+    fields = {name: map_arrays(joined, *(_unpacked(run[name]) for run in runs)) for name in ARRAY_FIELDS}
     lengths = [len(run) for run in runs for _ in range(run["rewards"].shape[1])]
-    dones = fields["terminations"] | fields["truncations"]
     return OfflineDataset(
         **fields,
         observation_space=observation_space,
         action_space=action_space,
         env_id=env_id,
-        episode_ends=np.union1d(np.flatnonzero(dones) + 1, np.cumsum(lengths)),
+        episode_ends=np.union1d(np.flatnonzero(fields["terminations"] | fields["truncations"]) + 1, np.cumsum(lengths)),
     )
-
-
-def _one_after_the_other(*runs: np.ndarray) -> np.ndarray:
-    """Arrays of shape (n_steps, n_envs, ...) -> (N, ...), one environment after the other."""
-    return np.concatenate([run[:, env] for run in runs for env in range(run.shape[1])])

@@ -16,6 +16,8 @@ Observations = np.ndarray | dict[str, np.ndarray]
 ACTION_TOLERANCE = 1e-4
 # Spaces of integers, each of which is one of some choices.
 CHOICES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+# What a reward and a flag are.
+NUMBER, FLAG = spaces.Box(-np.inf, np.inf, (), np.float32), spaces.Discrete(2)
 
 
 class DatasetError(Exception):
@@ -71,7 +73,7 @@ class OfflineDataset:
             "observations": _check_observations("observations", self.observations, self.observation_space),
             "next_observations": _check_observations("next_observations", self.next_observations, self.observation_space),
             "actions": _check_values("actions", self.actions, self.action_space, (spaces.Box, *CHOICES)),
-            "rewards": _as_float32(_check_column("rewards", self.rewards)),
+            "rewards": _check_values("rewards", self.rewards, NUMBER),
             "terminations": as_flags("terminations", self.terminations),
             "truncations": as_flags("truncations", self.truncations),
         }
@@ -102,9 +104,7 @@ class OfflineDataset:
             raise DatasetError(f"episode_ends must increase from at least 1 to the number of rows, {n_rows}: got {ends}")
         missing = np.setdiff1d(np.flatnonzero(dones) + 1, ends)
         if len(missing):
-            raise DatasetError(
-                f"row {missing[0] - 1} is terminated or truncated but episode_ends does not list {missing[0]}"
-            )
+            raise DatasetError(f"row {missing[0] - 1} is terminated or truncated: episode_ends must list {missing[0]}")
         return ends
 
     def __len__(self) -> int:
@@ -165,15 +165,6 @@ def as_array(name: str, value: Any) -> np.ndarray:
     return array.view()
 
 
-def _as_finite(name: str, value: Any) -> np.ndarray:
-    """Floats become float32 and must be finite; integers (images, discrete actions) stay what they are."""
-    array = as_array(name, value)
-    if array.dtype.kind == "f":
-        array = _as_float32(array)
-        check_finite(name, array)
-    return array
-
-
 def check_finite(name: str, array: np.ndarray, first_row: int = 0) -> None:
     """
     :param name: What messages call it.
@@ -181,19 +172,17 @@ def check_finite(name: str, array: np.ndarray, first_row: int = 0) -> None:
     :param first_row: The number that messages give its first row.
     :raises DatasetError: when one of them is NaN or infinite.
     """
+    if array.dtype.kind != "f" or array.size == 0:
+        return
     # NaN survives minimum and maximum; unlike np.isfinite(array), they need no array of flags.
-    if (
-        array.dtype.kind != "f"
-        or array.size == 0
-        or all(np.isfinite([part.min(), part.max()]).all() for part in parts(array))
-    ):
+    if all(np.isfinite([part.min(), part.max()]).all() for part in parts(array)):
         return
     row = int(np.argmin(np.isfinite(array).reshape(len(array), -1).all(axis=1)))
     raise DatasetError(f"{name} row {first_row + row} is not finite: {array[row]}. Remove or repair that row")
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
-    """A mapped array would be copied into memory: it stays as it is, and batches of it are converted."""
+    # A mapped array would be copied into memory: batches of it are converted instead.
     if isinstance(array, np.memmap) and array.dtype.kind == "f":
         return array
     with np.errstate(over="ignore"):
@@ -211,9 +200,19 @@ def _check_observations(name: str, value: Any, space: spaces.Space) -> Observati
     return map_named_arrays(check, name, {key: value[key] for key in space.spaces}, space)
 
 
-def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[type[spaces.Space], ...]) -> np.ndarray:
-    """Values of a space have its shape; those of the types of space that are ``bounded`` lie in it."""
-    array = _check_shape(name, value, space)
+def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[type[spaces.Space], ...] = ()) -> np.ndarray:
+    """Values of a space are finite and have its shape; those of a ``bounded`` type of space lie in it."""
+    if not isinstance(space, (spaces.Box, *CHOICES)):
+        raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
+    array = as_array(name, value)
+    if array.dtype.kind == "f" or (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
+        array = _as_float32(array)
+    check_finite(name, array)
+    if space.shape == () and array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]  # SB3's buffers keep an axis for a single number
+    if array.shape[1:] != space.shape:
+        shape = ", ".join(map(str, ("N", *(space.shape or ()))))
+        raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for ({shape})")
     row = _first_outside(array, space) if isinstance(space, bounded) else None
     if row is not None:
         hint = ". Actions are stored in the environment's own units" * (name == "actions")
@@ -221,21 +220,10 @@ def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[typ
     return array
 
 
-def _check_shape(name: str, value: Any, space: spaces.Space) -> np.ndarray:
-    if not isinstance(space, (spaces.Box, *CHOICES)):
-        raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
-    array = _as_finite(name, value)
-    if space.shape == () and array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]  # SB3's buffers keep an axis for a single number
-    if array.shape[1:] != space.shape:
-        raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for (N, *{space.shape})")
-    return _as_float32(array) if isinstance(space, spaces.Box) and space.dtype.kind == "f" else array
-
-
 def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
     """The first row that lies outside the space, if any does."""
-    low: Any
-    high: Any
+    low: Any = 0
+    high: Any = 1
     if isinstance(space, spaces.Box):
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -245,33 +233,16 @@ def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
         low, high = space.start, space.start + space.n - 1
     elif isinstance(space, spaces.MultiDiscrete):
         low, high = space.start, space.start + (space.nvec - 1)
-    else:
-        low, high = 0, 1
     # No choice is a fraction.
     no_fractions = array.dtype.kind == "f" and not isinstance(space, spaces.Box)
     for part in parts(array):
-        # The extremes first: they need no array of flags.
-        lowest, highest = _extremes(part)
+        # The extremes first: they need no array of flags. By columns, which is many times faster than along the rows.
+        columns = part.reshape(len(part), -1).T
+        lowest, highest = (np.reshape([f(column) for column in columns], part.shape[1:]) for f in (np.min, np.max))
         if (lowest < low).any() or (highest > high).any() or (no_fractions and (part % 1).any()):
             inside = (array >= low) & (array <= high) & ((array % 1 == 0) if no_fractions else True)
             return int(np.argmin(inside.reshape(len(array), -1).all(axis=1)))
     return None
-
-
-def _extremes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and maximum of each number of a row. By columns, which is many times faster than along the rows."""
-    columns = rows.reshape(len(rows), -1).T
-    lowest, highest = (np.reshape([f(column) for column in columns], rows.shape[1:]) for f in (np.min, np.max))
-    return lowest, highest
-
-
-def _check_column(name: str, value: Any) -> np.ndarray:
-    array = _as_finite(name, value)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise DatasetError(f"{name} has shape {array.shape}: one value per transition is needed, (N,)")
-    return array
 
 
 def as_flags(name: str, value: Any) -> np.ndarray:
@@ -281,14 +252,11 @@ def as_flags(name: str, value: Any) -> np.ndarray:
     :return: The same as bools, shape (N,).
     :raises DatasetError: when one of them is neither 0 nor 1.
     """
-    flags = _check_column(name, value)
-    if flags.dtype == bool:
-        return flags
-    valid = (flags == 0) | (flags == 1)
-    if not valid.all():
-        row = int(np.argmin(valid))
+    flags = _check_values(name, value, FLAG)
+    row = None if flags.dtype == bool else _first_outside(flags, FLAG)
+    if row is not None:
         raise DatasetError(f"{name} row {row} is {flags[row]}: flags are False or True (0 or 1)")
-    return np.asarray(flags).astype(bool)
+    return np.asarray(flags).astype(bool, copy=False)
 
 
 def _check_reference_scores(value: Any) -> tuple[float, float]:

@@ -1,20 +1,17 @@
 """Whole episodes of T transitions and T+1 observations -> OfflineDataset."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.common.dicts import map_arrays, map_named_arrays, named_arrays
-from sb3_pg_extras.datasets.arrays import check_like_first, from_arrays
+from sb3_pg_extras.datasets.arrays import from_arrays, joined
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, as_array
 
 
-@dataclass(frozen=True)
-class Episode:
+class Episode(NamedTuple):
     """
     One episode as a file holds it.
 
@@ -44,36 +41,25 @@ def from_episodes(episodes: Iterable[Episode], action_space: spaces.Space | None
     :return: The dataset; each episode is one of its episodes.
     :raises DatasetError: when an episode's fields do not have the same length, or the result is not a valid dataset.
     """
-    checked: list[dict[str, Any]] = []
-    for episode in episodes:
-        if np.size(episode.rewards) or np.size(episode.actions):
-            checked.append(_arrays(episode))
-            check_like_first(episode.name, checked[-1], checked[0])
-    if not checked:
+    whole = (episode for episode in episodes if np.size(episode.rewards) or np.size(episode.actions))
+    parts = [(episode.name, _transitions(episode)) for episode in whole]
+    if not parts:
         raise DatasetError("holds no transitions")
-    content: dict[str, Any] = {"episode_ends": np.cumsum([len(arrays["rewards"]) for arrays in checked])}
-    for name in checked[0]:
-        values = [arrays[name] for arrays in checked]
-        if name == "observations":
-            content[name] = map_arrays(partial(_joined, rows=slice(None, -1)), *values)
-            content["next_observations"] = map_arrays(partial(_joined, rows=slice(1, None)), *values)
-        else:
-            content[name] = _joined(*values)
-    return from_arrays(content | metadata, action_space)
+    ends = np.cumsum([len(arrays["rewards"]) for _, arrays in parts])
+    return from_arrays(joined(parts) | {"episode_ends": ends} | metadata, action_space)
 
 
-def _joined(*arrays: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
-    return np.concatenate([array[rows] for array in arrays])
-
-
-def _arrays(episode: Episode) -> dict[str, Any]:
-    """The fields of an episode, as arrays whose lengths agree."""
-    names = [field.name for field in fields(Episode) if field.name != "name"]
-    arrays = {name: map_named_arrays(as_array, f"{episode.name}: {name}", getattr(episode, name)) for name in names}
+def _transitions(episode: Episode) -> dict[str, Any]:
+    """The fields of an episode as arrays of T rows each, the next observations too."""
+    fields = episode._asdict()
+    name = fields.pop("name")
+    arrays = {field: map_named_arrays(as_array, f"{name}: {field}", value) for field, value in fields.items()}
     steps = len(arrays["rewards"])
-    for name, value in arrays.items():
-        expected = steps + (name == "observations")
-        for label, array in named_arrays(f"{episode.name}: {name}", value):
+    for field, value in arrays.items():
+        expected = steps + (field == "observations")
+        for label, array in named_arrays(f"{name}: {field}", value):
             if len(array) != expected:
                 raise DatasetError(f"{label} has {len(array)} rows but rewards has {steps}: expected {expected}")
-    return arrays
+    observations = arrays.pop("observations")
+    before, after = (map_arrays(lambda s, rows=rows: s[rows], observations) for rows in (slice(-1), slice(1, None)))
+    return arrays | {"observations": before, "next_observations": after}

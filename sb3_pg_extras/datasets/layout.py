@@ -27,11 +27,9 @@ def check_spaces(dataset: OfflineDataset, observation_space: spaces.Space, actio
             f"observation_space of the dataset is {dataset.observation_space}, of the environment {observation_space}"
         )
     ours, theirs = dataset.action_space, action_space
-    same = ours.shape == theirs.shape and type(ours) is type(theirs)
-    if isinstance(ours, spaces.Box) and isinstance(theirs, spaces.Box):
-        same = same and np.allclose(ours.low, theirs.low) and np.allclose(ours.high, theirs.high)
-    elif same:
-        same = ours == theirs
+    same = ours == theirs
+    if isinstance(ours, spaces.Box) and isinstance(theirs, spaces.Box) and ours.shape == theirs.shape:
+        same = np.allclose(ours.low, theirs.low) and np.allclose(ours.high, theirs.high)
     if not same:
         raise DatasetError(f"action_space of the dataset is {ours}, of the environment {theirs}")
 
@@ -41,7 +39,7 @@ def has_spaces(dataset: OfflineDataset, observation_space: spaces.Space, action_
     :param dataset: The dataset.
     :param observation_space: The model's observation space.
     :param action_space: The model's action space.
-    :return: Whether the dataset's are these, as :func:`check_spaces` sees it.
+    :return: Whether :func:`check_spaces` finds nothing wrong.
     """
     try:
         check_spaces(dataset, observation_space, action_space)
@@ -79,8 +77,13 @@ def scale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
     if not isinstance(space, spaces.Box):
         return actions
     width = space.high - space.low
-    scaled = np.where(width > 0, 2.0 * ((actions - space.low) / np.where(width > 0, width, 1)) - 1.0, 0.0)
-    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN).astype(np.float32)
+    # In place: at a million rows, each copy counts.
+    scaled = (actions - space.low).astype(np.float32, copy=False)
+    scaled /= np.where(width > 0, width, 1)
+    scaled *= 2
+    scaled -= 1
+    scaled[:, width <= 0] = 0
+    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN, out=scaled)
 
 
 def unscale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:

@@ -43,8 +43,8 @@ def map_npz_member(path: str | Path, member: zipfile.ZipInfo) -> np.memmap:
 def stays_in_file(array: object) -> bool:
     """
     :param array: Anything.
-    :return: Whether it is an array whose numbers are all in a file. What numpy makes of such a one (``astype``, ``copy``) is
-        of its class too, but in memory; so is what was changed in one that is mapped copy-on-write (``mmap_mode="c"``).
+    :return: Whether it is an array whose numbers are all in a file. Copies of one have its class but lie in memory, and so
+        do changes to one that is mapped copy-on-write (``mmap_mode="c"``).
     """
     return isinstance(array, np.memmap) and _mapping(array) is not None and array.mode != "c"
 
@@ -60,7 +60,7 @@ def parts(array: np.ndarray) -> Iterator[np.ndarray]:
     rows = max(1, PART * len(array) // max(array.nbytes, 1))
     for start in range(0, len(array), rows):
         yield array[start : start + rows]
-        release(array)
+        _release(array)
         advance(array[start : start + rows].nbytes)
 
 
@@ -79,16 +79,12 @@ def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         page = offset - offset % mmap.PAGESIZE
         mapped.madvise(mmap.MADV_WILLNEED, page, offset + size - page)
     taken = np.array(array[rows], subok=False)
-    release(array)
+    _release(array)
     return taken
 
 
-def release(array: np.memmap) -> None:
-    """
-    Let go of the pages that were read: they stay in the system's cache, but not in this process.
-
-    :param array: A mapped array, or a view of one.
-    """
+def _release(array: np.memmap) -> None:
+    # The pages stay in the system's cache, but not in this process.
     _mapping(array).madvise(mmap.MADV_DONTNEED)
 
 

@@ -1,8 +1,7 @@
 """
-The progress bar of a load that takes its time.
+The progress bar of a long load, in bytes of the file or folder.
 
-:func:`~sb3_pg_extras.datasets.load_dataset` opens it, and whatever it calls moves it: the bar is found by context, not
-passed along. It counts bytes of the file or folder; without a bar nothing is counted.
+:func:`~sb3_pg_extras.datasets.load_dataset` opens it and the readers move it: the bar is found by context, not passed along.
 """
 
 import io
@@ -75,10 +74,7 @@ class CountedFile:
     def read(self, size: int = -1) -> bytes:
         # In parts: all of a large array is asked for at once, and no more memory is taken than there are bytes.
         data = io.BytesIO()
-        while size < 0 or data.tell() < size:
-            part = self._file.read(PART if size < 0 else min(PART, size - data.tell()))
-            if not part:
-                break
+        while part := self._file.read(PART if size < 0 else min(PART, size - data.tell())):
             data.write(part)
             advance(len(part))
         return data.getvalue()

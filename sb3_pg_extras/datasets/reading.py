@@ -16,18 +16,29 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
     """
     Turn whatever goes wrong while a file is parsed into one :class:`DatasetError` that names the file.
 
-    A parser of foreign bytes can fail in more ways than can be listed, hence the broad ``except``.
-
     :param path: The file that is read.
     :param what: What it is expected to be, for the message.
     """
     if not Path(path).exists():
         raise DatasetError(f"{path}: no such file")
+    with naming(str(path), f": cannot be read as {what}", ": "):
+        yield
+
+
+@contextmanager
+def naming(name: str, failed: str = " cannot be read", separator: str = " ") -> Iterator[None]:
+    """
+    Turn whatever goes wrong in the block into one :class:`DatasetError` that names what is read.
+
+    A parser of foreign bytes can fail in more ways than can be listed, hence the broad ``except``.
+
+    :param name: What is read: a file, or a part of one. A message that has it already stays as it is.
+    :param failed: What follows the name where the parser failed.
+    :param separator: What stands between the name and the message of a :class:`DatasetError`.
+    """
     try:
         yield
     except (DatasetError, MissingPackageError) as error:
-        raise error if str(path) in str(error) else type(error)(f"{path}: {error}") from error
+        raise error if name in str(error) else type(error)(f"{name}{separator}{error}") from error
     except Exception as error:
-        raise DatasetError(
-            f"{path}: cannot be read as {what} ({type(error).__name__}: {error}). Is the file complete?"
-        ) from error
+        raise DatasetError(f"{name}{failed} ({type(error).__name__}: {error}). Is the file complete?") from error

@@ -30,7 +30,8 @@ def normalized_score(source: OfflineDataset | gym.Env | str, returns: Any) -> np
     if isinstance(source, OfflineDataset) and source.reference_scores is not None:
         name, scores = "reference_scores", source.reference_scores
     else:
-        env_id = source if isinstance(source, str) else _env_id(source)
+        spec: Any = getattr(source, "spec", None)
+        env_id = source if isinstance(source, str) else getattr(spec, "id", None) or getattr(source, "env_id", None)
         name, family = f"the id {env_id!r}", str(env_id).rpartition("-v")[0]
         if family not in REFERENCE_SCORES:
             raise ValueError(
@@ -42,10 +43,3 @@ def normalized_score(source: OfflineDataset | gym.Env | str, returns: Any) -> np
     if random == expert:
         raise ValueError(f"{name}: the random and the expert policy both score {random}: there is no scale")
     return 100.0 * (np.asarray(returns, dtype=np.float64) - random) / (expert - random)
-
-
-def _env_id(source: Any) -> str | None:
-    if isinstance(source, OfflineDataset):
-        return source.env_id
-    spec = getattr(source, "spec", None)
-    return None if spec is None else spec.id

@@ -10,6 +10,8 @@ from sb3_pg_extras.datasets.dataset import DatasetError
 
 # Numbers in one observation or action: 4096 x 4096.
 MAX_BOX = 1 << 24
+# Type of a space -> the arguments of its constructor.
+ARGUMENTS = {"Discrete": ("n", "start"), "MultiDiscrete": ("nvec", "start"), "MultiBinary": ("n",)}
 
 
 def space_to_json(space: spaces.Space) -> dict[str, Any]:
@@ -21,14 +23,11 @@ def space_to_json(space: spaces.Space) -> dict[str, Any]:
     if isinstance(space, spaces.Box):
         bounds = {"low": _bound_to_json(space.low), "high": _bound_to_json(space.high)}
         return {"type": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
-    if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
     if isinstance(space, spaces.Dict):
         return {"type": "Dict", "spaces": {key: space_to_json(value) for key, value in space.spaces.items()}}
+    for kind, names in ARGUMENTS.items():
+        if isinstance(space, getattr(spaces, kind)):
+            return {"type": kind} | {name: np.asarray(getattr(space, name)).tolist() for name in names}
     raise DatasetError(f"spaces of type {type(space).__name__} cannot be written to .npz")
 
 
@@ -49,12 +48,8 @@ def space_from_json(data: dict[str, Any]) -> spaces.Space:
             raise DatasetError(f"a Box of shape {shape} is larger than any observation")
         low, high = (np.broadcast_to(np.array(data[name], dtype=dtype), shape) for name in ("low", "high"))
         return spaces.Box(low, high, shape, dtype.type)
-    if kind == "Discrete":
-        return spaces.Discrete(data["n"], start=data["start"])
-    if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(data["nvec"], start=data.get("start"))
-    if kind == "MultiBinary":
-        return spaces.MultiBinary(data["n"])
     if kind == "Dict":
         return spaces.Dict({key: space_from_json(value) for key, value in data["spaces"].items()})
-    raise DatasetError(f"unknown type of space {kind!r}")
+    if kind not in ARGUMENTS:
+        raise DatasetError(f"unknown type of space {kind!r}")
+    return getattr(spaces, kind)(**{name: data[name] for name in ARGUMENTS[kind] if name in data})

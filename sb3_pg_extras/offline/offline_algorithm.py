@@ -2,24 +2,20 @@
 
 import io
 import math
-import os
 import pathlib
 import sys
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
@@ -27,23 +23,22 @@ from sb3_pg_extras.common.arguments import check_choices, check_numbers, is_numb
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.datasets import DatasetSource
-from sb3_pg_extras.datasets.layout import to_replay_buffer
 from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
 from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
-from sb3_pg_extras.offline.policies import CombinedExtractor, NormalizedExtractor, set_observation_statistics
+from sb3_pg_extras.offline.policies import CombinedExtractor, NormalizedExtractor, seeded_dropout, set_observation_statistics
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
+from sb3_pg_extras.offline.saved_buffer import SavedBuffer
 from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
-from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, dataset_for, open_dataset
+from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, check_supported, dataset_for, open_dataset
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
 # Gradient steps between two looks at whether everything is still finite.
 CHECK_EVERY = 100
 REPLAY_BUFFER_KWARGS = {"normalize_rewards", "max_bytes"}
-DROPOUT = (th.nn.Dropout, th.nn.Dropout1d, th.nn.Dropout2d, th.nn.Dropout3d, th.nn.AlphaDropout, th.nn.FeatureAlphaDropout)
 EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
 
 
@@ -127,7 +122,7 @@ class OfflineAlgorithm(BaseAlgorithm):
             seed=seed,
             supported_action_spaces=supported_action_spaces,
         )
-        _check_spaces(getattr(self, "observation_space", None), getattr(self, "action_space", None))
+        check_supported(getattr(self, "observation_space", None), getattr(self, "action_space", None))
         self.batch_size = batch_size
         self.gamma = gamma
         self.n_collect_steps = n_collect_steps
@@ -141,8 +136,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         self._generator_state: tuple[Any, ...] | None = None
         # Path of a sharded dataset, and how far it had been read, as they were saved.
         self._sharded_position: tuple[str, dict[str, Any] | None] = ("", None)
-        # The last file of save_replay_buffer(), and what tells whether it is still the same.
-        self._saved_buffer: tuple[pathlib.Path, os.stat_result] | None = None
+        self._saved_buffer = SavedBuffer()
         # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
         self._sums: dict[str, tuple[Any, int]] = {}
 
@@ -244,23 +238,13 @@ class OfflineAlgorithm(BaseAlgorithm):
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env, self.generator)
                 step = self._kind_of_step()
-                with self._noise_of_layers():
+                with seeded_dropout(self.policy, self.generator):
                     if self.records_steps:
                         values = self._recorded()((step, batch_size), self._update, batch, step)
                     else:
                         values = self._update(batch, step)
                 self._sum_up(values)
                 self._n_updates += 1
-
-    @contextmanager
-    def _noise_of_layers(self) -> Iterator[None]:
-        """Dropout draws from PyTorch's global generator: where there is any, seed that from training's own meanwhile."""
-        if not any(isinstance(module, DROPOUT) for module in self.policy.modules()):
-            yield
-            return
-        with th.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            th.manual_seed(int(th.randint(2**31, (1,), generator=self.generator, device=self.device)))
-            yield
 
     @property
     def records_steps(self) -> bool:
@@ -319,7 +303,7 @@ class OfflineAlgorithm(BaseAlgorithm):
             self.replay_buffer = ShardedReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
         else:
             self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
-        self._sharded_position, self._saved_buffer = ("", None), None
+        self._sharded_position, self._saved_buffer = ("", None), SavedBuffer()
         # A path is saved with the model; arrays are not.
         self.dataset = str(dataset) if isinstance(dataset, (str, pathlib.Path)) else loaded
         if self.env is None:
@@ -505,36 +489,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         :raises DatasetError: for a sharded dataset, which is never in memory as a whole.
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
-        if isinstance(path, (str, pathlib.Path)):
-            path = pathlib.Path(path)
-            path = path if path.suffix else path.with_suffix(".pkl")
-            if self._link_to_saved_buffer(path):
-                return
-        dataset = self.replay_buffer.whole_dataset()
-        buffer_class: Any = DictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else ReplayBuffer
-        buffer = buffer_class(len(dataset), self.observation_space, self.action_space, "cpu")
-        to_replay_buffer(dataset, buffer)
-        if not isinstance(path, (str, pathlib.Path)):
-            save_to_pkl(path, buffer, self.verbose)
-            return
-        with atomic_write(path) as file:
-            save_to_pkl(file, buffer, self.verbose)  # type: ignore[arg-type]
-        self._saved_buffer = (path.resolve(), path.stat())
-
-    def _link_to_saved_buffer(self, path: pathlib.Path) -> bool:
-        """:return: Whether ``path`` is a hard link to the last saved buffer now."""
-        if self._saved_buffer is None:
-            return False
-        last, stat = self._saved_buffer
-        try:
-            now = last.stat()
-            same = (now.st_ino, now.st_mtime_ns, now.st_size) == (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if same and not path.exists():
-                os.link(last, path)
-                return True
-        except OSError:  # gone, or a file system without links
-            pass
-        return False
+        spaces_of_model = (self.observation_space, self.action_space)
+        self._saved_buffer.save(self.replay_buffer.whole_dataset(), *spaces_of_model, path, self.verbose)
 
     def load_replay_buffer(self, path: str | pathlib.Path, truncate_last_traj: bool = True) -> None:
         """
@@ -557,24 +513,3 @@ class OfflineAlgorithm(BaseAlgorithm):
             "_recorded_steps",
             "_saved_buffer",
         ]
-
-
-def _check_spaces(observation_space: spaces.Space | None, action_space: spaces.Space | None) -> None:
-    """:raises ValueError: for spaces that SB3's networks would read wrongly."""
-    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-    for key, space in parts.items():
-        if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
-            raise ValueError(
-                f"observation_space {key or space}: SB3's networks count from 0, start={space.start} is not supported. "
-                "Subtract it from the observations"
-            )
-    if not isinstance(action_space, spaces.Box):
-        return
-    with np.errstate(over="ignore"):
-        wide = np.flatnonzero(~np.isfinite(action_space.high - action_space.low))
-    if len(wide):
-        low, high = action_space.low.flat[wide[0]], action_space.high.flat[wide[0]]
-        raise ValueError(
-            f"action_space: dimension {wide[0]} goes from {low:g} to {high:g}, which is too wide for single precision. "
-            "Give the actions' real bounds"
-        )

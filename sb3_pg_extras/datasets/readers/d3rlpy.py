@@ -19,8 +19,7 @@ def load_d3rlpy(path: str | Path, action_space: spaces.Space | None = None) -> O
     ``num_episodes``. Tuples of observations (``observations_0_0``) are not supported.
 
     The file says of an episode only whether it terminated: any other counts as truncated, as in d3rlpy. Its last step
-    has no next observation and is dropped: :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of
-    the episode.
+    has no next observation and is dropped, as :func:`~sb3_pg_extras.datasets.rows.from_rows` describes.
 
     :param path: The file.
     :param action_space: The environment's action space; by default a Box of [-1, 1], or for integers ``Discrete`` with

@@ -20,8 +20,7 @@ def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> Off
     limit all the same, it does not say so, and the first observation of the next episode is taken for the next one.
 
     In a file without ``next_observations`` the step at a timeout, and the file's last unless it is a terminal, have no
-    next observation and are dropped: :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of their
-    episodes.
+    next observation and are dropped, as :func:`~sb3_pg_extras.datasets.rows.from_rows` describes.
 
     :param path: The file.
     :param action_space: The environment's action space; by default a Box of [-1, 1], as in all of D4RL's tasks.
@@ -32,9 +31,7 @@ def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> Off
         if has_member(file, "episode_terminals"):
             raise DatasetError("field 'episode_terminals' is d3rlpy 1's: read the file with d3rlpy 2 and dump it again")
         terminations, _ = read_flags(file, ["terminals"])
-        truncations = np.zeros_like(terminations)
-        if has_member(file, "timeouts"):
-            truncations, _ = read_flags(file, ["timeouts"])
+        truncations = read_flags(file, ["timeouts"])[0] if has_member(file, "timeouts") else np.zeros_like(terminations)
         if len(truncations) != len(terminations):
             raise DatasetError(f"timeouts has {len(truncations)} rows but terminals has {len(terminations)}")
         truncations &= ~terminations

@@ -17,7 +17,7 @@ import numpy as np
 from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets.dataset import DatasetError, as_flags, check_finite
 from sb3_pg_extras.datasets.progress import advance
-from sb3_pg_extras.datasets.reading import MAX_INFLATION, reading
+from sb3_pg_extras.datasets.reading import MAX_INFLATION, naming, reading
 
 # An array of unknown length grows by this part of itself, so that little memory is taken for nothing.
 GROWTH = 8
@@ -48,15 +48,6 @@ def open_hdf5(path: str | Path, what: str) -> Iterator[Any]:
             yield file
 
 
-def field_name(group: Any, name: str) -> str:
-    """
-    :param group: An HDF5 group.
-    :param name: The name of a member.
-    :return: The member's path in the file, as messages give it.
-    """
-    return f"{group.name}/{name}".lstrip("/")
-
-
 def has_member(group: Any, name: str) -> bool:
     """
     :param group: An HDF5 group.
@@ -76,11 +67,8 @@ def get_group(group: Any, name: str) -> Any:
     """
     import h5py
 
-    with _naming(field_name(group, name)):
-        member = _get(group, name)
-        if not isinstance(member, h5py.h5g.GroupID):
-            raise DatasetError(f"must be a group, not a {type(member).__name__}")
-        return h5py.Group(member)
+    with naming(_field(group, name)):
+        return h5py.Group(_get(group, name, h5py.h5g.GroupID))
 
 
 def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,17 +81,22 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
     :raises DatasetError: when an array is missing, is not stored in this file, claims a size that the file cannot hold,
         does not fit the one before, cannot be decoded, or holds a value that is not finite.
     """
+    import h5py
+
     file_size = Path(group.file.filename).stat().st_size
     rows: np.ndarray | None = None
     lengths: list[int] = []
     n_rows = n_stored = 0
     for name in names:
-        path = field_name(group, name)
-        with _naming(path):
+        label = _field(group, name)
+        with naming(label):
             # Opened one at a time: each open dataset has buffers of its own.
-            array = _open(group, name)
-            shape, dtype = array.shape, _dtype_in_memory(array)
-            n_bytes = _checked_storage(array, file_size)
+            array = _get(group, name, h5py.h5d.DatasetID)
+            shape, dtype = array.shape, array.dtype
+            if dtype.kind not in "biuf":
+                raise DatasetError(f"must hold numbers, not {dtype}")
+            dtype = np.dtype(np.float32) if dtype.kind == "f" else np.dtype(dtype.str).newbyteorder("=")
+            n_bytes = checked_storage(array, file_size)
             n_stored += n_bytes
             # Several names of one array would let a small file fill the memory.
             if n_stored > file_size:
@@ -115,7 +108,7 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
             if n_rows + shape[0] > len(rows):
                 # In place, where numpy's copy would need the memory twice.
                 rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
-            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes, path)
+            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes, label)
             n_rows += shape[0]
             lengths.append(shape[0])
     assert rows is not None
@@ -133,7 +126,7 @@ def read_flags(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray
     names = list(names)
     values, lengths = read_rows(group, names)
     episodes = zip(names, np.split(values, np.cumsum(lengths)[:-1]), strict=True)
-    return np.concatenate([as_flags(f"field {field_name(group, name)!r}", flags) for name, flags in episodes]), lengths
+    return np.concatenate([as_flags(_field(group, name), flags) for name, flags in episodes]), lengths
 
 
 def read_integer(group: Any, name: str) -> int:
@@ -145,11 +138,11 @@ def read_integer(group: Any, name: str) -> int:
     """
     import h5py
 
-    with _naming(field_name(group, name)):
-        array = _open(group, name)
+    with naming(_field(group, name)):
+        array = _get(group, name, h5py.h5d.DatasetID)
         if array.shape != () or array.dtype.kind not in "biu":
             raise DatasetError(f"must be one integer, not {array.dtype} of shape {array.shape}")
-        _checked_storage(array, file_size=array.dtype.itemsize)
+        checked_storage(array, file_size=array.dtype.itemsize)
         value = np.empty((1,), array.dtype)
         array.read(h5py.h5s.ALL, h5py.h5s.ALL, value)
         return int(value[0])
@@ -181,21 +174,12 @@ def listed(names: Any) -> str:
     return f"{names[:MAX_NAMES]}" + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Name the field in what goes wrong with it: libhdf5's errors on damaged files are of many types."""
-    try:
-        yield
-    except DatasetError as error:
-        if str(error).startswith("field "):
-            raise
-        raise DatasetError(f"field {path!r} {error}") from error
-    except Exception as error:
-        message = f"field {path!r} cannot be read ({type(error).__name__}: {error}). Is the file complete?"
-        raise DatasetError(message) from error
+def _field(group: Any, name: str) -> str:
+    path = f"{group.name}/{name}".lstrip("/")
+    return f"field {path!r}"
 
 
-def _get(group: Any, path: str) -> Any:
+def _get(group: Any, path: str, kind: type) -> Any:
     """The low-level object of a member, reached without following a link."""
     import h5py
 
@@ -208,27 +192,19 @@ def _get(group: Any, path: str) -> Any:
     # A soft link can name an external one in turn.
     if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
         raise DatasetError("is refused: it is a link, not data of this file")
-    return h5py.h5o.open(group.id, encoded)
+    member = h5py.h5o.open(group.id, encoded)
+    if not isinstance(member, kind):
+        raise DatasetError(f"must be {'a group' if kind is h5py.h5g.GroupID else 'an array'}, not a {type(member).__name__}")
+    return member
 
 
-def _open(group: Any, path: str) -> Any:
-    import h5py
-
-    array = _get(group, path)
-    if not isinstance(array, h5py.h5d.DatasetID):
-        raise DatasetError(f"must be an array, not a {type(array).__name__}")
-    return array
-
-
-def _dtype_in_memory(array: Any) -> np.dtype:
-    dtype = array.dtype
-    if dtype.kind not in "biuf":
-        raise DatasetError(f"must hold numbers, not {dtype}")
-    return np.dtype(np.float32) if dtype.kind == "f" else np.dtype(dtype.str).newbyteorder("=")
-
-
-def _checked_storage(array: Any, file_size: int) -> int:
-    """Bytes of the file that an array takes, which must be enough for its shape."""
+def checked_storage(array: Any, file_size: int) -> int:
+    """
+    :param array: An array of an HDF5 file, a ``h5py.h5d.DatasetID``.
+    :param file_size: Bytes of the file.
+    :return: Bytes of the file that the array takes.
+    :raises DatasetError: when its values lie in another file, or when they are not all there.
+    """
     import h5py
 
     layout = array.get_create_plist()
@@ -251,7 +227,7 @@ def _checked_storage(array: Any, file_size: int) -> int:
     return stored
 
 
-def _read_into(array: Any, values: np.ndarray, n_stored: int, path: str) -> None:
+def _read_into(array: Any, values: np.ndarray, n_stored: int, name: str) -> None:
     import h5py
 
     if values.size == 0:
@@ -265,5 +241,5 @@ def _read_into(array: Any, values: np.ndarray, n_stored: int, path: str) -> None
         space.select_hyperslab((start, *[0] * (part.ndim - 1)), part.shape)
         array.read(h5py.h5s.create_simple(part.shape), space, part)
         # Said here, where the row of the file is known, and the values are still in the processor's cache.
-        check_finite(f"field {path!r}", part, start)
+        check_finite(name, part, start)
         advance(n_stored * len(part) / len(values))

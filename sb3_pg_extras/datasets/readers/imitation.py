@@ -59,25 +59,20 @@ def _batches(folder: Path) -> Iterator[tuple[Any, int]]:
 def _episodes(folder: Path) -> Iterator[Episode]:
     first = 0
     for batch, n_bytes in _batches(folder):
-        for episode in _episodes_of(batch, first):
-            yield episode
+        for field in ("obs", "acts", "rews", "terminal"):
+            if field not in batch.schema.names:
+                hint = ": the trajectories were saved without rewards" if field == "rews" else ""
+                raise DatasetError(f"field {field!r} is missing{hint}")
+            if field != "terminal" and not is_list(batch.schema.field(field).type):
+                raise DatasetError(f"{field} must hold a list for each trajectory, not {batch.schema.field(field).type}")
+        terminal = to_numpy(f"episodes from {first} on: terminal", batch["terminal"]).astype(bool)
+        for index in range(len(batch)):
+            name = f"episode {first + index}"
+            obs, acts, rews = (_list(f"{name}: {field}", batch[field][index]) for field in ("obs", "acts", "rews"))
+            last = np.arange(len(rews)) == len(rews) - 1
+            yield Episode(name, obs, acts, rews, terminations=last & terminal[index], truncations=last & ~terminal[index])
             advance(n_bytes / len(batch))
         first += len(batch)
-
-
-def _episodes_of(table: Any, first: int) -> Iterator[Episode]:
-    for field in ("obs", "acts", "rews", "terminal"):
-        if field not in table.schema.names:
-            hint = ": the trajectories were saved without rewards" if field == "rews" else ""
-            raise DatasetError(f"field {field!r} is missing{hint}")
-        if field != "terminal" and not is_list(table.schema.field(field).type):
-            raise DatasetError(f"{field} must hold a list for each trajectory, not {table.schema.field(field).type}")
-    terminal = to_numpy(f"episodes from {first} on: terminal", table["terminal"]).astype(bool)
-    for index in range(len(table)):
-        name = f"episode {first + index}"
-        obs, acts, rews = (_list(f"{name}: {field}", table[field][index]) for field in ("obs", "acts", "rews"))
-        last = np.arange(len(rews)) == len(rews) - 1
-        yield Episode(name, obs, acts, rews, terminations=last & terminal[index], truncations=last & ~terminal[index])
 
 
 def _list(name: str, scalar: Any) -> np.ndarray:

@@ -18,15 +18,14 @@ from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.progress import track
 from sb3_pg_extras.datasets.readers.arrow import check_size
-from sb3_pg_extras.datasets.reading import reading
+from sb3_pg_extras.datasets.readers.hdf5_arrays import checked_storage
+from sb3_pg_extras.datasets.reading import naming, reading
 
 PREFIX = "minari:"
 METADATA = "metadata.json"
 # What reads each of Minari's data formats; Minari itself imports them late and names its own extras.
 FORMAT_LIBRARIES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
 EPISODE_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
-# No HDF5 compression shrinks more than this; a file that claims to is damaged, or made to fill the memory or the time.
-MAX_COMPRESSION, UNCHECKED = 2000, 2**16
 
 
 def load_minari(source: Any) -> OfflineDataset:
@@ -123,27 +122,25 @@ def _check_hdf5(path: Path, composite: bool) -> int:
     :return: The number of episodes.
     """
     h5py = require("h5py", "minari")
+    file_size = path.stat().st_size
 
     def check(name: str, item: Any) -> None:
+        where = f"{path.name}: {name}"
         if isinstance(item, h5py.Group):
             for key in item:
                 if not isinstance(item.get(key, getlink=True), h5py.HardLink):
-                    raise DatasetError(f"{path.name}: {name}/{key} is a link, which Minari does not write")
+                    raise DatasetError(f"{where}/{key} is a link, which Minari does not write")
             for field in EPISODE_FIELDS if name.startswith("episode_") and "/" not in name else ():
                 if field not in item:
-                    raise DatasetError(f"{path.name}: {name}: field {field!r} is missing")
+                    raise DatasetError(f"{where}: field {field!r} is missing")
                 expected = h5py.Group if composite and field == "observations" else h5py.Dataset
                 if not isinstance(item[field], expected):
-                    raise DatasetError(f"{path.name}: {name}: field {field!r} must be a {expected.__name__} of HDF5")
+                    raise DatasetError(f"{where}: field {field!r} must be a {expected.__name__} of HDF5")
         elif isinstance(item, h5py.Dataset):
             if not item.shape and "/infos/" not in name:
-                raise DatasetError(f"{path.name}: {name} is a single value: expected one row per step")
-            if item.external or item.is_virtual:
-                raise DatasetError(f"{path.name}: {name} keeps its data in another file")
-            claimed, stored = item.size * item.dtype.itemsize, item.id.get_storage_size()
-            chunks = np.prod(np.ceil(np.divide(item.shape, item.chunks))) if item.chunks else 1
-            if claimed > MAX_COMPRESSION * stored + UNCHECKED or chunks > stored + UNCHECKED:
-                raise DatasetError(f"{path.name}: {name} claims {claimed} bytes in {chunks:.0f} chunks but stores {stored}")
+                raise DatasetError(f"{where} is a single value: expected one row per step")
+            with naming(where):
+                checked_storage(item.id, file_size)
 
     with h5py.File(path, "r") as file:
         check("", file)

@@ -34,15 +34,15 @@ def save_npz(dataset: OfflineDataset, path: str | Path, compress: bool = True) -
     """
     metadata = {name: getattr(dataset, name) for name in METADATA}
     metadata |= {name: space_to_json(metadata[name]) for name in METADATA if name.endswith("space")}
-    arrays: dict[str, np.ndarray] = {"episode_ends": dataset.episode_ends, "metadata": np.array(json.dumps(metadata))}
+    arrays: dict[str, Any] = {"episode_ends": dataset.episode_ends, "metadata": np.array(json.dumps(metadata))}
     for name in ARRAY_FIELDS:
         value = getattr(dataset, name)
-        if isinstance(value, dict):
-            arrays.update({f"{name}{SEPARATOR}{key}": array for key, array in value.items()})
-        else:
-            arrays[name] = value
+        entries = (
+            {f"{name}{SEPARATOR}{key}": array for key, array in value.items()} if isinstance(value, dict) else {name: value}
+        )
+        arrays |= entries
     with atomic_write(path) as file:
-        (np.savez_compressed if compress else np.savez)(file, **arrays)  # type: ignore[arg-type]
+        (np.savez_compressed if compress else np.savez)(file, **arrays)
 
 
 def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.common.optional import require
-from sb3_pg_extras.datasets.arrays import check_like_first
+from sb3_pg_extras.datasets.arrays import joined
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, as_flags
 from sb3_pg_extras.datasets.progress import track
 from sb3_pg_extras.datasets.readers.arrow import check_size, is_list, is_number, to_numpy
@@ -23,11 +23,8 @@ BATCH = 1 << 16
 
 def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
     """
-    Read frames ``(s_t, a_t, next.reward, next.done)``. The next observation is that of the episode's next frame.
-
-    The last frame of an episode has none: where ``next.done`` is set nothing follows it, and its own observation stands
-    in; elsewhere that frame is left out, and the one before it is truncated if the frame was; if not, the episode ends with
-    neither flag.
+    Read frames ``(s_t, a_t, next.reward, next.done)``. The next observation is that of the episode's next frame:
+    :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
 
     :param path: A file, a folder of files, or a LeRobot dataset with its files in ``data/``. Columns:
         ``observation.state`` (several numeric ``observation.*`` make a Dict observation), ``action``, ``next.reward``,
@@ -40,17 +37,16 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
     with reading(path, "a parquet dataset"):
         shards = parquet_shards(path)
         _check_memory(shards)
-        tables: list[dict[str, np.ndarray]] = []
+        parts: list[tuple[str, dict[str, np.ndarray]]] = []
         for shard in shards:
             with reading(shard, "a parquet file"):
                 table = _read(shard, 1 / len(shards))
                 # An empty shard's lists have no width.
                 if len(table):
-                    tables.append(to_columns(table))
-                    check_like_first(str(shard), tables[-1], tables[0])
-        if not tables:
+                    parts.append((str(shard), to_columns(table)))
+        if not parts:
             raise DatasetError("holds no frames")
-        return from_frames({name: np.concatenate([table[name] for table in tables]) for name in tables[0]}, action_space)
+        return from_frames(joined(parts), action_space)
 
 
 def parquet_shards(path: Path) -> list[Path]:

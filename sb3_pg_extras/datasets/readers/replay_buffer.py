@@ -118,18 +118,11 @@ def load_replay_buffer(path: str | Path) -> OfflineDataset:
             buffer = ReplayBufferUnpickler(CountedFile(file)).load()
         if not isinstance(buffer, ReplayBuffer):
             raise DatasetError(f"holds a {type(buffer).__name__}, not an SB3 ReplayBuffer")
-        _check_sizes(buffer, Path(path).stat().st_size)
-        return from_replay_buffer(buffer)
+        # A pickle is not compressed: what is larger than the file is not data of it.
+        return from_replay_buffer(buffer, Path(path).stat().st_size)
 
 
-def _check_sizes(buffer: ReplayBuffer, file_size: int) -> None:
-    """A pickle is not compressed: what is larger than the file is not data of it."""
-    for name, array in _arrays(buffer):
-        if isinstance(array, np.ndarray) and array.nbytes > file_size:
-            raise DatasetError(f"{name} claims {array.nbytes} bytes in a file of {file_size}")
-
-
-def _check_shapes(buffer: ReplayBuffer) -> None:
+def _check(buffer: ReplayBuffer, max_bytes: float) -> None:
     """A pickle may hold a buffer that SB3 never made."""
     for name in ("buffer_size", "n_envs", "pos"):
         value = getattr(buffer, name, None)
@@ -141,22 +134,19 @@ def _check_shapes(buffer: ReplayBuffer) -> None:
         if not isinstance(getattr(buffer, name, None), spaces.Space):
             raise DatasetError(f"{name} is {getattr(buffer, name, None)!r}: it must be a space of gymnasium")
     shape = (buffer.buffer_size, buffer.n_envs)
-    for name, array in _arrays(buffer):
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-            raise DatasetError(f"{name} must be an array of numbers, not {type(array).__name__}")
-        if array.shape[:2] != shape:
-            raise DatasetError(f"{name} has shape {array.shape}, but (buffer_size, n_envs) is {shape}")
-
-
-def _arrays(buffer: ReplayBuffer) -> list[tuple[str, Any]]:
     names = ["observations", "actions", "rewards", "dones", "timeouts"]
-    if not getattr(buffer, "optimize_memory_usage", False):
-        names.append("next_observations")
-    values = [(name, getattr(buffer, name, None)) for name in names]
-    return [(name, array) for name, value in values for array in arrays_of(value)]
+    names += ["next_observations"] * (not getattr(buffer, "optimize_memory_usage", False))
+    for name in names:
+        for array in arrays_of(getattr(buffer, name, None)):
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+                raise DatasetError(f"{name} must be an array of numbers, not {type(array).__name__}")
+            if array.nbytes > max_bytes:
+                raise DatasetError(f"{name} claims {array.nbytes} bytes in a file of {max_bytes}")
+            if array.shape[:2] != shape:
+                raise DatasetError(f"{name} has shape {array.shape}, but (buffer_size, n_envs) is {shape}")
 
 
-def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
+def from_replay_buffer(buffer: ReplayBuffer, max_bytes: float = float("inf")) -> OfflineDataset:
     """
     Copy an SB3 replay buffer, of one or several environments, full or not, in either memory layout.
 
@@ -166,10 +156,11 @@ def from_replay_buffer(buffer: ReplayBuffer) -> OfflineDataset:
     lost the observations that ended episodes: each end is a terminal state, and its own observation stands in for the next.
 
     :param buffer: The buffer.
+    :param max_bytes: What each of its arrays takes at most.
     :return: The dataset.
     :raises DatasetError: when the buffer is empty or its actions are not scaled.
     """
-    _check_shapes(buffer)
+    _check(buffer, max_bytes)
     # When full, the oldest transition stands at `pos`.
     order = (np.arange(buffer.size()) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
     if buffer.optimize_memory_usage:

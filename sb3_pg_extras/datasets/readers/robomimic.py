@@ -32,10 +32,9 @@ def load_robomimic(
     ``obs/<key>``, ``actions``, ``rewards``, ``dones``, and where the file has them ``next_obs/<key>``. One key gives a
     Box observation, several a Dict. States, masks and models are not read.
 
-    ``dones`` are terminations, in the middle of a demonstration too, where it is split in two episodes. A demonstration
-    whose last step is not done counts as truncated: its recording stopped, the value of its next observation counts.
-    Without ``next_obs`` such a step is dropped: :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes
-    of the episode.
+    ``dones`` are terminations; one in the middle of a demonstration splits it into two episodes. A demonstration whose last
+    step is not done counts as truncated. Without ``next_obs`` that step is dropped, as
+    :func:`~sb3_pg_extras.datasets.rows.from_rows` describes.
 
     :param path: The file.
     :param action_space: The environment's action space; by default a Box of [-1, 1], which robomimic asks for.
@@ -85,12 +84,10 @@ def _check_num_samples(data: Any, demos: list[str], lengths: np.ndarray) -> None
 
 
 def _env_name(data: Any) -> str | None:
-    if "env_args" not in data.attrs:
-        return None
     try:
-        name = json.loads(data.attrs["env_args"])["env_name"]
+        name = json.loads(data.attrs.get("env_args", '{"env_name": null}'))["env_name"]
     except (ValueError, TypeError, KeyError) as error:
         raise DatasetError(f"attribute 'env_args' of 'data' is not JSON with an env_name ({error!r})") from error
-    if not isinstance(name, str):
+    if not isinstance(name, str | None):
         raise DatasetError(f"attribute 'env_args' of 'data' has the env_name {name!r}, which is not a string")
     return name
