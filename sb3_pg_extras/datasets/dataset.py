@@ -34,7 +34,7 @@ class OfflineDataset:
     Transitions ``(s, a, r, s', terminated, truncated)`` of one or more episodes, one after the other.
 
     Everything is checked on construction and read-only afterwards; floats are kept as float32, flags as bool. Memory-mapped
-    arrays (``numpy.load(..., mmap_mode="r")``) are gone through once and stay in their files, floats of whatever precision.
+    arrays (``numpy.load(..., mmap_mode="r")``) are read once to be checked, and stay in their files as they are.
 
     :param observations: ``s``, shape ``(N, *observation_space.shape)``, or a dict of such arrays for a Dict space;
         as the environment gives them, before any normalisation.

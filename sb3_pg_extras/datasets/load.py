@@ -1,4 +1,4 @@
-"""What holds a dataset -> :class:`OfflineDataset`, and back: one reader for each format."""
+"""Loading a dataset from any source, and saving one: each format has its reader."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -69,7 +69,8 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
         return from_replay_buffer(source)
     if isinstance(source, Mapping):
         return from_arrays(source, action_space)
-    if _is_minari_dataset(source):
+    minari = sys.modules.get("minari")  # whoever has made one of its datasets has imported it
+    if minari is not None and isinstance(source, minari.MinariDataset):
         minari_dataset: Any = source
         with _progress(_stamp(Path(minari_dataset.storage.data_path)), minari_dataset.spec.dataset_id, verbose):
             return load_minari(minari_dataset)
@@ -121,18 +122,11 @@ def bundled_dataset_for(env_id: str | None) -> str | None:
     return None if name is None else BUNDLED_PREFIX + name
 
 
-def _is_minari_dataset(source: Any) -> bool:
-    """Whoever has made one has imported Minari."""
-    minari = sys.modules.get("minari")
-    return minari is not None and isinstance(source, minari.MinariDataset)
-
-
 def _path_and_loader(source: str) -> tuple[Path, Loader]:
     if source.startswith(SHARDED_PREFIX):
         raise DatasetError(f"dataset={source!r}: never in memory as a whole. An algorithm's dataset= takes it")
     if source.startswith(MINARI_PREFIX):
-        # An id that is not there is reported with what to do.
-        return minari_folder(source), lambda path, _: load_minari(path if path.is_dir() else source)
+        return minari_folder(source), lambda *_: load_minari(source)
     path = Path(source)
     if source.startswith(BUNDLED_PREFIX):
         name = source.removeprefix(BUNDLED_PREFIX)

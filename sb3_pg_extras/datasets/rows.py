@@ -79,7 +79,7 @@ def _following(array: np.ndarray, keep: np.ndarray, terminations: np.ndarray) ->
 
 
 def _compacted(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The kept rows, moved to the front of the same memory."""
+    # To the front of the same memory.
     for index, target in _moves(keep):
         array[target] = np.take(array, index, axis=0)
     return array[: np.count_nonzero(keep)]

@@ -99,9 +99,9 @@ def needed_columns(schema: Any) -> list[str]:
     """
     needed = [ACTION, REWARD, DONE, EPISODE, _frame_column(schema.names)]
     observations = [name for name in schema.names if _is_observation(schema.field(name))]
-    for name in needed if observations else [f"{OBSERVATION}.state"]:
-        if name not in schema.names or not observations:
-            raise DatasetError(f"column {name!r} is missing or does not hold numbers: the columns are {schema.names}")
+    lacking = [name for name in needed if name not in schema.names] + [f"{OBSERVATION}.state"] * (not observations)
+    if lacking:
+        raise DatasetError(f"column {lacking[0]!r} is missing or does not hold numbers: the columns are {schema.names}")
     if len(set(schema.names)) != len(schema.names):
         raise DatasetError(f"a column is there twice: {schema.names}")
     return [*needed, *observations, *([TRUNCATED] if TRUNCATED in schema.names else [])]
@@ -131,12 +131,12 @@ def to_columns(table: Any) -> dict[str, np.ndarray]:
     columns = {name: to_numpy(name, table[name]) for name in table.column_names}
     columns[FRAMES[0]] = columns.pop(_frame_column(columns))
     for name in (REWARD, EPISODE, FRAMES[0]):
-        if columns[name].size != len(table):
-            raise DatasetError(f"{name} has rows of shape {columns[name].shape[1:]}: one value per row is needed")
-        columns[name] = columns[name].reshape(-1)
-    for name in (EPISODE, FRAMES[0]):
-        if columns[name].dtype.kind not in "iu":
-            raise DatasetError(f"{name} must hold integers, not {columns[name].dtype}")
+        column = columns[name]
+        if column.size != len(table):
+            raise DatasetError(f"{name} has rows of shape {column.shape[1:]}: one value per row is needed")
+        if name != REWARD and column.dtype.kind not in "iu":
+            raise DatasetError(f"{name} must hold integers, not {column.dtype}")
+        columns[name] = column.reshape(-1)
     return columns | {name: as_flags(name, columns[name]) for name in (DONE, TRUNCATED) if name in columns}
 
 
