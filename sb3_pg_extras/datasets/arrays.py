@@ -71,4 +71,5 @@ def _infer_observation_space(observations: Any) -> spaces.Space:
         raise DatasetError(f"observations is not a rectangular array: {error}") from error
     if array.dtype == np.uint8 and array.ndim == 4:
         return spaces.Box(0, 255, array.shape[1:], np.uint8)
-    return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)
+    # Networks take vectors: a single number per row is one of length 1.
+    return spaces.Box(-np.inf, np.inf, array.shape[1:] or (1,), np.float32)

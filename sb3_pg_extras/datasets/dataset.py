@@ -208,8 +208,9 @@ def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[typ
     if array.dtype.kind == "f" or (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
         array = _as_float32(array)
     check_finite(name, array)
-    if space.shape == () and array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]  # SB3's buffers keep an axis for a single number
+    if array.size == len(array) and np.prod(space.shape) == 1:
+        # A single number per row is written with an axis of its own or without.
+        array = array.reshape(len(array), *(space.shape or ()))
     if array.shape[1:] != space.shape:
         shape = ", ".join(map(str, ("N", *(space.shape or ()))))
         raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for ({shape})")

@@ -103,4 +103,4 @@ def _assumed_action_space(actions: np.ndarray) -> spaces.Space:
     if max(flat.max(), -flat.min()) > 1 + ACTION_TOLERANCE:
         row = int(np.argmax((np.abs(flat) > 1 + ACTION_TOLERANCE).any(axis=1)))
         raise DatasetError(f"actions row {row} is {actions[row]}, outside the [-1, 1] assumed: pass action_space")
-    return spaces.Box(-1, 1, actions.shape[1:], np.float32)
+    return spaces.Box(-1, 1, actions.shape[1:] or (1,), np.float32)

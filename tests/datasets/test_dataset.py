@@ -1,8 +1,13 @@
 """OfflineDataset: what is accepted comes back exactly, what is not ends in one DatasetError that names it."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from five_episodes import assert_same
+from five_episodes import assert_same, write
 from gymnasium import spaces
 
 from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset
@@ -108,3 +113,57 @@ def test_missing_and_unknown_fields_are_named(arrays):
         load_dataset(arrays | {"reward": 1})
     with pytest.raises(DatasetError, match="int"):
         load_dataset(3)
+
+
+# --- one number per row -----------------------------------------------------------------------------------------------
+
+
+def numbers_as(path: Path, name: str) -> tuple[Any, spaces.Box | None]:
+    """Three steps of one number each, without an axis of its own, in a format; and the action space to load them with."""
+    s, a, r, done = np.arange(3.0), np.full(3, 0.1), np.ones(3), np.array([False, False, True])
+    one = spaces.Box(-1, 1, (1,))
+    fields = {"observations": s, "actions": a, "rewards": r, "next_observations": s + 1}
+    fields |= {"terminations": done, "truncations": ~done & False}
+    if name == "dict":
+        return fields, one
+    if name == "npz":
+        np.savez(path / "x.npz", **fields)
+        return path / "x.npz", one
+    if name == "mapped npz":
+        return {key: mapped(path / f"{key}.npy", value) for key, value in fields.items()}, one
+    if name == "d4rl":
+        return write(path / "x.hdf5", {"observations": s, "actions": a, "rewards": r, "terminals": done}), None
+    if name == "d3rlpy":
+        episode = {"observations_0": s, "actions_0": a, "rewards_0": r, "terminated_0": 1, "num_episodes": 1}
+        return write(path / "x.h5", episode), None
+    if name == "robomimic":
+        demo = {"obs/x": s, "actions": a, "rewards": r, "dones": done}
+        return write(path / "x.hdf5", {f"data/demo_0/{key}": value for key, value in demo.items()}), one
+    assert name == "parquet"
+    table = {"observation.state": s, "action": a, "next.reward": r, "next.done": done, "episode_index": [0] * 3}
+    pq.write_table(pa.table(table | {"next.truncated": [False] * 3, "frame_index": [0, 1, 2]}), path / "x.parquet")
+    return path / "x.parquet", one
+
+
+def mapped(path: Path, array: np.ndarray) -> np.ndarray:
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+@pytest.mark.parametrize("name", ["dict", "npz", "mapped npz", "d4rl", "d3rlpy", "robomimic", "parquet"])
+@pytest.mark.filterwarnings("ignore:.*does not say")
+def test_one_number_per_row_is_a_vector_of_length_one(tmp_path, name):
+    source, action_space = numbers_as(tmp_path, name)
+    dataset = load_dataset(source, action_space)
+    assert dataset.observation_space.shape == dataset.action_space.shape == (1,)
+    np.testing.assert_array_equal(dataset.observations, [[0], [1], [2]])
+    np.testing.assert_allclose(dataset.actions, np.full((3, 1), 0.1), rtol=1e-6)
+    assert dataset.next_observations.shape == (3, 1)
+
+
+def test_one_number_per_row_in_a_dict_has_its_axis_too(arrays):
+    observations = {"speed": np.arange(40.0), "state": arrays["observations"]}
+    bare = {name: arrays[name] for name in ARRAY_FIELDS} | {"observations": observations, "next_observations": observations}
+    dataset = load_dataset(bare, arrays["action_space"])
+    assert {key: value.shape for key, value in dataset.observations.items()} == {"speed": (40, 1), "state": (40, 3)}
+    assert dataset.observation_space["speed"].shape == (1,)

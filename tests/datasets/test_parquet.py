@@ -71,12 +71,12 @@ def test_parquet_with_several_observations_and_an_image(parquet_path):
     dataset = load_dataset(parquet_path, ACTION_SPACE)
     assert {key: value.shape[1:] for key, value in dataset.observations.items()} == {
         "goal": (2, 2),
-        "speed": (),
+        "speed": (1,),
         "state": (1,),
     }
     # Rows 4 and 9, the last frames of episodes 2 and 4, are left out.
     kept = np.setdiff1d(np.arange(n), [4, 9])
-    np.testing.assert_array_equal(dataset.observations["speed"], kept / 2)
+    np.testing.assert_array_equal(dataset.observations["speed"][:, 0], kept / 2)
     assert dataset.observations["goal"][:, 1, 1].tolist() == kept.tolist()
 
 
