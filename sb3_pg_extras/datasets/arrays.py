@@ -10,6 +10,14 @@ from gymnasium import spaces
 from sb3_pg_extras.common.dicts import map_arrays, named_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset
 
+# What others call the flags. A done may be a time limit, and must not become a terminal state unasked.
+ENDS = "'terminations' where a terminal state was reached and 'truncations' where a time limit was"
+OTHER_NAMES = {
+    **dict.fromkeys(("terminals", "terminal", "terminated", "termination"), "'terminations'"),
+    **dict.fromkeys(("timeouts", "timeout", "truncated", "truncation"), "'truncations'"),
+    **dict.fromkeys(("dones", "done"), ENDS),
+}
+
 
 def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = None) -> OfflineDataset:
     """
@@ -27,7 +35,8 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
     known = [f.name for f in fields(OfflineDataset)]
     for name in arrays:
         if name not in known:
-            raise DatasetError(f"unknown field {name!r}: a dataset has the fields {known}")
+            hint = f" ({name!r} is called {OTHER_NAMES[name]} here)" if name in OTHER_NAMES else ""
+            raise DatasetError(f"unknown field {name!r}: a dataset has the fields {known}{hint}")
     for name in ARRAY_FIELDS:
         if name not in arrays:
             raise DatasetError(f"field {name!r} is missing: a dataset needs {list(ARRAY_FIELDS)}")

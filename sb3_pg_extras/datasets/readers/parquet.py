@@ -11,7 +11,7 @@ from sb3_pg_extras.datasets.arrays import joined
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, as_flags
 from sb3_pg_extras.datasets.progress import track
 from sb3_pg_extras.datasets.readers.arrow import check_size, is_list, is_number, to_numpy
-from sb3_pg_extras.datasets.reading import reading
+from sb3_pg_extras.datasets.reading import reading, warn_of_time_limits
 from sb3_pg_extras.datasets.rows import from_rows
 
 EPISODE, ACTION, REWARD, DONE, TRUNCATED = "episode_index", "action", "next.reward", "next.done", "next.truncated"
@@ -25,6 +25,8 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
     """
     Read frames ``(s_t, a_t, next.reward, next.done)``. The next observation is that of the episode's next frame:
     :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
+
+    LeRobot sets ``next.done`` at time limits too, and ``next.truncated`` with it: such a frame is no terminal state.
 
     :param path: A file, a folder of files, or a LeRobot dataset with its files in ``data/``. Columns:
         ``observation.state`` (several numeric ``observation.*`` make a Dict observation), ``action``, ``next.reward``,
@@ -160,12 +162,23 @@ def from_frames(columns: dict[str, np.ndarray], action_space: spaces.Space | Non
             f"{FRAMES[0]} goes from {frame[row]} to {frame[row + 1]} in episode {episode[row]}: "
             "a frame is missing, or there twice"
         )
+    truncations = columns.get(TRUNCATED, np.zeros(len(order), bool))
+    for name, flags in ((DONE, columns[DONE]), (TRUNCATED, truncations)):
+        early = same & flags[:-1]
+        if early.any():
+            row = int(np.argmax(early))
+            raise DatasetError(
+                f"{name} is set at {FRAMES[0]} {frame[row]} of episode {episode[row]}, which goes on after it"
+            )
+    if TRUNCATED not in columns and columns[DONE].any():
+        warn_of_time_limits(f"{DONE} without {TRUNCATED}")
     observations = {name.removeprefix(f"{OBSERVATION}."): columns[name] for name in columns if name.startswith(OBSERVATION)}
     fields = {
         "observations": observations if len(observations) > 1 else observations.popitem()[1],
         "actions": columns[ACTION],
         "rewards": columns[REWARD],
-        "terminations": columns[DONE],
-        "truncations": columns.get(TRUNCATED, np.zeros(len(order), bool)),
+        # LeRobot's recorders write done = terminated or truncated.
+        "terminations": columns[DONE] & ~truncations,
+        "truncations": truncations,
     }
     return from_rows(fields, np.append(np.flatnonzero(~same) + 1, len(order)), action_space)

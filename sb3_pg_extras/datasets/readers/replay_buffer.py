@@ -13,7 +13,7 @@ from sb3_pg_extras.common.dicts import arrays_of, map_arrays
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.layout import unscale_actions
 from sb3_pg_extras.datasets.progress import CountedFile
-from sb3_pg_extras.datasets.reading import reading
+from sb3_pg_extras.datasets.reading import reading, warn_of_time_limits
 
 # Everything that a pickled replay buffer is made of. A name that is not here is refused before it is imported.
 ALLOWED_CLASSES = {
@@ -172,6 +172,8 @@ def from_replay_buffer(buffer: ReplayBuffer, max_bytes: float = float("inf")) ->
     if len(order) == 0:
         raise DatasetError("the replay buffer is empty")
     dones, timeouts = (_rows(flags, order).astype(bool) for flags in (buffer.dones, buffer.timeouts))
+    if not buffer.handle_timeout_termination and dones.any():
+        warn_of_time_limits("a replay buffer with handle_timeout_termination=False")
     observations, actions = _rows(buffer.observations, order), _rows(buffer.actions, order)
     if buffer.optimize_memory_usage:
         # The next episode's first observation took the place of the one that ended an episode, but for the newest.
