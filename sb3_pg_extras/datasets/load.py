@@ -1,5 +1,6 @@
 """Loading a dataset from any source, and saving one: each format has its reader."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -139,7 +140,12 @@ def _path_and_loader(source: str) -> tuple[Path, Loader]:
                 return path, loader
         raise DatasetError(f"dataset={source!r}: unknown kind of folder, expected Minari's, imitation's or .parquet files")
     if path.suffix not in FILE_LOADERS:
-        raise DatasetError(f"dataset={source!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}")
+        hint = ""
+        if source in BUNDLED_DATASETS.values():
+            hint = f'. Did you mean "{BUNDLED_PREFIX}{source}"?'
+        elif re.fullmatch(r"([\w-]+/)*[\w-]+-v\d+", source):
+            hint = f'. Did you mean "{MINARI_PREFIX}{source}"?'
+        raise DatasetError(f"dataset={source!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}{hint}")
     if not path.is_file():
         raise DatasetError(f"dataset={source!r}: no such file")
     return path, FILE_LOADERS[path.suffix]

@@ -96,12 +96,23 @@ class ReplayBufferUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = ALLOWED_CLASSES.get(module, set()) | (ALLOWED_NUMPY_TYPES if module == "numpy" else set())
+        if module.partition(".")[0] == "gym":
+            raise DatasetError(
+                f"refused: the pickle names {module}.{name}. It was written with gym, before SB3 2.0 moved to gymnasium: "
+                "load it with the SB3 that wrote it, and save its arrays with numpy.savez"
+            )
         if name not in allowed:
             raise DatasetError(
                 f"refused: the pickle names {module}.{name}, which no SB3 replay buffer needs, "
                 "and loading a pickle runs the code it names"
             )
-        return getattr(importlib.import_module(module), name)
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ImportError as error:
+            raise DatasetError(
+                f"the pickle names {module}.{name}, which numpy {np.__version__} does not have: it was written with another "
+                "version. Install that (numpy 2 for numpy._core), or load it there and save its arrays with numpy.savez"
+            ) from error
 
 
 def load_replay_buffer(path: str | Path) -> OfflineDataset:
