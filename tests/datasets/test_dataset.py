@@ -11,6 +11,7 @@ from five_episodes import assert_same, write
 from gymnasium import spaces
 
 from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets import save_dataset
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 
 
@@ -167,3 +168,50 @@ def test_one_number_per_row_in_a_dict_has_its_axis_too(arrays):
     dataset = load_dataset(bare, arrays["action_space"])
     assert {key: value.shape for key, value in dataset.observations.items()} == {"speed": (40, 1), "state": (40, 3)}
     assert dataset.observation_space["speed"].shape == (1,)
+
+
+# --- options of load_dataset ------------------------------------------------------------------------------------------
+
+
+def test_actions_outside_their_bounds_are_clipped_when_asked(arrays, tmp_path):
+    space = arrays["action_space"]
+    outside = arrays["actions"].copy()
+    outside[3], outside[8, 1] = space.high + 2, space.low[1] - 0.5
+    expected = outside.clip(space.low, space.high)
+    source = arrays | {"actions": outside}
+    np.savez(tmp_path / "x.npz", **{name: value for name, value in source.items() if name in ARRAY_FIELDS})
+    mapped_source = source | {"actions": mapped(tmp_path / "a.npy", outside)}
+    for given in (source, mapped_source, tmp_path / "x.npz"):
+        with pytest.raises(DatasetError, match=r"actions row 3 .*clip_actions=True"):
+            load_dataset(given, space)
+        with pytest.warns(UserWarning, match="2 of 40 actions were outside .*, by at most 2: they are clipped"):
+            dataset = load_dataset(given, space, clip_actions=True)
+        np.testing.assert_array_equal(dataset.actions, expected)
+        with pytest.raises(DatasetError, match="actions row 3"):  # also where it has just been loaded
+            load_dataset(given, space)
+    np.testing.assert_array_equal(source["actions"], outside)  # the caller's are not changed
+    discrete = arrays | {"actions": np.full(40, 7), "action_space": spaces.Discrete(3)}
+    with pytest.raises(DatasetError, match="actions row 0 is 7"):
+        load_dataset(discrete, clip_actions=True)
+
+
+def test_names_with_dots_are_kept_and_can_be_chosen(tmp_path):
+    columns = {"observation.state.joints": [[0.0, 1.0]] * 3, "observation.state.gripper": [0.0, 1.0, 2.0]}
+    columns |= {"observation.goal": [[5.0]] * 3, "action": [0.1] * 3, "next.reward": [1.0] * 3, "episode_index": [0] * 3}
+    columns |= {"next.done": [False, False, True], "next.truncated": [False] * 3, "frame_index": [0, 1, 2]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    one = spaces.Box(-1, 1, (1,))
+    assert set(load_dataset(tmp_path / "x.parquet", one).observation_space) == {"state.joints", "state.gripper", "goal"}
+    two = load_dataset(tmp_path / "x.parquet", one, observation_keys=["goal", "state.joints"])
+    assert {key: value.shape for key, value in two.observations.items()} == {"goal": (3, 1), "state.joints": (3, 2)}
+    single = load_dataset(tmp_path / "x.parquet", one, observation_keys=["state.gripper"])
+    assert single.observation_space == spaces.Box(-np.inf, np.inf, (1,))
+    np.testing.assert_array_equal(single.next_observations, [[1], [2], [2]])
+    for dataset in (two, single):
+        save_dataset(dataset, tmp_path / "x.npz")
+        assert_same(load_dataset(tmp_path / "x.npz"), dataset)
+    for keys in (["joints"], []):
+        with pytest.raises(DatasetError, match=r"observation_keys=.*\['goal', 'state.gripper', 'state.joints'\]"):
+            load_dataset(tmp_path / "x.parquet", one, observation_keys=keys)
+    with pytest.raises(DatasetError, match="a single array"):
+        load_dataset(single, observation_keys=["state"])
