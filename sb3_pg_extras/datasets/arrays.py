@@ -1,5 +1,6 @@
 """Dicts of arrays -> OfflineDataset."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -47,7 +48,13 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
         if action_space is None:
             raise DatasetError("field 'action_space' is missing: add it, or pass the environment, whose space is then taken")
         kwargs["action_space"] = action_space
-    return OfflineDataset(**kwargs)
+    dataset = OfflineDataset(**kwargs)
+    if dataset.truncations.any() and not (dataset.truncations & ~dataset.terminations).any():
+        warnings.warn(
+            "every truncated row is terminated too, so no time limit counts as one. If terminations holds done = terminated or "
+            "truncated, pass terminations & ~truncations"
+        )
+    return dataset
 
 
 def joined(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -91,3 +91,14 @@ def test_marked_ends_are_loaded_without_a_word(tmp_path):
 def test_other_names_of_the_flags_are_answered_with_ours(arrays, name, answer):
     with pytest.raises(DatasetError, match=rf"unknown field '{name}'.*'{name}' is called {answer}"):
         load_dataset({name: arrays["terminations"]} | arrays)
+
+
+def test_done_in_place_of_terminated_is_noticed(arrays):
+    truncations = np.arange(40) % 10 == 9
+    with pytest.warns(UserWarning, match="every truncated row is terminated too"):
+        load_dataset(arrays | {"terminations": truncations, "truncations": truncations})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(arrays | {"terminations": ~truncations & truncations, "truncations": truncations})
+        both = np.arange(40) == 9  # one step may be both
+        load_dataset(arrays | {"terminations": both, "truncations": truncations})
