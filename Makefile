@@ -76,7 +76,7 @@ searches: $(INSTALLED)
 		--storage $(SEARCHES)/single-step-pendulum.log -params policy:"'MlpPolicy'" critic_optimizer_kwargs:None
 	# The behaviour model is frozen early: most of a trial's time would go into large ones.
 	$(SEARCH) --algo bear --env Pendulum-v1 -n 3000 --max-total-trials 12 \
-		--storage $(SEARCHES)/bear-pendulum.log -params warmup_steps:600 behavior_steps:600
+		--storage $(SEARCHES)/bear-pendulum.log -params warmup_fraction:0.2 behavior_steps:600
 
 # The bundled dataset.
 dataset: $(INSTALLED)

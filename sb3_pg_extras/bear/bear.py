@@ -1,16 +1,15 @@
 """BEAR: offline Q-learning whose policy stays within the support of the data (Kumar et al. 2019, arXiv:1906.00949)."""
 
 import math
-import warnings
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update
-from stable_baselines3.sac.policies import Actor, SACPolicy
+from stable_baselines3.sac.policies import Actor
 
 from sb3_pg_extras.bear import losses, sac
 from sb3_pg_extras.bear.behavior_samples import BehaviorSamples
@@ -79,7 +78,8 @@ class BEAR(OfflineAlgorithm):
     :param alpha: The multiplier: "auto" to learn it, or a number of at least 0 to keep.
     :param log_alpha_max: Upper bound of log alpha.
     :param vae_kl_weight: Weight of the KL term in the VAE's loss.
-    :param warmup_steps: Gradient steps during which the actor sees only the constraint, not the critics.
+    :param warmup_fraction: Share of the first ``learn()``'s gradient steps during which the actor sees only the constraint,
+        not the critics; the published 40,000 of 500,000 by default. ``warmup_steps`` holds their number from then on.
     :param target_q_mixture: Weight of the minimum over critics in the target, the maximum has the rest.
     :param n_target_samples: Actions per next state; the target takes the best.
     :param n_action_samples: Actions drawn when acting; the best under the first critic is taken.
@@ -110,6 +110,9 @@ class BEAR(OfflineAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    # From offline to online, and back.
+    to_sac = sac.to_sac
+    from_sac: ClassVar[Any] = classmethod(sac.from_sac)
     policy: BEARPolicy
     actor: Actor
     critic: ContinuousCritic
@@ -137,7 +140,7 @@ class BEAR(OfflineAlgorithm):
         alpha: float | Literal["auto"] = "auto",
         log_alpha_max: float = 10.0,
         vae_kl_weight: float = 0.5,
-        warmup_steps: int = 40_000,
+        warmup_fraction: float = 0.08,
         target_q_mixture: float = 0.75,
         n_target_samples: int = 10,
         n_action_samples: int = 100,
@@ -191,7 +194,8 @@ class BEAR(OfflineAlgorithm):
         self.alpha = alpha
         self.log_alpha_max = log_alpha_max
         self.vae_kl_weight = vae_kl_weight
-        self.warmup_steps = warmup_steps
+        self.warmup_fraction = warmup_fraction
+        self.warmup_steps: int | None = None
         self.target_q_mixture = target_q_mixture
         self.n_target_samples = n_target_samples
         self.n_action_samples = n_action_samples
@@ -219,8 +223,8 @@ class BEAR(OfflineAlgorithm):
         )
         sizes = ("n_mmd_samples", "n_target_samples", "n_action_samples")
         self._check_numbers(dict.fromkeys(sizes, (1, math.inf)), integer=True)
-        self._check_numbers(dict.fromkeys(("vae_kl_weight", "warmup_steps", "variance_penalty"), (0, math.inf)))
-        self._check_numbers(dict.fromkeys(("tau", "target_q_mixture", "bootstrap_probability"), (0, 1)))
+        self._check_numbers(dict.fromkeys(("vae_kl_weight", "variance_penalty"), (0, math.inf)))
+        self._check_numbers(dict.fromkeys(("tau", "target_q_mixture", "bootstrap_probability", "warmup_fraction"), (0, 1)))
         self._check_numbers({"mmd_sigma": (MIN_SIGMA, math.inf), "log_alpha_max": (-math.inf, math.inf)})
         if self.behavior_steps is not None:
             self._check_numbers({"behavior_steps": (1, math.inf)})
@@ -233,12 +237,15 @@ class BEAR(OfflineAlgorithm):
         unbiased, auto_threshold = self.mmd_estimator == "unbiased", self.mmd_threshold == "auto"
         wrong = {
             "bootstrap_probability=0: no critic would learn anything": self.bootstrap_probability == 0,
-            'mmd_threshold="auto" is measured in the warm-up, but warmup_steps=0': auto_threshold and self.warmup_steps == 0,
+            'mmd_threshold="auto" is measured in the warm-up, but warmup_fraction=0': (
+                auto_threshold and self.warmup_fraction == 0
+            ),
             'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
             'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
             f"n_action_samples={self.n_action_samples} and policy_kwargs n_action_samples={n_candidates}: leave it out": (
                 n_candidates != self.n_action_samples
             ),
+            f"policy_kwargs n_critics={n_critics}: must be at least 1": n_critics < 1,
             f"variance_penalty={self.variance_penalty} needs n_critics of at least 2, not {n_critics}": (
                 self.variance_penalty > 0 and n_critics < 2
             ),
@@ -248,7 +255,6 @@ class BEAR(OfflineAlgorithm):
                 raise ValueError(message)
 
     def _setup_model(self) -> None:
-        self.policy_kwargs = {**self.policy_kwargs, "n_action_samples": self.n_action_samples}
         super()._setup_model()
         self.actor = self.policy.actor
         self.critic = self.policy.critic
@@ -271,9 +277,13 @@ class BEAR(OfflineAlgorithm):
         if self._seed_of_dataset_draws is None:
             self._seed_of_dataset_draws = int(th.randint(2**31, (1,)))
 
+    def _full_policy_kwargs(self) -> dict[str, Any]:
+        return {**super()._full_policy_kwargs(), "n_action_samples": self.n_action_samples}
+
     def _kind_of_step(self) -> Step:
-        in_warmup = self._n_updates < self.warmup_steps
-        in_window = in_warmup and self._n_updates >= self.warmup_steps - AUTO_WINDOW
+        warmup_steps = self.warmup_steps or 0
+        in_warmup = self._n_updates < warmup_steps
+        in_window = in_warmup and self._n_updates >= warmup_steps - AUTO_WINDOW
         return Step(
             in_warmup=in_warmup,
             behavior_is_frozen=self.behavior_is_frozen,
@@ -297,7 +307,8 @@ class BEAR(OfflineAlgorithm):
         # The critics are a means here: their own gradient is not wanted.
         _descend(self.actor.optimizer, actor_loss, [p for p in self.actor.parameters() if p.requires_grad])
         if self.alpha_optimizer is not None and step.threshold is not None:
-            _descend(self.alpha_optimizer, self._alpha_loss(divergence, step.threshold, logged))
+            logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, step.threshold)
+            _descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
         polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
@@ -363,12 +374,6 @@ class BEAR(OfflineAlgorithm):
             logged["mmd_threshold"] = threshold_of_log
         return actor_loss, divergence
 
-    def _alpha_loss(self, divergence: th.Tensor, threshold: float, logged: dict[str, th.Tensor]) -> th.Tensor:
-        """Descended, it lets ``log_alpha`` ascend ``exp(log_alpha) (divergence - threshold)``."""
-        alpha_loss = losses.alpha_loss(self.log_alpha, divergence, threshold)
-        logged["alpha_loss"] = alpha_loss
-        return alpha_loss
-
     def _behavior_actions(self, batch: Any, step: Step) -> th.Tensor:
         """Pre-tanh actions of the behaviour, shape (B, n_mmd_samples, A), without gradient."""
         buffer, seed = self.replay_buffer, self._seed_of_dataset_draws
@@ -396,7 +401,7 @@ class BEAR(OfflineAlgorithm):
         if self.mmd_threshold != "auto":
             assert not isinstance(self.mmd_threshold, str)
             return losses.bound_of(self.mmd_threshold, self.mmd_estimator)
-        total, count = self.warmup_divergence.tolist() if self._n_updates >= self.warmup_steps else (0.0, 0)
+        total, count = self.warmup_divergence.tolist() if self._n_updates >= (self.warmup_steps or 0) else (0.0, 0)
         return None if count == 0 else total / count + AUTO_MARGIN * abs(total / count)
 
     def _noise(self, *shape: int) -> th.Tensor:
@@ -417,83 +422,15 @@ class BEAR(OfflineAlgorithm):
             self._bootstrap_masks = (draws < self.bootstrap_probability).to(self.device)
         return self._bootstrap_masks[:, indices].float()
 
-    def learn(
-        self: SelfBEAR,
-        total_timesteps: int | None = None,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 1000,
-        tb_log_name: str = "BEAR",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfBEAR:
-        """
-        Learn from the dataset; see :meth:`OfflineAlgorithm.learn`.
-
-        :param total_timesteps: Gradient steps to take, 100,000 by default.
-        :param callback: Callback(s), called once after every gradient step.
-        :param log_interval: Gradient steps between two lines of the log, None for none.
-        :param tb_log_name: Name of the run in the TensorBoard log.
-        :param reset_num_timesteps: Whether to count gradient steps from 0 again.
-        :param progress_bar: Whether to show a progress bar.
-        :return: The trained model.
-        :raises ValueError: when ``mmd_threshold="auto"`` was not measured in a warm-up that is over.
-        """
-        self._check_device()
+    def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.warmup_steps is None:
+            self.warmup_steps = round(self.warmup_fraction * total_timesteps)
         if self.mmd_threshold == "auto" and self._n_updates >= self.warmup_steps and self.constraint_threshold is None:
             raise ValueError(
                 f'mmd_threshold="auto" is measured in the warm-up, which ended after warmup_steps={self.warmup_steps} of '
                 f"the {self._n_updates} updates so far: give a number"
             )
-        steps = self.default_total_timesteps if total_timesteps is None else total_timesteps
-        if 0 < self._n_updates + steps <= self.warmup_steps:
-            warnings.warn(
-                f"total_timesteps={steps} ends within the warm-up, warmup_steps={self.warmup_steps}: "
-                "the actor only imitates the data. Take more steps, or a shorter warm-up"
-            )
-        return super().learn(steps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
-    def to_sac(
-        self,
-        env: GymEnv | str | None = None,
-        keep_dataset: bool = True,
-        policy: str | type[SACPolicy] | None = None,
-        **sac_kwargs: Any,
-    ) -> SAC:
-        """
-        Fine-tune online: a stock SB3 ``SAC`` that starts from BEAR's actor, critics and target critics.
-
-        ``gamma``, ``tau`` and ``batch_size`` are BEAR's, SAC's one learning rate is that of BEAR's critics; optimisers
-        start anew. Where BEAR learned with ``VecNormalize``, the one around ``env`` gets its statistics.
-
-        :param env: The environment: an id, an Env, or a VecEnv of any number; None for BEAR's own.
-        :param keep_dataset: Whether BEAR's dataset is put into SAC's replay buffer. ``learning_starts`` is then 0 by
-            default, and ``buffer_size`` (1,000,000 by default) is the room beside the dataset.
-        :param policy: None keeps BEAR's policy class, so that SAC acts as BEAR does, by the best of its
-            ``n_action_samples`` candidates. ``"MlpPolicy"`` (``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class) is SB3's
-            own with the same actor and critics; it acts by the actor's mean, and SB3 loads it without this package.
-        :param sac_kwargs: Other arguments of ``SAC``; of ``policy_kwargs`` only those of the optimiser.
-        :return: The SAC model.
-        :raises ValueError: when ``env`` is missing or does not fit, when there is no dataset to keep, or for arguments that
-            would change the networks.
-        """
-        return sac.to_sac(self, env, keep_dataset, policy, **sac_kwargs)
-
-    @classmethod
-    def from_sac(cls: type[SelfBEAR], sac_model: SAC, env: GymEnv | str | None = None, **bear_kwargs: Any) -> SelfBEAR:
-        """
-        Learn offline from an SB3 ``SAC`` model: from its actor, critics, target critics, and its replay buffer.
-
-        ``gamma``, ``tau``, ``batch_size`` and ``policy_kwargs`` are SAC's, its learning rate is that of BEAR's critics.
-        The behaviour VAE is new, unless the model came from :meth:`to_sac`.
-
-        :param sac_model: The model, without gSDE.
-        :param env: As BEAR's; None for the model's own.
-        :param bear_kwargs: Other arguments of BEAR; of ``policy_kwargs`` only those of the optimiser and of the VAE.
-        :return: The BEAR model, not trained yet.
-        :raises ValueError: for a model whose networks BEAR cannot take, or arguments that would change them.
-        :raises DatasetError: when the replay buffer is empty, as it is after ``SAC.load``, and no ``dataset`` is passed.
-        """
-        return sac.from_sac(cls, sac_model, env, **bear_kwargs)
+        return super()._setup_learn(total_timesteps, *args, **kwargs)
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """

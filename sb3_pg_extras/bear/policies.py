@@ -4,19 +4,22 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
+from sb3_pg_extras.common.dicts import arrays_of
+from sb3_pg_extras.offline.policies import FinitePolicy
+
 # Bounds of the latent's log standard deviation, and of the latents that samples are decoded from (VAE in BEAR's algos.py).
 LATENT_LOG_STD_MIN, LATENT_LOG_STD_MAX = -4.0, 15.0
 LATENT_CLIP = 0.5
 
 
-class BehaviorVAE(BasePolicy):
+class BehaviorVAE(FinitePolicy):
     """
     Conditional VAE of the dataset's actions given the observation (BCQ, Fujimoto et al. 2019; ``VAE`` in BEAR's
     ``algos.py``). It is an SB3 policy too: acting with it is behaviour cloning.
@@ -91,13 +94,13 @@ class BehaviorVAE(BasePolicy):
         return self.decoder(th.cat([features, noise.clamp(-LATENT_CLIP, LATENT_CLIP)], dim=2)).float()
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        batch_size = _batch_size(observation)
+        batch_size = len(arrays_of(observation)[0])
         shape = (batch_size, 1, self.latent_dim)
         noise = th.zeros(shape, device=self.device) if deterministic else th.randn(shape, device=self.device)
         return th.tanh(self.raw_actions(observation, noise)).squeeze(1)
 
 
-class BEARPolicy(SACPolicy):
+class BEARPolicy(FinitePolicy, SACPolicy):
     """
     SB3's SAC actor and critics (so that weights move freely between BEAR and SAC), and a behaviour VAE.
 
@@ -202,7 +205,7 @@ class BEARPolicy(SACPolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         noise = self.candidate_noise
         if not deterministic:
-            noise = th.randn(_batch_size(observation), *noise.shape[1:], device=self.device)
+            noise = th.randn(len(arrays_of(observation)[0]), *noise.shape[1:], device=self.device)
         actions = th.tanh(self.raw_actions(observation, noise)[0])
         values = self.critic.q_networks[0](self._critic_inputs(self.critic, observation, actions))
         return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
@@ -234,7 +237,3 @@ class MultiInputPolicy(BEARPolicy):
 
 
 MlpPolicy = BEARPolicy
-
-
-def _batch_size(obs: PyTorchObs) -> int:
-    return len(next(iter(obs.values()))) if isinstance(obs, dict) else len(obs)

@@ -21,7 +21,7 @@ def is_number(value: Any, lowest: float = -math.inf, highest: float = math.inf) 
 def check_numbers(algorithm: BaseAlgorithm, bounds: Mapping[str, tuple[float, float]], integer: bool = False) -> None:
     """
     :param algorithm: The algorithm whose attributes are checked.
-    :param bounds: Name of an attribute -> its lowest and its highest value.
+    :param bounds: Name of an attribute -> its lowest and its highest allowed value.
     :param integer: Whether they must be integers.
     :raises ValueError: for a value that is not a finite number (YAML reads ``1e-3`` as a string) or is out of bounds.
     """

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_pg_extras.common.arguments import check_choices, check_numbers
 from sb3_pg_extras.fast.numpy_actor import NumpyActor
@@ -26,6 +25,7 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = A2C.policy_aliases
+    _check_choices, _check_numbers = check_choices, check_numbers
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, *, backend: str, **kwargs: Any) -> None:
         action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -34,46 +34,18 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         )
         self.backend = backend
 
-    def _check_arguments(
-        self,
-        choices: dict[str, tuple[Any, ...]] | None = None,
-        numbers: dict[str, tuple[float, float]] | None = None,
-        integers: dict[str, tuple[float, float]] | None = None,
-    ) -> None:
-        """Check the arguments that both algorithms have, and those given: choices and bounds as in ``arguments.py``."""
-        check_choices(self, {"backend": ("auto", "torch"), **(choices or {})})
-        check_numbers(self, integers or {}, integer=True)
-        any_number = (-math.inf, math.inf)
-        check_numbers(self, {"gamma": (0, 1), "ent_coef": any_number, "vf_coef": any_number, **(numbers or {})})
+    def _check_arguments(self) -> None:
+        """:raises ValueError: naming the argument and its value, before any time is spent."""
+        self._check_choices({"backend": ("auto", "torch")})
+        self._check_numbers({"gamma": (0, 1), "ent_coef": (-math.inf, math.inf), "vf_coef": (-math.inf, math.inf)})
         if self.max_grad_norm not in (None, math.inf):
-            check_numbers(self, {"max_grad_norm": (0, math.inf)})
-
-    def _setup_learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
-    ) -> tuple[int, BaseCallback]:
-        self._begin_learning(afresh=reset_num_timesteps or self._last_obs is None)
-        if self.verbose >= 1 and self._uses_numpy():
-            print("Using the NumPy backend")
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
-
-    def _begin_learning(self, afresh: bool) -> None:
-        """
-        Called when ``learn`` begins.
-
-        :param afresh: Whether the environments start anew.
-        """
+            self._check_numbers({"max_grad_norm": (0, math.inf)})
 
     def _uses_numpy(self) -> bool:
-        """:return: Whether the NumPy backend is wanted and applies."""
+        """:return: Whether actions are drawn in NumPy."""
         return self.backend == "auto" and NumpyActor.applies_to(self.policy)
 
     def _numpy_actor(self) -> NumpyActor | None:
-        """:return: What draws actions in NumPy, if the NumPy backend is wanted and applies."""
         return NumpyActor(self.policy) if self._uses_numpy() else None
 
     def _environment_actions(self, actions: np.ndarray) -> np.ndarray:

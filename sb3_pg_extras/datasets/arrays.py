@@ -51,8 +51,8 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
     dataset = OfflineDataset(**kwargs)
     if dataset.truncations.any() and not (dataset.truncations & ~dataset.terminations).any():
         warnings.warn(
-            "every truncated row is terminated too, so no time limit counts as one. If terminations holds done = terminated or "
-            "truncated, pass terminations & ~truncations"
+            "every truncated row is terminated too, so no time limit counts as one. Where terminations holds done = "
+            "terminated or truncated, pass terminations & ~truncations"
         )
     return dataset
 

@@ -72,12 +72,18 @@ def scale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
 
     :param actions: shape ``(N, *space.shape)``.
     :param space: The action space.
-    :return: The same shape, in [-1, 1], clipped to +-(1 - 1e-6).
+    :return: The same shape, in [-1, 1], clipped to +-(1 - 1e-6); 0 in a dimension whose bounds are equal.
     """
     if not isinstance(space, spaces.Box):
         return actions
-    scaled = 2.0 * ((actions - space.low) / (space.high - space.low)) - 1.0
-    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN).astype(np.float32)
+    width = space.high - space.low
+    # In place: at a million rows, each copy counts.
+    scaled = (actions - space.low).astype(np.float32, copy=False)
+    scaled /= np.where(width > 0, width, 1)
+    scaled *= 2
+    scaled -= 1
+    scaled[:, width <= 0] = 0
+    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN, out=scaled)
 
 
 def unscale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:

@@ -3,25 +3,26 @@
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch as th
 
 Outputs = dict[str, th.Tensor]
 Step = Callable[..., Outputs]
-# Steps of a kind that run operator by operator before one is recorded: libraries and optimisers allocate in the first ones.
+# Steps of a kind that run operator by operator before one is recorded: libraries and optimisers allocate during the first.
 WARMUP = 3
-# What the optimisers' kernels read.
+# The type that the optimisers' CUDA kernels read learning rates in.
 RATE_DTYPE = th.float32
-# Kinds of steps whose graphs are kept at a time.
+# Number of graphs kept at a time.
 MAX_GRAPHS = 16
 
 
 def record(step: Callable[[], Outputs], generator: th.Generator) -> Callable[[], Outputs]:
     """
-    :param step: What to record; it must not wait for the device. It is not carried out yet.
+    :param step: What to record; it must not wait for the device. Recording does not execute it.
     :param generator: The generator that it draws from.
-    :return: Carries out the step, and returns its outputs, which the next call overwrites.
+    :return: A function that executes the step and returns its outputs, which the next call overwrites.
     """
     graph = th.cuda.CUDAGraph()
     graph.register_generator_state(generator)
@@ -39,8 +40,8 @@ class RecordedSteps:
     """
     Runs steps, each kind operator by operator at first and then from a CUDA graph.
 
-    What a graph reads and writes stays where it was recorded: inputs are copied there, weights and the optimisers' state
-    must be changed in place only. :meth:`clear` after anything else.
+    A graph reads and writes the memory that it was recorded with: inputs are copied there; weights and the optimisers' state
+    must be changed in place only. Call :meth:`clear` after any other change.
 
     :param optimizers: All that the steps use. Their learning rates may change from step to step.
     :param generator: The generator that the steps draw from.
@@ -79,7 +80,7 @@ class RecordedSteps:
         return self._graphs[kind](inputs)
 
     def _run_aside(self, step: Step, inputs: Any) -> Outputs:
-        """On another stream, as PyTorch asks for before a recording."""
+        """On a side stream, as PyTorch requires before a graph is recorded."""
         if self.generator.device.type != "cuda":
             return step(*inputs)
         current, aside = th.cuda.current_stream(), th.cuda.Stream()
@@ -92,8 +93,8 @@ class RecordedSteps:
 
 class _Graph:
     def __init__(self, step: Step, inputs: Any, optimizers: Sequence[th.optim.Optimizer], generator: th.Generator) -> None:
-        copies = _copy(inputs)
-        self._inputs = list(_tensors(copies))
+        copies = deepcopy(inputs)
+        self._inputs = _tensors(copies)
         self._groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         self._known_rates = [float(group["lr"]) for group in self._groups]
         self._rates = [th.full((), rate, dtype=RATE_DTYPE, device=generator.device) for rate in self._known_rates]
@@ -105,7 +106,7 @@ class _Graph:
         self._replay = record(recorded, generator)
 
     def __call__(self, inputs: Any) -> Outputs:
-        th._foreach_copy_(self._inputs, list(_tensors(inputs)))
+        th._foreach_copy_(self._inputs, _tensors(inputs))
         for number, (group, rate) in enumerate(zip(self._groups, self._rates, strict=True)):
             if group["lr"] != self._known_rates[number]:
                 self._known_rates[number] = group["lr"]
@@ -115,35 +116,19 @@ class _Graph:
 
 @contextmanager
 def _rates_from(groups: list[dict[str, Any]], rates: list[th.Tensor]) -> Iterator[None]:
-    """Optimisers read their learning rates from tensors meanwhile: a graph would keep a number for ever."""
-    before: list[dict[str, Any]] = [
-        {name: group[name] for name in ("lr", "capturable") if name in group} for group in groups
-    ]
+    """Let optimisers read their learning rates from tensors meanwhile: a graph would keep a number for ever."""
+    before = [dict(group) for group in groups]
     try:
         for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
-            if "capturable" in group:
-                group["capturable"] = True
+            group.update(lr=rate, **({"capturable": True} if "capturable" in group else {}))
         yield
     finally:
         for group, values in zip(groups, before, strict=True):
             group.update(values)
 
 
-def _tensors(tree: Any) -> Iterator[th.Tensor]:
+def _tensors(tree: Any) -> list[th.Tensor]:
     if isinstance(tree, th.Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, dict)):
-        for item in tree.values() if isinstance(tree, dict) else tree:
-            yield from _tensors(item)
-
-
-def _copy(tree: Any) -> Any:
-    if isinstance(tree, th.Tensor):
-        return tree.clone()
-    if isinstance(tree, dict):
-        return {key: _copy(value) for key, value in tree.items()}
-    if isinstance(tree, tuple):
-        items = [_copy(item) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else tuple(items)
-    return tree
+        return [tree]
+    items = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, tuple) else ()
+    return [tensor for item in items for tensor in _tensors(item)]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import RLock
 
 import torch as th
 
@@ -10,6 +11,8 @@ import torch as th
 ACCURACY = 1e-5
 # 256 x 256. With layers of 64 and 128 oneDNN took 1.2 times as long for a gradient step of BEAR, with 256 and 750 less.
 LARGE = 1 << 16
+# The setting is the process's: models that learn in several threads take turns, or one would multiply with the other's.
+LOCK = RLock()
 
 
 @contextmanager
@@ -22,15 +25,17 @@ def fast_matmuls(device: th.device, largest: int) -> Iterator[None]:
     :param device: Where the matrices are.
     :param largest: Numbers in the largest of the networks' matrices.
     """
-    if device.type != "cpu" or largest < LARGE or not medium_is_accurate():
+    if device.type != "cpu":
         yield
         return
-    before = th.get_float32_matmul_precision()
-    th.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        th.set_float32_matmul_precision(before)
+    with LOCK:
+        before = th.get_float32_matmul_precision()
+        if largest >= LARGE and medium_is_accurate():
+            th.set_float32_matmul_precision("medium")
+        try:
+            yield
+        finally:
+            th.set_float32_matmul_precision(before)
 
 
 @cache

@@ -20,9 +20,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor
 from torch import nn
 
-from sb3_pg_extras.fast.numpy_net import ACTIVATIONS, ONE, ZERO, Dense, Net
-
-KNOWN = (nn.Linear, *ACTIVATIONS)
+from sb3_pg_extras.fast.numpy_net import LAYERS, ONE, ZERO, Dense, Net
 
 
 class NumpyActor:
@@ -48,7 +46,7 @@ class NumpyActor:
             and _is_vector(policy.observation_space)
             and all(_only_flattens(extractor) for extractor in (policy.pi_features_extractor, policy.vf_features_extractor))
             and type(policy.mlp_extractor) is MlpExtractor
-            and all(type(m) in KNOWN for m in (*policy.mlp_extractor.policy_net, *policy.mlp_extractor.value_net))
+            and all(type(m) in LAYERS for m in (*policy.mlp_extractor.policy_net, *policy.mlp_extractor.value_net))
             and all(type(head) is nn.Linear for head in heads if head is not None)
             and type(policy.action_dist) in (CategoricalDistribution, DiagGaussianDistribution)
             and all(p.requires_grad and p.dtype == th.float32 for p in policy.parameters())

@@ -7,7 +7,7 @@ model at all times.
 Letters in shapes: B states (one per environment), R rows of gradients (1 for their sum, or one per environment).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,59 +59,33 @@ class Dense:
         return np.dot(gradient, self.weight)
 
 
-class Tanh:
-    def __init__(self, module: nn.Tanh) -> None:
-        pass
+# PyTorch's activation -> its value at x, and its slope where that value is y; m is the module.
+ACTIVATIONS: dict[type[nn.Module], tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
+    nn.Tanh: (lambda m, x: np.tanh(x), lambda m, x, y: ONE - y * y),
+    nn.ReLU: (lambda m, x: np.maximum(x, ZERO), lambda m, x, y: x > ZERO),
+    nn.LeakyReLU: (
+        lambda m, x: np.where(x > ZERO, x, np.float32(m.negative_slope) * x),
+        lambda m, x, y: np.where(x > ZERO, ONE, np.float32(m.negative_slope)),
+    ),
+    nn.ELU: (
+        lambda m, x: np.where(x > ZERO, x, np.float32(m.alpha) * np.expm1(np.minimum(x, ZERO))),
+        lambda m, x, y: np.where(x > ZERO, ONE, y + np.float32(m.alpha)),
+    ),
+}
+
+
+class Activation:
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.value, self.slope = ACTIVATIONS[type(module)]
 
     def forward(self, x: np.ndarray) -> np.ndarray:
-        self.y = np.tanh(x)
+        self.x, self.y = x, self.value(self.module, x)
         return self.y
-
-    def backward(self, gradient: np.ndarray) -> np.ndarray:
-        y = self.y[: len(gradient)]
-        slope = y * y
-        np.subtract(ONE, slope, out=slope)
-        gradient *= slope
-        return gradient
-
-
-class ReLU:
-    def __init__(self, module: nn.ReLU) -> None:
-        pass
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        self.y = np.maximum(x, ZERO)
-        return self.y
-
-    def backward(self, gradient: np.ndarray) -> np.ndarray:
-        gradient *= self.y[: len(gradient)] > ZERO
-        return gradient
-
-
-class LeakyReLU:
-    def __init__(self, module: nn.LeakyReLU) -> None:
-        self.slope = np.float32(module.negative_slope)
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        self.slopes = np.where(x > ZERO, ONE, self.slope)
-        return x * self.slopes
-
-    def backward(self, gradient: np.ndarray) -> np.ndarray:
-        gradient *= self.slopes[: len(gradient)]
-        return gradient
-
-
-class ELU:
-    def __init__(self, module: nn.ELU) -> None:
-        self.alpha = np.float32(module.alpha)
-
-    def forward(self, x: np.ndarray) -> np.ndarray:
-        self.x, self.negative = x, self.alpha * np.expm1(np.minimum(x, ZERO))
-        return np.where(x > ZERO, x, self.negative)
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         n = len(gradient)
-        gradient *= np.where(self.x[:n] > ZERO, ONE, self.negative[:n] + self.alpha)
+        gradient *= self.slope(self.module, self.x[:n], self.y[:n])
         return gradient
 
 
@@ -128,23 +102,20 @@ class LayerNorm:
         variance = np.dot(x * x, self.averaging)
         variance += self.eps
         self.std = np.sqrt(variance, out=variance)[:, None]
-        x /= self.std
-        self.y = x
+        self.y = np.divide(x, self.std, out=x)
         return x
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         n = len(gradient)
-        y = self.y[:n]
-        along = np.dot(gradient * y, self.averaging)[:, None]
+        along = np.dot(gradient * self.y[:n], self.averaging)[:, None]
         gradient -= np.dot(gradient, self.averaging)[:, None]
-        gradient -= y * along
+        gradient -= self.y[:n] * along
         gradient /= self.std[:n]
         return gradient
 
 
-ACTIVATIONS: dict[type[nn.Module], Any] = {
-    nn.Tanh: Tanh, nn.ReLU: ReLU, nn.LeakyReLU: LeakyReLU, nn.ELU: ELU, nn.LayerNorm: LayerNorm
-}  # fmt: skip
+# What a net may consist of.
+LAYERS: dict[type[nn.Module], Any] = {nn.Linear: Dense, nn.LayerNorm: LayerNorm, **dict.fromkeys(ACTIVATIONS, Activation)}
 
 
 class Net:
@@ -157,8 +128,7 @@ class Net:
 
     def __init__(self, modules: Sequence[nn.Module], gradients: dict[th.Tensor, np.ndarray]) -> None:
         self.layers: list[Any] = [
-            Dense(module, gradients) if isinstance(module, nn.Linear) else ACTIVATIONS[type(module)](module)
-            for module in modules
+            Dense(module, gradients) if isinstance(module, nn.Linear) else LAYERS[type(module)](module) for module in modules
         ]
 
     def forward(self, x: np.ndarray) -> np.ndarray:

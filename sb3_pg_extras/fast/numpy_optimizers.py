@@ -6,9 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch as th
-from torch import nn
 
 from sb3_pg_extras.fast.numpy_net import ONE
+
+# What is not computed here: options of PyTorch's optimisers that are off by default.
+VARIANTS = ("momentum", "weight_decay", "nesterov", "centered", "amsgrad", "maximize", "differentiable", "capturable")
 
 
 class NumpyOptimizer:
@@ -20,28 +22,23 @@ class NumpyOptimizer:
     :param scratch: Memory to work in, shape (P,).
     """
 
-    # What PyTorch's state holds for each parameter, beside the number of steps.
+    # What PyTorch's state holds for each parameter.
     state_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, optimizer: th.optim.Optimizer, theta: np.ndarray, scratch: np.ndarray) -> None:
         (self.group,) = optimizer.param_groups
         self.theta, self.scratch = theta, scratch
-        params = self.group["params"]
-        self.steps = np.zeros(len(params), dtype=np.float32)
-        self.states = [np.zeros_like(theta) for _ in self.state_names]
-        if not self.state_names:
-            return
-        for i, p in enumerate(params):
-            state = optimizer.state[p]
-            if state:
-                self.steps[i] = float(state["step"])
-            state["step"] = th.from_numpy(self.steps)[i]
-        for name, vector in zip(self.state_names, self.states, strict=True):
-            for p, part in zip(params, th.from_numpy(vector).split([p.numel() for p in params]), strict=True):
+        self.states: list[np.ndarray] = []
+        for name in self.state_names:
+            shapes = [() if name == "step" else p.shape for p in self.group["params"]]
+            sizes = [math.prod(shape) for shape in shapes]
+            self.states.append(np.zeros(sum(sizes), dtype=np.float32))
+            parts = th.from_numpy(self.states[-1]).split(sizes)
+            for p, part, shape in zip(self.group["params"], parts, shapes, strict=True):
                 state = optimizer.state[p]
                 if name in state:
-                    part.copy_(state[name].flatten())
-                state[name] = part.view_as(p)
+                    part.copy_(th.as_tensor(state[name]).flatten())
+                state[name] = part.view(shape)
 
     @staticmethod
     def applies_to(optimizer: th.optim.Optimizer) -> bool:
@@ -49,18 +46,8 @@ class NumpyOptimizer:
         :param optimizer: Any optimiser.
         :return: Whether it is one of ``OPTIMIZERS``, with one group and without momentum, weight decay and other variants.
         """
-        variants = (
-            "momentum",
-            "weight_decay",
-            "nesterov",
-            "centered",
-            "amsgrad",
-            "maximize",
-            "differentiable",
-            "capturable",
-        )
-        groups = optimizer.param_groups
-        return type(optimizer) in OPTIMIZERS and len(groups) == 1 and not any(groups[0].get(name) for name in variants)
+        first, *others = optimizer.param_groups
+        return type(optimizer) in OPTIMIZERS and not others and not any(first.get(name) for name in VARIANTS)
 
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
         """
@@ -74,20 +61,16 @@ class NumpyOptimizer:
 
 
 class NumpySGD(NumpyOptimizer):
-    """``torch.optim.SGD``."""
-
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
         self.theta -= np.multiply(direction, self.group["lr"] * scale, out=self.scratch)
 
 
 class NumpyRMSprop(NumpyOptimizer):
-    """``torch.optim.RMSprop``."""
-
-    state_names = ("square_avg",)
+    state_names = ("step", "square_avg")
 
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
-        group, scratch, (square_avg,) = self.group, self.scratch, self.states
-        self.steps += ONE
+        group, scratch, (steps, square_avg) = self.group, self.scratch, self.states
+        steps += ONE
         square_avg *= group["alpha"]
         np.multiply(direction, direction, out=scratch)
         scratch *= (1.0 - group["alpha"]) * scale * scale
@@ -100,14 +83,12 @@ class NumpyRMSprop(NumpyOptimizer):
 
 
 class NumpyAdam(NumpyOptimizer):
-    """``torch.optim.Adam``."""
-
-    state_names = ("exp_avg", "exp_avg_sq")
+    state_names = ("step", "exp_avg", "exp_avg_sq")
 
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
-        group, scratch, (exp_avg, exp_avg_sq) = self.group, self.scratch, self.states
-        self.steps += ONE
-        (beta1, beta2), step = group["betas"], float(self.steps[0])
+        group, scratch, (steps, exp_avg, exp_avg_sq) = self.group, self.scratch, self.states
+        steps += ONE
+        (beta1, beta2), step = group["betas"], float(steps[0])
         exp_avg *= beta1
         np.multiply(direction, (1.0 - beta1) * scale, out=scratch)
         exp_avg += scratch
@@ -141,26 +122,23 @@ class NumpyOptimizers:
     """
 
     def __init__(self, optimizers: Sequence[th.optim.Optimizer], rows: int, gradients_are_scratch: bool) -> None:
-        groups: list[list[nn.Parameter]] = [optimizer.param_groups[0]["params"] for optimizer in optimizers]
-        params = [p for group in groups for p in group]
+        params = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
         theta = th.cat([p.detach().flatten() for p in params])
         # Shape (R, P), and the same memory by parameter, as ``numpy_net.Dense`` takes it.
         self.gradients = np.zeros((rows, len(theta)), dtype=np.float32)
         self.gradients_by_param: dict[th.Tensor, np.ndarray] = {}
         scratch = self.gradients[0] if gradients_are_scratch else np.empty(len(theta), dtype=np.float32)
-        start = 0
-        for p in params:
-            end = start + p.numel()
-            p.data = theta[start:end].view_as(p)
-            self.gradients_by_param[p] = self.gradients[:, start:end].reshape(rows, *p.shape)
-            assert np.shares_memory(self.gradients_by_param[p], self.gradients)
-            start = end
         self.parts: list[tuple[NumpyOptimizer, slice]] = []
-        start = 0
-        for optimizer, group in zip(optimizers, groups, strict=True):
-            part = slice(start, start + sum(p.numel() for p in group))
+        end = 0
+        for optimizer in optimizers:
+            first = end
+            for p in optimizer.param_groups[0]["params"]:
+                start, end = end, end + p.numel()
+                p.data = theta[start:end].view_as(p)
+                self.gradients_by_param[p] = self.gradients[:, start:end].reshape(rows, *p.shape)
+                assert np.shares_memory(self.gradients_by_param[p], self.gradients)
+            part = slice(first, end)
             self.parts.append((OPTIMIZERS[type(optimizer)](optimizer, theta.numpy()[part], scratch[part]), part))
-            start = part.stop
 
     def stand_for(self, optimizers: Sequence[th.optim.Optimizer]) -> bool:
         """

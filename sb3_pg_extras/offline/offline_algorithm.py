@@ -14,30 +14,31 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
-from sb3_pg_extras.common.arguments import check_choices, check_numbers
+from sb3_pg_extras.common.arguments import check_choices, check_numbers, is_number
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.datasets import DatasetSource
-from sb3_pg_extras.datasets.layout import to_replay_buffer
 from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
 from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
-from sb3_pg_extras.offline.policies import NormalizedExtractor, set_observation_statistics
+from sb3_pg_extras.offline.policies import CombinedExtractor, NormalizedExtractor, seeded_dropout, set_observation_statistics
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
+from sb3_pg_extras.offline.saved_buffer import SavedBuffer
 from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
-from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, dataset_for, open_dataset
+from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, check_supported, dataset_for, open_dataset
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
+# Gradient steps between two looks at whether everything is still finite.
+CHECK_EVERY = 100
+REPLAY_BUFFER_KWARGS = {"normalize_rewards", "max_bytes"}
 EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
 
 
@@ -121,6 +122,7 @@ class OfflineAlgorithm(BaseAlgorithm):
             seed=seed,
             supported_action_spaces=supported_action_spaces,
         )
+        check_supported(getattr(self, "observation_space", None), getattr(self, "action_space", None))
         self.batch_size = batch_size
         self.gamma = gamma
         self.n_collect_steps = n_collect_steps
@@ -132,6 +134,9 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.replay_buffer = None
         # Type of the device, state and seed of the generator, as they were saved.
         self._generator_state: tuple[Any, ...] | None = None
+        # Path of a sharded dataset, and how far it had been read, as they were saved.
+        self._sharded_position: tuple[str, dict[str, Any] | None] = ("", None)
+        self._saved_buffer = SavedBuffer()
         # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
         self._sums: dict[str, tuple[Any, int]] = {}
 
@@ -146,6 +151,12 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def _check_arguments(self) -> None:
         """:raises ValueError: naming the argument and its value, before any time is spent."""
+        for name in ("policy_kwargs", "replay_buffer_kwargs"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be a dict")
+        unknown = sorted(set(self.replay_buffer_kwargs) - REPLAY_BUFFER_KWARGS)
+        if unknown:
+            raise ValueError(f"replay_buffer_kwargs {unknown[0]!r}: must be among {sorted(REPLAY_BUFFER_KWARGS)}")
         self._check_choices({"precision": ("fp32", "bf16")})
         sizes = dict.fromkeys(("batch_size", "n_collect_steps", "n_steps"), (1, math.inf))
         self._check_numbers(sizes, integer=True)
@@ -165,10 +176,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         self._check_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        kwargs = self.policy_kwargs
-        if self.normalize_observations:
-            inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
-            kwargs = {**kwargs, "features_extractor_class": NormalizedExtractor, "features_extractor_kwargs": inner}
+        kwargs = self._full_policy_kwargs()
         policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
         self.policy = policy.to(self.device)
         if self.replay_buffer is not None:
@@ -181,6 +189,16 @@ class OfflineAlgorithm(BaseAlgorithm):
             device_type, state, seed = self._generator_state
             if device_type == self.device.type and seed == self.seed:
                 self.generator.set_state(state)
+
+    def _full_policy_kwargs(self) -> dict[str, Any]:
+        """:return: ``policy_kwargs``, which stay what the user gave, and what follows from other arguments."""
+        kwargs = self.policy_kwargs
+        if isinstance(self.observation_space, spaces.Dict) and any("." in key for key in self.observation_space.spaces):
+            kwargs = {"features_extractor_class": CombinedExtractor, **kwargs}
+        if not self.normalize_observations:
+            return kwargs
+        inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
+        return {**kwargs, "features_extractor_class": NormalizedExtractor, "features_extractor_kwargs": inner}
 
     def _add_optimizer(self, optimizer: th.optim.Optimizer, learning_rate: float | Schedule) -> None:
         """
@@ -220,10 +238,11 @@ class OfflineAlgorithm(BaseAlgorithm):
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env, self.generator)
                 step = self._kind_of_step()
-                if self.records_steps:
-                    values = self._recorded()((step, batch_size), self._update, batch, step)
-                else:
-                    values = self._update(batch, step)
+                with seeded_dropout(self.policy, self.generator):
+                    if self.records_steps:
+                        values = self._recorded()((step, batch_size), self._update, batch, step)
+                    else:
+                        values = self._update(batch, step)
                 self._sum_up(values)
                 self._n_updates += 1
 
@@ -279,11 +298,12 @@ class OfflineAlgorithm(BaseAlgorithm):
         kwargs: dict[str, Any] = {"device": self.device, "n_steps": self.n_steps, "gamma": self.gamma}
         kwargs |= self.replay_buffer_kwargs
         if isinstance(loaded, ShardedParquet):
-            self.replay_buffer = ShardedReplayBuffer(
-                loaded, self.observation_space, self.action_space, seed=self.seed, **kwargs
-            )
+            path, position = self._sharded_position
+            kwargs |= {"seed": self.seed, "position": position if path == str(dataset) else None}
+            self.replay_buffer = ShardedReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
         else:
             self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
+        self._sharded_position, self._saved_buffer = ("", None), SavedBuffer()
         # A path is saved with the model; arrays are not.
         self.dataset = str(dataset) if isinstance(dataset, (str, pathlib.Path)) else loaded
         if self.env is None:
@@ -302,6 +322,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """As in ``BaseAlgorithm``, but the environment, which may be a robot, is not reset."""
+        self._check_device()
         if self.replay_buffer is None:
             if self.dataset is None and self.num_timesteps == 0 and self.env is not None:
                 self.dataset = dataset_for(self.env, self.n_collect_steps, self.verbose)
@@ -345,7 +366,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         total_timesteps: int | None = None,
         callback: MaybeCallback = None,
         log_interval: int | None = 1000,
-        tb_log_name: str = "offline",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfOfflineAlgorithm:
@@ -355,16 +376,21 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param total_timesteps: Gradient steps to take, 100,000 by default.
         :param callback: Callback(s), called once after every gradient step.
         :param log_interval: Gradient steps between two lines of the log, None for none.
-        :param tb_log_name: Name of the run in the TensorBoard log.
+        :param tb_log_name: Name of the run in the TensorBoard log, the algorithm's by default.
         :param reset_num_timesteps: Whether to count gradient steps from 0 again.
         :param progress_bar: Whether to show a progress bar.
         :return: The trained model.
         """
+        total_timesteps = self.default_total_timesteps if total_timesteps is None else total_timesteps
+        if not is_number(total_timesteps, lowest=0):
+            raise ValueError(f"total_timesteps={total_timesteps!r}: must be a number of gradient steps")
+        if log_interval is not None and not is_number(log_interval, lowest=1):
+            raise ValueError(f"log_interval={log_interval!r}: must be a number of at least 1, or None for no log")
         total_timesteps, callback = self._setup_learn(
-            self.default_total_timesteps if total_timesteps is None else total_timesteps,
+            total_timesteps,
             callback,
             reset_num_timesteps,
-            tb_log_name,
+            tb_log_name or type(self).__name__,
             progress_bar,
         )
         assert self.env is not None
@@ -381,11 +407,25 @@ class OfflineAlgorithm(BaseAlgorithm):
             callback.update_locals({"infos": infos, "dones": dones, "new_obs": new_obs})
             if not callback.on_step():
                 break
+            if self.num_timesteps % CHECK_EVERY == 0:
+                self._check_finite()
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
 
+        self._check_finite()
         callback.on_training_end()
         return self
+
+    def _check_finite(self) -> None:
+        """:raises ValueError: for a logged quantity, or a weight, that is not a finite number."""
+        wrong = [name for name, (total, _) in self._sums.items() if not math.isfinite(total)]
+        wrong = wrong or [name for name, weight in self.policy.named_parameters() if not weight.isfinite().all()]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]} is not finite at gradient step {self.num_timesteps}, or in the {CHECK_EVERY} before it: look "
+                "for extreme rewards and observations in the dataset (sb3-pg-extras inspect), normalise them "
+                "(normalize_observations, normalize_rewards), or lower the learning rates"
+            )
 
     def _sum_up(self, values: dict[str, th.Tensor]) -> None:
         """Add the values of one gradient step to the sums."""
@@ -395,6 +435,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     def dump_logs(self) -> None:
         """Write the log: ``time/fps`` is gradient steps per second."""
+        self._check_finite()
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
@@ -421,8 +462,12 @@ class OfflineAlgorithm(BaseAlgorithm):
         :param path: Path of the file (``.zip`` is added where no suffix is), or a file object.
         :param exclude: Names of attributes to leave out, besides the default ones.
         :param include: Names of attributes to save although they are left out by default.
+        :raises ValueError: when a weight is not a finite number.
         """
+        self._check_finite()
         self._generator_state = (self.device.type, self.generator.get_state(), self.seed)
+        if isinstance(self.replay_buffer, ShardedReplayBuffer):
+            self._sharded_position = (str(self.dataset), self.replay_buffer.position())
         if not isinstance(path, (str, pathlib.Path)):
             super().save(path, exclude, include)
             return
@@ -436,21 +481,16 @@ class OfflineAlgorithm(BaseAlgorithm):
         """
         Save the dataset as a pickled replay buffer of SB3's own, which its off-policy algorithms load and go on filling.
 
+        It does not change: saved again, as by ``CheckpointCallback(save_replay_buffer=True)``, it is a link to the last
+        file.
+
         :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object. A file is written whole or
             not at all.
         :raises DatasetError: for a sharded dataset, which is never in memory as a whole.
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
-        dataset = self.replay_buffer.whole_dataset()
-        buffer_class: Any = DictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else ReplayBuffer
-        buffer = buffer_class(len(dataset), self.observation_space, self.action_space, "cpu")
-        to_replay_buffer(dataset, buffer)
-        if not isinstance(path, (str, pathlib.Path)):
-            save_to_pkl(path, buffer, self.verbose)
-            return
-        path = pathlib.Path(path)
-        with atomic_write(path if path.suffix else path.with_suffix(".pkl")) as file:
-            save_to_pkl(file, buffer, self.verbose)  # type: ignore[arg-type]
+        spaces_of_model = (self.observation_space, self.action_space)
+        self._saved_buffer.save(self.replay_buffer.whole_dataset(), *spaces_of_model, path, self.verbose)
 
     def load_replay_buffer(self, path: str | pathlib.Path, truncate_last_traj: bool = True) -> None:
         """
@@ -463,5 +503,13 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.set_dataset(path)
 
     def _excluded_save_params(self) -> list[str]:
-        memory_only = [] if isinstance(self.dataset, str) else ["dataset"]
-        return [*super()._excluded_save_params(), *memory_only, "generator", "_sums", "_optimizers", "_recorded_steps"]
+        memory_only = ["_saved_buffer", *([] if isinstance(self.dataset, str) else ["dataset"])]
+        return [
+            *super()._excluded_save_params(),
+            *memory_only,
+            "generator",
+            "_sums",
+            "_optimizers",
+            "_recorded_steps",
+            "_saved_buffer",
+        ]

@@ -1,18 +1,67 @@
-"""What the policies of offline algorithms share: observations normalised with the statistics of the dataset."""
+"""What the policies of offline algorithms share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import CombinedExtractor as SB3CombinedExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, TensorDict
 from torch import nn
 
 from sb3_pg_extras.datasets import OfflineDataset
 from sb3_pg_extras.offline.normalization import CLIP, EPSILON, set_moments
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+class FinitePolicy(BasePolicy):
+    """A policy whose ``predict`` raises, as SAC's does, rather than return an action that is not a number."""
+
+    def predict(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        As in SB3.
+
+        :param args: The observation, ...
+        :param kwargs: As in SB3.
+        :return: Actions in environment units, and the state, unchanged.
+        :raises ValueError: when an action is not finite: the observation is not, or the weights are not.
+        """
+        actions, state = super().predict(*args, **kwargs)
+        if not np.isfinite(actions).all():
+            raise ValueError(f"the action is not finite: {actions}. Look at the observation, and whether training diverged")
+        return actions, state
+
+
+class CombinedExtractor(SB3CombinedExtractor):
+    """
+    SB3's, for keys that hold dots as well (``observation.state.joints``), which no module of PyTorch may have in its name.
+
+    :param observation_space: A Dict space.
+    :param kwargs: As in SB3.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, **kwargs: Any) -> None:
+        super().__init__(
+            spaces.Dict({_module_name(key): space for key, space in observation_space.spaces.items()}), **kwargs
+        )
+
+    def forward(self, observations: TensorDict) -> th.Tensor:
+        """
+        :param observations: Preprocessed observations by key, each (B, ...).
+        :return: Features, (B, features_dim).
+        """
+        return super().forward({_module_name(key): value for key, value in observations.items()})
+
+
+def _module_name(key: str) -> str:
+    return key.replace(".", "/")
 
 
 class NormalizedExtractor(BaseFeaturesExtractor):
@@ -98,6 +147,24 @@ def set_observation_statistics(policy: nn.Module, dataset: OfflineDataset) -> No
     statistics = {key: set_moments(RunningMeanStd(shape=arrays[key].shape[1:]), arrays[key]) for key in extractors[0].keys}
     for extractor in extractors:
         extractor.set_statistics(statistics)
+
+
+@contextmanager
+def seeded_dropout(policy: nn.Module, generator: th.Generator) -> Iterator[None]:
+    """
+    Dropout draws from PyTorch's global generator: where there is any, seed that from training's own meanwhile, so that a
+    run can be repeated and gone on with whatever else draws.
+
+    :param policy: The networks.
+    :param generator: Training's generator.
+    """
+    if not any(isinstance(module, DROPOUT) for module in policy.modules()):
+        yield
+        return
+    device = generator.device
+    with th.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        th.manual_seed(int(th.randint(2**31, (1,), generator=generator, device=device)))
+        yield
 
 
 def is_vector_space(space: spaces.Space) -> bool:

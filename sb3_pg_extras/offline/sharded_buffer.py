@@ -25,6 +25,7 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
     :param device: PyTorch device of the transitions and the batches.
     :param seed: Seed of the order of the parts.
     :param max_bytes: Bytes of transitions to hold.
+    :param position: What :meth:`position` gave, to go on from there.
     :param kwargs: ``n_steps``, ``gamma`` and ``normalize_rewards`` of :class:`OfflineReplayBuffer`; statistics are those of
         the first part.
     """
@@ -39,24 +40,33 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
         device: th.device | str = "auto",
         seed: int | None = None,
         max_bytes: int = 1 << 29,
+        position: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(shards.first, observation_space, action_space, device, **kwargs)
         self.shards = shards
-        self._indices = shards.indices(seed)
+        if position is not None:
+            seed = position["seed"]
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self._indices = shards.indices(self._seed)
         example = self._gather(self.columns, th.zeros(1, dtype=th.int64, device=self.device))
         row_bytes = sum(tensor.nbytes for tensor in _tensors(example))
         # One row more than there are: a dataset that fits leaves it empty, is never full, and stays.
         n_rows = max(len(shards.first), min(len(shards) + 1, max_bytes // row_bytes))
         fields = [map_arrays(lambda t: t.new_empty((n_rows, *t.shape[1:])), v) for v in example[:-1] if v is not None]
         self.columns = Columns(*fields, *[None] * (7 - len(fields)))
-        # What is read ahead meanwhile, by one thread.
-        self._reader = ThreadPoolExecutor(1)
-        self._next_part = self._reader.submit(self._read)
         self.pos, self.buffer_size, self.full = 0, n_rows, False
         # Transitions in the part that came last, and those drawn since.
         self._n_newest = self._n_drawn = 0
-        for _ in range(shards.n_parts):
+        # Parts that came so far, and of those that are still held where in this order, and in the buffer, each began.
+        self._n_parts = 0
+        self._parts_held: list[tuple[int, int, int]] = []
+        if position is not None:
+            self._go_to(position)
+        # What is read ahead meanwhile, by one thread.
+        self._reader = ThreadPoolExecutor(1)
+        self._next_part = self._reader.submit(self._read_next)
+        for _ in range(shards.n_parts if position is None else 0):
             if not self.full:
                 self._take_in()
 
@@ -78,17 +88,43 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
             self._take_in()
         return batch
 
-    def _read(self) -> OfflineReplayBufferSamples:
-        columns = self.columns_of(self.shards.part(next(self._indices)))
+    def position(self) -> dict[str, Any]:
+        """:return: Which transitions are held, and which come next: what a saved model needs to go on."""
+        names = ("pos", "full", "_n_newest", "_n_drawn", "_n_parts", "_parts_held")
+        return {"seed": self._seed} | {name: getattr(self, name) for name in names}
+
+    def _go_to(self, position: dict[str, Any]) -> None:
+        order = [next(self._indices) for _ in range(position["_n_parts"])]
+        for number, start, _ in position["_parts_held"]:
+            self._put(self._read(order[number]), start)
+        for name, value in position.items():
+            if name != "seed":
+                setattr(self, name, value)
+        self._parts_held = list(self._parts_held)
+
+    def _read_next(self) -> OfflineReplayBufferSamples:
+        return self._read(next(self._indices))
+
+    def _read(self, part: int) -> OfflineReplayBufferSamples:
+        columns = self.columns_of(self.shards.part(part))
         return self._gather(columns, th.arange(len(columns.rewards), device=self.device))
+
+    def _put(self, part: OfflineReplayBufferSamples, start: int) -> int:
+        """:return: The number of transitions put into the buffer, from row ``start`` on and round its end."""
+        n_rows = min(len(part.rewards), self.buffer_size)
+        places = (start + th.arange(n_rows, device=self.device)) % self.buffer_size
+        for held, new in zip(_tensors(self.columns), _tensors(part[:-1]), strict=True):
+            held[places] = new[:n_rows]
+        return n_rows
 
     def _take_in(self) -> None:
         part = self._next_part.result()
-        self._next_part = self._reader.submit(self._read)
-        n_rows = min(len(part.rewards), self.buffer_size)
-        places = (self.pos + th.arange(n_rows, device=self.device)) % self.buffer_size
-        for held, new in zip(_tensors(self.columns), _tensors(part[:-1]), strict=True):
-            held[places] = new[:n_rows]
+        self._next_part = self._reader.submit(self._read_next)
+        n_rows = self._put(part, self.pos)
+        self._parts_held.append((self._n_parts, self.pos, n_rows))
+        self._n_parts += 1
+        while sum(n for _, _, n in self._parts_held[1:]) >= self.buffer_size:
+            del self._parts_held[0]  # all of it was overwritten
         self.full = self.full or self.pos + n_rows >= self.buffer_size
         self.pos = (self.pos + n_rows) % self.buffer_size
         self._n_newest = n_rows

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -53,6 +54,31 @@ def dataset_for(env: VecEnv, n_collect_steps: int, verbose: int) -> DatasetSourc
         f"{env_id or 'the environment'} (n_collect_steps) and learns from those. {HOW_TO_PASS_A_DATASET}"
     )
     return collect_dataset(env, None, n_collect_steps, env_id)
+
+
+def check_supported(observation_space: spaces.Space | None, action_space: spaces.Space | None) -> None:
+    """
+    :param observation_space: The model's observation space, if there is one yet.
+    :param action_space: Its action space.
+    :raises ValueError: for spaces that SB3's networks would read wrongly.
+    """
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    for key, space in parts.items():
+        if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(space.start):
+            raise ValueError(
+                f"observation_space {key or space}: SB3's networks count from 0, start={space.start} is not supported. "
+                "Subtract it from the observations"
+            )
+    if not isinstance(action_space, spaces.Box):
+        return
+    with np.errstate(over="ignore"):
+        wide = np.flatnonzero(~np.isfinite(action_space.high - action_space.low))
+    if len(wide):
+        low, high = action_space.low.flat[wide[0]], action_space.high.flat[wide[0]]
+        raise ValueError(
+            f"action_space: dimension {wide[0]} goes from {low:g} to {high:g}, which is too wide for single precision. "
+            "Give the actions' real bounds"
+        )
 
 
 class DatasetEnv(gym.Env[Any, Any]):

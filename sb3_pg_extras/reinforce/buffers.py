@@ -1,6 +1,5 @@
 """The rollout buffer of whole episodes."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +28,8 @@ class EpisodeRolloutSamples(NamedTuple):
 
 class EpisodeRolloutBuffer(RolloutBuffer):
     """
-    Rollout buffer of whole episodes. It grows with the episodes, so its ``buffer_size`` means nothing; an environment
-    that has no part in the batch any more is stepped along with the others, and left out by ``active``.
+    Rollout buffer of whole episodes. It grows with the episodes, so its ``buffer_size`` means nothing. An environment that
+    has finished its part of the batch is stepped along with the others, but those steps are not sampled.
 
     :param buffer_size: Ignored.
     :param observation_space: Observation space.
@@ -45,48 +44,34 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         """Forget all steps."""
         BaseBuffer.reset(self)
         self._steps: list[tuple[Any, ...]] = []
-        # Steps that belong to the batch.
+        # Steps that belong to the batch, and which environments are playing an episode of it.
         self.n_transitions = 0
-        # (row, environment, last observation) of the episodes that a time limit cut.
-        self.truncated: list[tuple[int, int, Any]] = []
+        self.active = np.zeros(self.n_envs, dtype=bool)
 
     def size(self) -> int:
         """:return: Number of calls of :meth:`add` since the last reset."""
         return len(self._steps)
 
-    def add(  # type: ignore[override]
-        self, obs: Any, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray, active: np.ndarray
-    ) -> None:
+    def add(self, obs: Any, actions: np.ndarray, rewards: np.ndarray, dones: np.ndarray) -> None:  # type: ignore[override]
         """
-        Add one step of all environments.
+        Add one step of all environments. It belongs to the batch where the environment is ``active``.
 
         :param obs: Observations before the step, (n_envs, ...), or a dict of those.
         :param actions: Actions as the policy drew them, (n_envs, ...).
         :param rewards: (n_envs,).
         :param dones: True where the step ended an episode, (n_envs,).
-        :param active: True where the step belongs to the batch, (n_envs,). An environment that is left out once stays out.
         """
-        self.n_transitions += int(active.sum())
-        self._steps.append((map_arrays(np.array, obs), actions, np.array(rewards, np.float64), dones, np.array(active)))
+        self.n_transitions += int(self.active.sum())
+        self._steps.append((map_arrays(np.array, obs), actions, np.array(rewards, np.float64), dones, self.active.copy()))
 
-    def add_truncated(self, env: int, last_observation: Any) -> None:
+    def bootstrap(self, env: int, value: float) -> None:
         """
-        Note that the last step of an environment was cut by a time limit.
+        Add ``gamma * V(s_T)`` to the last reward of an environment whose episode was cut by a time limit.
 
         :param env: Index of the environment.
-        :param last_observation: The observation that the last step led to.
+        :param value: ``V(s_T)`` of the observation that the last step led to.
         """
-        self.truncated.append((len(self._steps) - 1, env, last_observation))
-
-    def bootstrap(self, values: Sequence[float]) -> None:
-        """
-        Add ``gamma * V(s_T)`` to the last rewards of truncated episodes, once: ``truncated`` is empty afterwards.
-
-        :param values: ``V`` of the observations in ``truncated``, in that order.
-        """
-        for (row, env, _), value in zip(self.truncated, values, strict=True):
-            self._steps[row][2][env] += self.gamma * value
-        self.truncated.clear()
+        self._steps[-1][2][env] += self.gamma * value
 
     def get_samples(self) -> EpisodeRolloutSamples:
         """:return: All steps that belong to the batch, with their returns."""

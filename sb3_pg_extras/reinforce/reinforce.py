@@ -115,27 +115,22 @@ class REINFORCE(PolicyGradientAlgorithm):
         self.discount_weighting = discount_weighting
         self.normalize_advantage = normalize_advantage
         self.baseline = baseline
-        # Which environments play an episode of the batch; None before the first. learn() may leave a batch unfinished.
-        self._active: np.ndarray | None = None
         self._n_started = 0
         self._n_finished = 0
 
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
-        self._check_arguments(
-            choices={"credit": ("reward_to_go", "episode"), "baseline": (None, "mean", "value")},
-            integers={"n_episodes": (1, math.inf), "n_steps": (0, math.inf)},
-        )
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        self._check_choices({"credit": ("reward_to_go", "episode"), "baseline": (None, "mean", "value")})
+        self._check_numbers({"n_episodes": (1, math.inf), "n_steps": (0, math.inf)}, integer=True)
         if not issubclass(self.rollout_buffer_class, EpisodeRolloutBuffer):  # type: ignore[arg-type]
             raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
-        super()._setup_model()
 
-    def _begin_learning(self, afresh: bool) -> None:
-        if afresh:
-            # Episodes that were held are lost.
-            self._active = None
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        super()._setup_model()
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -152,11 +147,12 @@ class REINFORCE(PolicyGradientAlgorithm):
         """
         assert isinstance(rollout_buffer, EpisodeRolloutBuffer)
         self.policy.set_training_mode(False)
-        active = self._begin_or_resume(env, rollout_buffer, n_rollout_steps)
+        if not rollout_buffer.active.any():
+            self._begin_batch(env, rollout_buffer, n_rollout_steps)
         act = self._numpy_actor() or self._act
         callback.on_rollout_start()
 
-        while active.any():
+        while rollout_buffer.active.any():
             if self.num_timesteps >= self._total_timesteps:
                 return False
             if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
@@ -165,11 +161,11 @@ class REINFORCE(PolicyGradientAlgorithm):
             new_obs, rewards, dones, infos = env.step(self._environment_actions(actions))
             self.num_timesteps += env.num_envs
 
-            rollout_buffer.add(self._last_obs, actions, rewards, dones, active)
+            rollout_buffer.add(self._last_obs, actions, rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            if dones.any():
-                self._end_episodes(active, dones, infos, rollout_buffer, n_rollout_steps)
+            for index in np.flatnonzero(dones & rollout_buffer.active):
+                self._end_episode(int(index), infos[index], rollout_buffer, n_rollout_steps)
 
             callback.update_locals(locals())
             if not callback.on_step():
@@ -179,41 +175,31 @@ class REINFORCE(PolicyGradientAlgorithm):
         callback.on_rollout_end()
         return True
 
-    def _begin_or_resume(self, env: VecEnv, rollout_buffer: EpisodeRolloutBuffer, n_rollout_steps: int) -> np.ndarray:
-        """:return: Which environments play an episode of the batch, (n_envs,)."""
-        if self._active is not None and self._active.any():
-            return self._active
+    def _begin_batch(self, env: VecEnv, rollout_buffer: EpisodeRolloutBuffer, n_rollout_steps: int) -> None:
         rollout_buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        assert self._last_episode_starts is not None
         if not np.all(self._last_episode_starts):
             # Environments that had no part in the last batch's end are in the middle of an episode.
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         self._n_started = env.num_envs if n_rollout_steps > 0 else min(self.n_episodes, env.num_envs)
-        self._active = np.arange(env.num_envs) < self._n_started
-        return self._active
+        rollout_buffer.active = np.arange(env.num_envs) < self._n_started
 
-    def _end_episodes(
-        self,
-        active: np.ndarray,
-        dones: np.ndarray,
-        infos: list[dict[str, Any]],
-        rollout_buffer: EpisodeRolloutBuffer,
-        n_rollout_steps: int,
+    def _end_episode(
+        self, index: int, info: dict[str, Any], rollout_buffer: EpisodeRolloutBuffer, n_rollout_steps: int
     ) -> None:
-        """Close the episodes that ended, and start the next one where the quotas are not met yet."""
-        for index in np.flatnonzero(dones & active):
-            self._n_finished += 1
-            self._update_info_buffer([infos[index]], dones[[index]])
-            last = last_observation(infos[index])
-            if last is not None:
-                rollout_buffer.add_truncated(int(index), last)
-            if self._n_started < self.n_episodes or rollout_buffer.n_transitions < n_rollout_steps:
-                self._n_started += 1
-            else:
-                active[index] = False
+        """Close the episode that ended in an environment, and start the next one if the quotas are not met yet."""
+        self._n_finished += 1
+        self._update_info_buffer([info], np.array([True]))
+        last = last_observation(info)
+        if last is not None and self.baseline == "value":
+            with th.no_grad():
+                rollout_buffer.bootstrap(index, self.policy.predict_values(self.policy.obs_to_tensor(last)[0]).item())
+        if self._n_started < self.n_episodes or rollout_buffer.n_transitions < n_rollout_steps:
+            self._n_started += 1
+        else:
+            rollout_buffer.active[index] = False
 
     def _act(self, obs: Any) -> np.ndarray:
         with th.no_grad():
@@ -224,8 +210,6 @@ class REINFORCE(PolicyGradientAlgorithm):
         """One gradient step on the episodes collected."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        if self.baseline == "value":
-            self._bootstrap_time_limits()
         batch = self.rollout_buffer.get_samples()
 
         values, log_prob, entropy = self.policy.evaluate_actions(batch.observations, batch.actions)
@@ -248,7 +232,7 @@ class REINFORCE(PolicyGradientAlgorithm):
 
         self.policy.optimizer.zero_grad()
         loss.backward()
-        max_norm = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
         self.policy.optimizer.step()
 
@@ -261,14 +245,6 @@ class REINFORCE(PolicyGradientAlgorithm):
         self.logger.record("train/grad_norm", grad_norm.item())
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
-
-    def _bootstrap_time_limits(self) -> None:
-        with th.no_grad():
-            values = [
-                self.policy.predict_values(self.policy.obs_to_tensor(last)[0]).item()
-                for _, _, last in self.rollout_buffer.truncated
-            ]
-        self.rollout_buffer.bootstrap(values)
 
     def learn(
         self: SelfREINFORCE,
@@ -291,6 +267,10 @@ class REINFORCE(PolicyGradientAlgorithm):
         :param progress_bar: Whether to show one.
         :return: This model.
         """
+        if reset_num_timesteps or self._last_obs is None:
+            self.rollout_buffer.reset()
+        if self.verbose >= 1 and self._uses_numpy():
+            print("Using the NumPy backend")
         updates_before, episodes_before = self._n_updates, self._n_finished
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
         if self._n_updates == updates_before and self.num_timesteps >= self._total_timesteps:
@@ -302,6 +282,3 @@ class REINFORCE(PolicyGradientAlgorithm):
                 "environment in gymnasium.wrappers.TimeLimit"
             )
         return self
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_active"]

@@ -14,8 +14,6 @@ from sb3_pg_extras.single_step_a2c.optimizers import ObGD
 
 
 class NumpyObGD(NumpyOptimizer):
-    """ObGD in NumPy."""
-
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
         rate, scratch = self.group["lr"], self.scratch
         # einsum sums faster than reduce.

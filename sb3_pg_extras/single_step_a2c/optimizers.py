@@ -57,24 +57,19 @@ class ObGD(th.optim.Optimizer):
         return loss
 
 
-class EligibilityTraces(nn.Module):
+class EligibilityTraces:
     """
     Eligibility traces of all parameters, one row per environment: ``e <- decay e + gradient``
     (Sutton & Barto 2018, section 13.5).
-
-    The traces are a module's buffer, so that they are saved and loaded as one. P is the number of parameters.
 
     :param params: The parameters.
     :param n_envs: Number of environments.
     """
 
-    traces: th.Tensor
-
     def __init__(self, params: Iterable[nn.Parameter], n_envs: int) -> None:
-        super().__init__()
         self.params = [p for p in params if p.requires_grad]
         self.sizes = [p.numel() for p in self.params]
-        self.register_buffer("traces", th.zeros(n_envs, sum(self.sizes), device=self.params[0].device))
+        self.traces = th.zeros(n_envs, sum(self.sizes), device=self.params[0].device)
 
     def accumulate(self, objectives: th.Tensor, decay: float) -> None:
         """
@@ -110,15 +105,15 @@ class EligibilityTraces(nn.Module):
         if dones.any():
             self.traces[th.as_tensor(dones, device=self.traces.device)] = 0.0
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def state_dict(self) -> dict[str, th.Tensor]:
+        """:return: What :meth:`load_state_dict` takes."""
+        return {"traces": self.traces}
+
+    def load_state_dict(self, state_dict: Mapping[str, th.Tensor], strict: bool = True) -> None:
         """
-        :param state_dict: What ``state_dict`` gave. With another number of environments the episodes start anew, and so do
-            the traces.
-        :param strict: As for any module.
-        :param assign: As for any module.
-        :return: As for any module.
+        :param state_dict: What :meth:`state_dict` returned. With another number of environments the episodes start anew, and
+            so do the traces.
+        :param strict: Accepted as by modules.
         """
-        saved = state_dict.get("traces")
-        if saved is not None and len(saved) != len(self.traces):
-            state_dict = {"traces": th.zeros_like(self.traces)}
-        return super().load_state_dict(state_dict, strict, assign)
+        saved = state_dict["traces"]
+        self.traces.copy_(saved if saved.shape == self.traces.shape else th.zeros(()))

@@ -131,30 +131,34 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    def _setup_model(self) -> None:
-        separate = self.critic_learning_rate is not None
-        numbers = {"trace_decay": (0.0, 1.0)}
-        if separate and not callable(self.critic_learning_rate):
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        self._check_numbers({"trace_decay": (0, 1)})
+        if self.critic_learning_rate is not None and not callable(self.critic_learning_rate):
             # The RL Zoo makes a schedule of a string for learning_rate only.
-            numbers["critic_learning_rate"] = (0.0, math.inf)
-        self._check_arguments(numbers=numbers)
-        if not separate and self.critic_optimizer_kwargs is not None:
+            self._check_numbers({"critic_learning_rate": (0, math.inf)})
+        if self.critic_learning_rate is None and self.critic_optimizer_kwargs is not None:
             raise ValueError(
                 f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r} and critic_learning_rate=None: one optimiser for "
                 "both takes no arguments for the critic alone; give critic_learning_rate"
             )
-        if separate:
+
+    def _setup_model(self) -> None:
+        self._check_arguments()
+        if self.critic_learning_rate is not None:
             self.policy_kwargs = {"share_features_extractor": False, **self.policy_kwargs}
         super()._setup_model()
-        self.critic_lr_schedule = None if self.critic_learning_rate is None else FloatSchedule(self.critic_learning_rate)
-        self.critic_optimizer = (
-            None if self.critic_lr_schedule is None else self._split_optimizer(self.critic_lr_schedule(1))
-        )
+        self.critic_lr_schedule: Schedule | None = None
+        self.critic_optimizer: th.optim.Optimizer | None = None
+        if self.critic_learning_rate is not None:
+            self.critic_lr_schedule = FloatSchedule(self.critic_learning_rate)
+            self.critic_optimizer = self._split_optimizer(self.critic_lr_schedule(1))
         params = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.traces = EligibilityTraces(params, self.n_envs) if self.trace_decay > 0 else None
+        self._params = list(self.policy.parameters())
 
     def _split_optimizer(self, critic_learning_rate: float) -> th.optim.Optimizer:
-        """:return: An optimiser of the critic's parameters, with the policy's left the actor's."""
+        """:return: An optimiser of the critic's parameters; the policy's keeps the actor's."""
         policy = self.policy
         if policy.share_features_extractor and any(True for _ in policy.features_extractor.parameters()):
             raise ValueError(
@@ -173,23 +177,11 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         """:return: The actor's optimiser and the critic's, or the one for both."""
         return [self.policy.optimizer] if self.critic_optimizer is None else [self.policy.optimizer, self.critic_optimizer]
 
-    def _begin_learning(self, afresh: bool) -> None:
-        if self.traces is not None and afresh:
-            self.traces.reset(np.ones(self.n_envs, dtype=bool))
-        self._learner = self._make_learner()
-        self._params = list(self.policy.parameters())
-        # One forward pass acts and learns, so it runs in the mode that acts.
-        self.policy.set_training_mode(False)
-        if self.use_sde:
-            self.policy.reset_noise(self.n_envs)
-
-    def _uses_numpy(self) -> bool:
-        return super()._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)
-
     def _make_learner(self) -> NumpyLearner | None:
         """:return: The NumPy backend's learner; None for PyTorch."""
-        traces = None if self.traces is None else self.traces.traces
-        return NumpyLearner(self.policy, self.optimizers, traces) if self._uses_numpy() else None
+        if not (self._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)):
+            return None
+        return NumpyLearner(self.policy, self.optimizers, None if self.traces is None else self.traces.traces)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -312,7 +304,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         return td_errors
 
     def _check_finite(self, td_errors: np.ndarray, rewards: np.ndarray) -> None:
-        # The sum is not finite if one of them is not, and is cheaper to ask.
+        # The sum is not finite if one of them is not, and is faster to check.
         if not math.isfinite(sum(td_errors.tolist())):
             raise ValueError(
                 f"td_error={td_errors} after {self.num_timesteps} steps, with rewards={rewards}: if the rewards are finite, "
@@ -362,11 +354,19 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         :return: This model.
         :raises ValueError: for a TD error that is not finite.
         """
+        if self.traces is not None and (reset_num_timesteps or self._last_obs is None):
+            self.traces.reset(np.ones(self.n_envs, dtype=bool))
+        self._learner = self._make_learner()
+        if self.verbose >= 1 and self._learner is not None:
+            print("Using the NumPy backend")
+        # One forward pass acts and learns, so it runs in the mode that acts.
+        self.policy.set_training_mode(False)
+        if self.use_sde:
+            self.policy.reset_noise(self.n_envs)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        made_again = ["critic_lr_schedule", "_learner", "_params", "_step", "_td_errors"]
-        return [*super()._excluded_save_params(), *made_again]
+        return [*super()._excluded_save_params(), "critic_lr_schedule", "_learner", "_params", "_step", "_td_errors"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
@@ -387,7 +387,7 @@ def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> 
     :return: The observations, the last one where a time limit cut an episode; and 1 where it terminated, shape (n_envs,).
     """
     terminations = dones.astype(np.float32)
-    # On most steps no episode ends, and this is the fastest way to ask.
+    # On most steps no episode ends, and this is the fastest check.
     ended = np.flatnonzero(dones) if np.count_nonzero(dones) else ()
     cut = {i: last for i in ended if (last := last_observation(infos[i])) is not None}
     if cut:

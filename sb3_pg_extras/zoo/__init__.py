@@ -12,14 +12,9 @@ import logging
 import runpy
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sb3_pg_extras
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-
-    ALGORITHMS: dict[str, type[BaseAlgorithm]]
 
 # Id -> class among our public names. Its search space is in search_spaces.py, its entries are in hyperparams/.
 CLASSES = {"bc": "BC", "bear": "BEAR", "reinforce": "REINFORCE", "single_step_a2c": "SingleStepA2C"}
@@ -74,24 +69,6 @@ def hyperparams_file(algo: str) -> Path:
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def zoo_arguments(command: str, arguments: list[str]) -> list[str]:
-    """
-    :param command: A key of :data:`COMMANDS`.
-    :param arguments: What follows it on the command line.
-    :return: The same, with our hyper-parameter file where one of our algorithms is trained and none is given: the zoo
-        looks only inside its own package.
-    """
-    if command != "train":
-        return arguments
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--algo")
-    parser.add_argument("-conf", "--conf-file")
-    known, _ = parser.parse_known_args(arguments)
-    if known.algo not in CLASSES or known.conf_file is not None:
-        return arguments
-    return [*arguments, "--conf-file", str(hyperparams_file(known.algo))]
-
-
 def main() -> None:
     """Run the ``sb3-pg-extras`` command with the arguments of the process."""
     parser = argparse.ArgumentParser(
@@ -109,7 +86,7 @@ def main() -> None:
 
     # What ends in one line instead of a traceback.
     user_errors = (DatasetError, MissingPackageError)
-    sys.argv = [f"sb3-pg-extras {command}", *zoo_arguments(command, sys.argv[2:])]
+    sys.argv[:2] = [f"sb3-pg-extras {command}"]
     if command in ZOO_COMMANDS:
         for work_around in WORKAROUNDS.get(command, []):
             work_around()

@@ -1,5 +1,6 @@
-"""The RL Zoo's experiment manager, as our ``train`` runs it."""
+"""The RL Zoo's experiment manager, as our ``train`` and ``grid`` run it."""
 
+import argparse
 import sys
 from typing import Any
 
@@ -7,17 +8,30 @@ import optuna
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pg_extras.zoo import CLASSES, hyperparams_file
 from sb3_pg_extras.zoo.storage import SharedStudy, open_storage
 
 
 class Manager(ExperimentManager):
     """
-    The zoo's manager without three faults of rl_zoo3 2.9.2, whose workers share a search even if one of them is killed.
+    The zoo's manager, which finds our hyper-parameter files, without these faults of rl_zoo3 2.9.2:
 
     - ``-optimize`` makes a run folder that never gets a model, and the next ``enjoy`` takes it for the latest run.
     - ``--trial-id 0``, the first trial of a study, is taken for no trial, and the entry is trained without a word.
     - ``--max-total-trials`` counts the trials of dead workers, and a worker leaves before the others have ended.
+    - ``lin_0.001`` is a schedule for ``learning_rate``, and an error for any other learning rate.
+
+    :param args: The command line, which is saved with the model.
+    :param algo: Id of the algorithm.
+    :param more: More arguments of the zoo's manager.
+    :param config: The hyper-parameter file; by default that of the algorithm.
+    :param kwargs: More arguments of the zoo's manager.
     """
+
+    def __init__(self, args: argparse.Namespace, algo: str, *more: Any, config: str | None = None, **kwargs: Any) -> None:
+        if config is None and algo in CLASSES:
+            config = str(hyperparams_file(algo))
+        super().__init__(args, algo, *more, config=config, **kwargs)  # type: ignore[misc]
 
     def create_log_folder(self) -> None:
         """Make the folder of a run, which a search is not."""
@@ -43,6 +57,15 @@ class Manager(ExperimentManager):
             drawn = self.load_trial(self.storage, self.study_name, self.trial_id)
             self.custom_hyperparams = {**drawn, **(self.custom_hyperparams or {})}
         return super().read_hyperparameters()
+
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """Strings such as ``lin_0.001`` become schedules for every learning rate, not for ``learning_rate`` alone."""
+        schedules = ExperimentManager._preprocess_schedules
+        for name, value in hyperparams.items():
+            if name.endswith("_learning_rate") and isinstance(value, str):
+                hyperparams[name] = schedules({"learning_rate": value})["learning_rate"]
+        return schedules(hyperparams)
 
     def hyperparameters_optimization(self) -> None:
         """Search hyper-parameters: alone, or with ``--storage`` next to other workers, any of which may be killed."""

@@ -31,11 +31,7 @@ def use_our_manager() -> None:
 
 
 def link_folders_with_spaces() -> None:
-    """
-    Give ``record_training`` links to the folders of its arguments whose paths have a space.
-
-    It hands their paths to a shell without quotes.
-    """
+    """``record_training`` gives paths to a shell without quotes: replace those that have a space by links to them."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-f", "--folder", default="rl-trained-agents")
     parser.add_argument("-o", "--output-folder")
@@ -58,7 +54,7 @@ def start_our_commands() -> None:
     """
     Have ``record_training`` and ``benchmark`` start our commands with this Python.
 
-    They start ``python`` from the PATH, with modules that do not know our ids and a script that only a checkout has.
+    They start the ``python`` on the PATH, with modules that do not know our ids and a script that only a checkout has.
     """
     call = subprocess.call
 
@@ -73,7 +69,7 @@ def start_our_commands() -> None:
 
 def provide_ffmpeg() -> None:
     """
-    Put the ffmpeg that imageio-ffmpeg ships on the PATH of this process and its children, where there is none.
+    Where there is no ffmpeg, put the one that imageio-ffmpeg ships on the PATH of this process and its children.
 
     The zoo and huggingface_sb3 3.2 call ``ffmpeg`` by name, and lose their video without an error that says why.
     """
@@ -87,27 +83,18 @@ def provide_ffmpeg() -> None:
 
 
 def provide_generate_metadata() -> None:
-    """
-    Give ``huggingface_sb3.push_to_hub`` back the function that the zoo imports from it.
-
-    huggingface_sb3 3.2 has renamed ``generate_metadata`` and returns an object where the zoo expects a dict.
-    """
+    """The zoo imports ``generate_metadata``, which huggingface_sb3 3.2 has renamed and which returns no dict any more."""
     # Not an attribute of the package: the function of that name is.
-    module = importlib.import_module("huggingface_sb3.push_to_hub")
-    if hasattr(module, "generate_metadata"):
-        return
-
-    def generate_metadata(model_name: str, env_id: str, mean_reward: float, std_reward: float) -> dict[str, Any]:
-        return module._generate_metadata(model_name, env_id, mean_reward, std_reward).to_dict()
-
-    module.generate_metadata = generate_metadata  # type: ignore[attr-defined]
+    module: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+    if not hasattr(module, "generate_metadata"):
+        module.generate_metadata = lambda *args: module._generate_metadata(*args).to_dict()
 
 
 def raise_the_error_for_missing_files() -> None:
     """
-    Have ``huggingface_sb3.load_from_hub`` raise the error that the zoo expects for a file that is not there.
+    Have ``huggingface_sb3.load_from_hub`` raise the error that the zoo expects for a missing file, such as VecNormalize's.
 
-    Since huggingface_hub 1 it is no error of requests, and ends the download of a model without ``VecNormalize``.
+    Since huggingface_hub 1 that is no error of requests any more, and ends the download.
     """
     import huggingface_sb3
     from huggingface_hub.errors import EntryNotFoundError
@@ -144,18 +131,14 @@ def keep_axes_of_evaluations() -> None:
     """
     Keep ``all_plots`` from squeezing its array of last evaluations.
 
-    That takes the axis of the runs away where there is one run (``all_plots`` then fails on one evaluation episode,
-    ``plot_from_file`` on any number), and the axis of the episodes where there is one episode.
+    With one run that takes away the axis of the runs (``all_plots`` then fails on one evaluation episode,
+    ``plot_from_file`` on any number of them), with one episode that of the episodes.
     """
     importlib.import_module("rl_zoo3.plots.all_plots").np = _NumPy()  # type: ignore[attr-defined]
 
 
 def save_figures_without_display() -> None:
-    """
-    Where matplotlib has no display to show figures on, save them as PNG files in the current folder.
-
-    The plot commands show their figures and do nothing else with them: without a display they are lost.
-    """
+    """Where there is no display, save the figures, which would be lost, as PNG files in the current folder."""
     from matplotlib import pyplot as plt
 
     show = plt.show
@@ -182,7 +165,6 @@ def skip_title_of_pybullet() -> None:
 
 
 def _temporary_folder() -> str:
-    """:return: A folder that lasts as long as this process."""
     folder = tempfile.mkdtemp(prefix="sb3-pg-extras-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

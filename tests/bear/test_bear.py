@@ -27,7 +27,7 @@ NETWORKS = ("vae", "critic", "critic_target", "actor", "alpha")
 
 def tiny_bear(dataset=None, **kwargs) -> BEAR:
     policy_kwargs = TINY | kwargs.pop("policy_kwargs", {})
-    defaults = {"seed": 0, "batch_size": 16, "warmup_steps": 0, "device": "cpu"}
+    defaults = {"seed": 0, "batch_size": 16, "warmup_fraction": 0, "device": "cpu"}
     return BEAR(
         "MlpPolicy", None, make_arrays() if dataset is None else dataset, policy_kwargs=policy_kwargs, **defaults | kwargs
     )
@@ -59,7 +59,7 @@ def changed(left: BEAR, right: BEAR) -> set[str]:
 
 def test_learns_from_the_bundled_dataset_as_the_readme_writes_it():
     env = gym.make("Pendulum-v1")
-    model = BEAR("MlpPolicy", env, policy_kwargs=TINY, warmup_steps=1)
+    model = BEAR("MlpPolicy", env, policy_kwargs=TINY, warmup_fraction=0.5)
     assert model.learn(3) is model
     assert model.num_timesteps == 3
     assert model.dataset == "bundled:pendulum-mixed-v0"
@@ -68,14 +68,16 @@ def test_learns_from_the_bundled_dataset_as_the_readme_writes_it():
 
 @pytest.mark.parametrize("make_env", [lambda: "Pendulum-v1", lambda: make_vec_env("Pendulum-v1", n_envs=3), lambda: None])
 def test_env_may_be_a_string_several_or_none(make_env):
-    model = BEAR("MlpPolicy", make_env(), "bundled:pendulum-mixed-v0", policy_kwargs=TINY, warmup_steps=0, seed=0).learn(4)
+    model = BEAR("MlpPolicy", make_env(), "bundled:pendulum-mixed-v0", policy_kwargs=TINY, warmup_fraction=0, seed=0).learn(
+        4
+    )
     assert model.num_timesteps == 4
     action, _ = model.predict(np.zeros(3, np.float32), deterministic=True)
     assert action.shape == (1,)
 
 
 def test_without_any_dataset_random_steps_are_collected_with_a_warning():
-    model = BEAR("MlpPolicy", "MountainCarContinuous-v0", n_collect_steps=120, policy_kwargs=TINY, warmup_steps=0, seed=0)
+    model = BEAR("MlpPolicy", "MountainCarContinuous-v0", n_collect_steps=120, policy_kwargs=TINY, warmup_fraction=0, seed=0)
     with pytest.warns(UserWarning, match=r"120 uniformly random steps in MountainCarContinuous-v0.*dataset="):
         model.learn(2)
     assert model.replay_buffer.size() == 120
@@ -84,7 +86,7 @@ def test_without_any_dataset_random_steps_are_collected_with_a_warning():
 @pytest.mark.parametrize("wrap", [lambda env: RescaleAction(env, -1.0, 1.0), TimeAwareObservation])
 def test_a_wrapped_environment_whose_spaces_the_bundled_dataset_does_not_have_is_stepped(wrap):
     env = wrap(gym.make("Pendulum-v1"))
-    model = BEAR("MlpPolicy", env, n_collect_steps=50, policy_kwargs=TINY, warmup_steps=0)
+    model = BEAR("MlpPolicy", env, n_collect_steps=50, policy_kwargs=TINY, warmup_fraction=0)
     with pytest.warns(UserWarning, match="50 uniformly random steps in Pendulum-v1"):
         model.learn(1)
     assert model.replay_buffer.size() == 50
@@ -124,7 +126,7 @@ def test_cnn_and_multi_input_policies(tmp_path):
     image = rng.integers(0, 256, (20, 36, 36, 3), dtype=np.uint8)
     rest = {"actions": rng.uniform(-1, 1, (20, 1)), "rewards": np.zeros(20), "action_space": spaces.Box(-1, 1, (1,))}
     rest |= {"terminations": np.zeros(20), "truncations": np.zeros(20)}
-    kwargs = {"policy_kwargs": TINY, "warmup_steps": 0, "batch_size": 4, "n_action_samples": 5}
+    kwargs = {"policy_kwargs": TINY, "warmup_fraction": 0, "batch_size": 4, "n_action_samples": 5}
 
     model = BEAR("CnnPolicy", None, {"observations": image, "next_observations": image, **rest}, **kwargs).learn(2)
     assert model.observation_space.shape == (3, 36, 36)
@@ -250,7 +252,7 @@ def test_gradients_stay_where_they_belong():
     before = [p.grad.clone() for p in model.critic.parameters()]
     assert all(p.grad is None for p in model.critic_target.parameters())
     _, divergence = model._actor_loss(batch, step, {})
-    model._alpha_loss(divergence, 0.05, {}).backward()
+    losses.alpha_loss(model.log_alpha, divergence, 0.05).backward()
     assert model.log_alpha.grad is not None
     assert all(th.equal(a, b.grad) for a, b in zip(before, model.critic.parameters(), strict=True))
 
@@ -365,7 +367,7 @@ KNOBS = [
     ({"q_reduction": "max"}, {"actor"}),
     ({"q_reduction": "mean"}, {"actor"}),
     ({"variance_penalty": 10.0}, {"actor"}),
-    ({"warmup_steps": 10}, {"actor"}),
+    ({"warmup_fraction": 0.9}, {"actor"}),
     ({"mmd_sigma": 0.1}, {"actor"}),
     ({"mmd_kernel": "gaussian"}, {"actor"}),
     ({"n_mmd_samples": 8}, {"actor"}),
@@ -410,17 +412,31 @@ def test_bootstrap_masks_are_drawn_once_per_transition_and_critic():
     th.testing.assert_close(model._masks_of(np.array([5, 3])), everything[:, [5, 3]])
 
 
-def test_warmup_ends_when_it_says():
-    model = tiny_bear(warmup_steps=3)
-    model.learn(3)
-    assert "train/actor_q_value" not in logged(model)
-    model.learn(1, reset_num_timesteps=False)
-    assert "train/actor_q_value" in logged(model)
+def test_the_warmup_is_a_share_of_the_first_learn():
+    model, in_warmup = tiny_bear(warmup_fraction=0.3), []
+
+    def watch(*_) -> bool:
+        in_warmup.append("actor_q_value" not in model._sums)
+        model._sums.clear()
+        return True
+
+    model.learn(10, callback=watch)
+    assert in_warmup == [True] * 3 + [False] * 7
+    assert model.warmup_steps == 3
+    # A second one does not warm up again, however long it is.
+    model.learn(100, callback=watch)
+    assert not any(in_warmup[10:])
+    assert tiny_bear(warmup_fraction=1.0).learn(4).warmup_steps == 4
 
 
-def test_a_run_that_ends_within_the_warmup_is_warned_about():
-    with pytest.warns(UserWarning, match=r"total_timesteps=3 .*warmup_steps=5"):
-        tiny_bear(warmup_steps=5).learn(3)
+def test_a_run_that_was_cut_in_the_warmup_goes_on_with_it(tmp_path):
+    """The share is that of the run as it was meant, not of what was left of it."""
+    whole = tiny_bear(warmup_fraction=0.5).learn(10)
+    cut = tiny_bear(warmup_fraction=0.5).learn(10, callback=lambda locals_, _: locals_["self"].num_timesteps < 3)
+    cut.save(tmp_path / "model")
+    loaded = BEAR.load(tmp_path / "model", dataset=make_arrays()).learn(7, reset_num_timesteps=False)
+    assert loaded.warmup_steps == 5
+    assert changed(whole, loaded) == set()
 
 
 def test_alpha_goes_to_its_clamp_when_the_threshold_lies_below_the_noise_floor():
@@ -438,7 +454,9 @@ def test_fixed_alpha_stays():
 
 def test_auto_threshold_after_the_warmup_is_refused(tmp_path):
     """It would never be measured, and alpha never learn."""
-    model = BEAR("MlpPolicy", None, "bundled:pendulum-mixed-v0", warmup_steps=3, batch_size=8, policy_kwargs=TINY).learn(4)
+    model = BEAR(
+        "MlpPolicy", None, "bundled:pendulum-mixed-v0", warmup_fraction=0.75, batch_size=8, policy_kwargs=TINY
+    ).learn(4)
     model.save(tmp_path / "model")
     loaded = BEAR.load(tmp_path / "model", mmd_threshold="auto")
     with pytest.raises(
@@ -455,9 +473,7 @@ def test_auto_threshold_is_a_margin_over_the_warmups_divergence(monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(losses, "mmd_divergence", spy)
-    model = tiny_bear(mmd_threshold="auto", warmup_steps=30, mmd_estimator="unbiased")
-    with pytest.warns(UserWarning, match="warm-up"):
-        model.learn(30)
+    model = tiny_bear(mmd_threshold="auto", warmup_fraction=1.0, mmd_estimator="unbiased").learn(30)
     assert model.log_alpha.item() == 0.0  # the multiplier waits for its threshold
     expected = th.stack(seen).mean().item()
     assert model.constraint_threshold == pytest.approx(expected + 0.1 * abs(expected), rel=1e-4)
@@ -488,14 +504,14 @@ def test_threshold_is_squared_for_the_unbiased_estimator():
         ({"alpha": -1.0}, ["alpha", "-1"]),
         ({"alpha": float("nan")}, ["alpha", "nan"]),
         ({"mmd_threshold": "low"}, ["mmd_threshold", "low"]),
-        ({"mmd_threshold": "auto", "warmup_steps": 0}, ["mmd_threshold", "warmup_steps"]),
+        ({"mmd_threshold": "auto", "warmup_fraction": 0}, ["mmd_threshold", "warmup_fraction"]),
         ({"mmd_estimator": "unbiased", "divergence": "kl"}, ["mmd_estimator", "divergence"]),
         ({"mmd_estimator": "unbiased", "n_mmd_samples": 1}, ["mmd_estimator", "n_mmd_samples"]),
         ({"variance_penalty": 1.0, "policy_kwargs": {"n_critics": 1}}, ["variance_penalty", "n_critics"]),
         ({"bootstrap_probability": 0.0}, ["bootstrap_probability"]),
-        ({"warmup_steps": -1}, ["warmup_steps", "-1"]),
+        ({"warmup_fraction": -1}, ["warmup_fraction", "-1"]),
         # PyYAML reads 1e4 and 3e-4 as text.
-        ({"warmup_steps": "1e4"}, ["warmup_steps", "'1e4'"]),
+        ({"warmup_fraction": "1e-1"}, ["warmup_fraction", "'1e-1'"]),
         ({"critic_learning_rate": "3e-4"}, ["critic_learning_rate", "'3e-4'"]),
         ({"alpha_learning_rate": None}, ["alpha_learning_rate", "None"]),
         ({"vae_learning_rate": -1e-3}, ["vae_learning_rate", "-0.001"]),
@@ -527,7 +543,12 @@ def test_wrong_arguments_are_named_before_the_dataset_is_read(tmp_path):
 
 
 def test_numbers_may_be_numpys():
-    arguments = {"batch_size": np.int32(8), "tau": np.float32(0.1), "mmd_threshold": np.float32(0.1), "warmup_steps": 1e1}
+    arguments = {
+        "batch_size": np.int32(8),
+        "tau": np.float32(0.1),
+        "mmd_threshold": np.float32(0.1),
+        "warmup_fraction": np.float32(0.5),
+    }
     arguments |= {"alpha": np.float64(2.0), "critic_learning_rate": np.float64(1e-3), "n_steps": np.int64(2)}
     assert tiny_bear(**arguments).learn(11).num_timesteps == 11
 
@@ -625,11 +646,11 @@ def test_same_seed_same_weights_whatever_runs_in_between():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"alpha": 3.0, "bootstrap_probability": 0.8}, {"mmd_threshold": "auto", "warmup_steps": 4}]
+    "kwargs", [{}, {"alpha": 3.0, "bootstrap_probability": 0.8}, {"mmd_threshold": "auto", "warmup_fraction": 0.4}]
 )
 def test_going_on_after_loading_equals_never_having_stopped(tmp_path, kwargs):
     whole = tiny_bear(**kwargs).learn(10)
-    part = tiny_bear(**kwargs).learn(5)
+    part = tiny_bear(**kwargs).learn(10, callback=lambda locals_, _: locals_["self"].num_timesteps < 5)
     part.save(tmp_path / "model")
     loaded = BEAR.load(tmp_path / "model", dataset=make_arrays())
     assert loaded.num_timesteps == 5
@@ -726,7 +747,7 @@ def test_replay_buffer_goes_to_sac_and_back(tmp_path):
 def test_vec_normalize_takes_the_datasets_statistics_and_freezes():
     env = VecNormalize(make_vec_env("Pendulum-v1"), gamma=0.9)
     dataset = load_dataset("bundled:pendulum-mixed-v0")
-    model = BEAR("MlpPolicy", env, dataset, policy_kwargs=TINY, warmup_steps=0, batch_size=512).learn(1)
+    model = BEAR("MlpPolicy", env, dataset, policy_kwargs=TINY, warmup_fraction=0, batch_size=512).learn(1)
     np.testing.assert_allclose(env.obs_rms.mean, dataset.observations.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(env.obs_rms.var, dataset.observations.var(axis=0), rtol=1e-3)
     assert not env.training
@@ -745,7 +766,7 @@ def test_vec_normalize_takes_the_datasets_statistics_and_freezes():
 def test_dataset_collected_from_an_environment_trains_in_it():
     env = make_vec_env("Pendulum-v1", n_envs=2, seed=0)
     dataset = collect_dataset(env, None, 400)
-    model = BEAR("MlpPolicy", env, dataset, policy_kwargs=TINY, warmup_steps=0).learn(2)
+    model = BEAR("MlpPolicy", env, dataset, policy_kwargs=TINY, warmup_fraction=0).learn(2)
     mean, std = evaluate_policy(model, env, n_eval_episodes=2)
     assert np.isfinite([mean, std]).all()
 

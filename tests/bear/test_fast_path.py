@@ -16,8 +16,11 @@ DATASET = "bundled:pendulum-mixed-v0"
 
 
 def pendulum(**kwargs) -> BEAR:
-    kwargs = {"warmup_steps": 10, "batch_size": 64, "policy_kwargs": SMALL, "device": "cpu", "seed": 0} | kwargs
-    return BEAR("MlpPolicy", "Pendulum-v1", DATASET, **kwargs)
+    warmup_steps = kwargs.pop("warmup_steps", 10)
+    kwargs = {"batch_size": 64, "policy_kwargs": SMALL, "device": "cpu", "seed": 0} | kwargs
+    model = BEAR("MlpPolicy", "Pendulum-v1", DATASET, **kwargs)
+    model.warmup_steps = warmup_steps
+    return model
 
 
 def weights(model) -> th.Tensor:
@@ -44,7 +47,8 @@ MAX_JOINT, MAX_FROZEN = 850, 690
 def operators_per_step(**kwargs) -> list[str]:
     model = pendulum(warmup_steps=0, **kwargs).learn(3, log_interval=None)
     with Operators() as operators:
-        model.learn(5, log_interval=None, reset_num_timesteps=False)
+        for _ in range(5):
+            model.train(1, 64)
     assert len(operators.names) % 5 == 0
     return operators.names[: len(operators.names) // 5]
 

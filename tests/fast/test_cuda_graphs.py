@@ -16,8 +16,11 @@ DATASET = "bundled:pendulum-mixed-v0"
 
 def pendulum(**kwargs) -> BEAR:
     small = {"net_arch": [32, 32], "vae_net_arch": [32, 32]}
-    kwargs = {"warmup_steps": 10, "batch_size": 32, "policy_kwargs": small, "device": "cpu", "seed": 0} | kwargs
-    return BEAR("MlpPolicy", "Pendulum-v1", DATASET, **kwargs)
+    warmup_steps = kwargs.pop("warmup_steps", 10)
+    kwargs = {"batch_size": 32, "policy_kwargs": small, "device": "cpu", "seed": 0} | kwargs
+    model = BEAR("MlpPolicy", "Pendulum-v1", DATASET, **kwargs)
+    model.warmup_steps = warmup_steps
+    return model
 
 
 def weights(model) -> th.Tensor:

@@ -106,7 +106,15 @@ def test_the_targets_use_the_discounts(monkeypatch):
     original = losses.mixed_target_q_values
     monkeypatch.setattr(losses, "mixed_target_q_values", lambda *args: seen.append(args[3]) or original(*args))
     model = BEAR(
-        "MlpPolicy", None, chain(), n_steps=3, gamma=0.5, policy_kwargs=TINY, warmup_steps=0, batch_size=32, device="cpu"
+        "MlpPolicy",
+        None,
+        chain(),
+        n_steps=3,
+        gamma=0.5,
+        policy_kwargs=TINY,
+        warmup_fraction=0,
+        batch_size=32,
+        device="cpu",
     )
     model.learn(1)
     assert set(seen[0].flatten().tolist()) <= {0.5, 0.25, 0.125}
@@ -195,7 +203,7 @@ def test_the_dataset_is_never_changed():
     dataset = load_dataset(make_arrays())
     before = {name: (getattr(dataset, name), getattr(dataset, name).copy()) for name in ARRAY_FIELDS}
     buffer = buffer_of(dataset)
-    BEAR("MlpPolicy", None, dataset, policy_kwargs=TINY, warmup_steps=0, device="cpu").learn(2)
+    BEAR("MlpPolicy", None, dataset, policy_kwargs=TINY, warmup_fraction=0, device="cpu").learn(2)
     for name, (array, values) in before.items():
         assert getattr(dataset, name) is array, name
         np.testing.assert_array_equal(array, values)
@@ -281,7 +289,9 @@ def test_training_on_a_mapped_file_equals_training_in_memory(uncompressed):
     dataset = load_dataset("bundled:pendulum-mixed-v0")
     weights = []
     for source in (dataset, uncompressed(dataset)):
-        model = BEAR("MlpPolicy", "Pendulum-v1", source, seed=0, policy_kwargs=TINY, warmup_steps=2, device="cpu").learn(5)
+        model = BEAR(
+            "MlpPolicy", "Pendulum-v1", source, seed=0, policy_kwargs=TINY, warmup_fraction=0.4, device="cpu"
+        ).learn(5)
         weights.append(th.cat([parameter.flatten() for parameter in model.policy.parameters()]))
     assert th.equal(*weights)
 
@@ -398,7 +408,7 @@ def test_a_failed_save_of_the_buffer_leaves_the_old_file(tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("sb3_pg_extras.offline.offline_algorithm.save_to_pkl", fail)
+    monkeypatch.setattr("sb3_pg_extras.offline.saved_buffer.save_to_pkl", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save_replay_buffer(tmp_path / "buffer.pkl")
     assert (tmp_path / "buffer.pkl").read_bytes() == before

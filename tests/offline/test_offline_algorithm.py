@@ -25,7 +25,7 @@ BUNDLED = "bundled:pendulum-mixed-v0"
 
 
 def pendulum(env=None, **kwargs) -> BEAR:
-    return BEAR("MlpPolicy", env, BUNDLED, policy_kwargs=TINY, batch_size=8, warmup_steps=0, seed=0, **kwargs)
+    return BEAR("MlpPolicy", env, BUNDLED, policy_kwargs=TINY, batch_size=8, warmup_fraction=0, seed=0, **kwargs)
 
 
 class Count(BaseCallback):
@@ -133,7 +133,7 @@ def test_an_evaluation_copies_no_model(monkeypatch):
     """It plays with the very weights that learn, and makes no tensor as large as one of their matrices."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    model = BEAR("MlpPolicy", None, BUNDLED, policy_kwargs={"net_arch": [64, 64]}, n_action_samples=4, warmup_steps=0)
+    model = BEAR("MlpPolicy", None, BUNDLED, policy_kwargs={"net_arch": [64, 64]}, n_action_samples=4, warmup_fraction=0)
     addresses = [parameter.data_ptr() for parameter in model.policy.parameters()]
     largest = []
 
@@ -189,8 +189,37 @@ def test_set_env_with_other_spaces_is_refused():
 
 
 def test_learn_twice_with_another_dataset():
-    model = BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY, warmup_steps=0)
+    model = BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY, warmup_fraction=0)
     model.learn(2)
     model.set_dataset(make_arrays(60))
     model.learn(2)
     assert model.replay_buffer.size() == 60
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "word"),
+    [
+        ({"policy_kwargs": "dict(net_arch=[8])"}, "policy_kwargs='dict"),
+        ({"replay_buffer_kwargs": {"normalise_rewards": True}}, "replay_buffer_kwargs 'normalise_rewards': must be among"),
+        ({"policy_kwargs": {"n_critics": 0}}, "n_critics=0"),
+    ],
+)
+def test_wrong_arguments_are_named_before_the_data_are_read(kwargs, word):
+    with pytest.raises(ValueError, match=word):
+        BEAR("MlpPolicy", "Pendulum-v1", "nowhere.npz", **kwargs)
+
+
+def test_wrong_arguments_of_learn_are_named():
+    with pytest.raises(ValueError, match="total_timesteps='100'"):
+        pendulum().learn("100")
+    with pytest.raises(ValueError, match="log_interval=0"):
+        pendulum().learn(1, log_interval=0)
+
+
+def test_loading_takes_the_policy_kwargs_of_the_constructor(tmp_path):
+    model = pendulum()
+    assert model.policy_kwargs == TINY
+    model.save(tmp_path / "model")
+    assert BEAR.load(tmp_path / "model", policy_kwargs=TINY, device="cpu").policy_kwargs == TINY
+    with pytest.raises(ValueError, match="policy kwargs"):
+        BEAR.load(tmp_path / "model", policy_kwargs={"net_arch": [9]}, device="cpu")

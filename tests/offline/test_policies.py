@@ -25,7 +25,7 @@ def shifted(n: int = 400) -> dict:
 
 def normalizing(algorithm=BEAR, **kwargs):
     rates = {"vae_learning_rate": 3e-3} if algorithm is BEAR else {}
-    more = {"warmup_steps": 0} if algorithm is BEAR else {}
+    more = {"warmup_fraction": 0} if algorithm is BEAR else {}
     return algorithm(
         "MlpPolicy", None, kwargs.pop("dataset", shifted()), normalize_observations=True, learning_rate=3e-3, seed=0,
         device="cpu", **rates, **more, **kwargs,

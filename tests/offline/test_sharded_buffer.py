@@ -141,7 +141,7 @@ def test_bear_learns_from_shards_and_says_what_it_cannot(shards, tmp_path):
         BEAR("MlpPolicy", env, source)
     with pytest.raises(DatasetError, match="action_space"):
         BEAR("MlpPolicy", None, source)
-    model = BEAR("MlpPolicy", TwoNumbers(), source, seed=0, policy_kwargs=TINY, warmup_steps=0, n_steps=2, device="cpu")
+    model = BEAR("MlpPolicy", TwoNumbers(), source, seed=0, policy_kwargs=TINY, warmup_fraction=0, n_steps=2, device="cpu")
     model.learn(3)
     model.save(tmp_path / "model")
     assert (
@@ -150,13 +150,41 @@ def test_bear_learns_from_shards_and_says_what_it_cannot(shards, tmp_path):
     with pytest.raises(DatasetError, match="never in memory as a whole"):
         model.save_replay_buffer(tmp_path / "buffer")
     with pytest.raises(DatasetError, match="never in memory as a whole"):
-        BEAR("MlpPolicy", TwoNumbers(), source, bootstrap_probability=0.5, policy_kwargs=TINY, warmup_steps=0).learn(1)
+        BEAR("MlpPolicy", TwoNumbers(), source, bootstrap_probability=0.5, policy_kwargs=TINY, warmup_fraction=0).learn(1)
     with pytest.raises(DatasetError, match="sharded"):
         load_dataset(source)
     for name, word in (("nowhere", "no such file"), ("", "no .parquet file")):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DatasetError, match=word):
             ShardedParquet(tmp_path / (name or "empty"), BOX)
+
+
+def test_going_on_equals_never_having_stopped(shards, tmp_path, monkeypatch):
+    """Saved and loaded six times, the same parts come in the same order, and the weights are the same."""
+    opened, part = [], ShardedParquet.part
+    monkeypatch.setattr(ShardedParquet, "part", lambda self, index: opened.append(index) or part(self, index))
+    kwargs = {"policy_kwargs": TINY, "warmup_fraction": 0, "batch_size": 16, "device": "cpu", "seed": 3}
+    kwargs["replay_buffer_kwargs"] = {"max_bytes": 200 * 28}
+
+    def weights(model) -> th.Tensor:
+        return th.nn.utils.parameters_to_vector(model.policy.parameters())
+
+    whole = BEAR("MlpPolicy", TwoNumbers(), f"sharded:{shards}", **kwargs).learn(240)
+    n_parts, held = whole.replay_buffer._n_parts, whole.replay_buffer.columns.rewards.clone()
+    assert n_parts > 22  # more than a pass
+    model = BEAR("MlpPolicy", TwoNumbers(), f"sharded:{shards}", **kwargs).learn(40)
+    for _ in range(5):
+        model.save(tmp_path / "model")
+        model = BEAR.load(tmp_path / "model", env=TwoNumbers(), device="cpu").learn(40, reset_num_timesteps=False)
+    assert model.replay_buffer._n_parts == n_parts
+    size = whole.replay_buffer.size()
+    assert th.equal(model.replay_buffer.columns.rewards[:size], held[:size])
+    assert th.equal(weights(model), weights(whole))
+    # Without a seed the order is of the run's own, and is kept all the same.
+    model = BEAR("MlpPolicy", TwoNumbers(), f"sharded:{shards}", **kwargs | {"seed": None}).learn(40)
+    model.save(tmp_path / "model")
+    loaded = BEAR.load(tmp_path / "model", env=TwoNumbers(), device="cpu").learn(40, reset_num_timesteps=False)
+    assert th.equal(weights(loaded), weights(model.learn(40, reset_num_timesteps=False)))
 
 
 def test_a_damaged_part_ends_in_one_error(shards):

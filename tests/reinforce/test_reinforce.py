@@ -193,26 +193,28 @@ def test_with_a_value_baseline_it_is_a2c_on_whole_episodes(n_envs, action_space,
         th.testing.assert_close(mine, theirs, atol=1e-6, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_time_limit_bootstraps_with_a_value_baseline_only():
-    def returns(baseline):
-        model = REINFORCE(
-            "MlpPolicy", FixedLength(spaces.Discrete(2), truncated=True), baseline=baseline, n_episodes=1, gamma=0.5, seed=0
-        )
-        with th.no_grad():
-            model.policy.value_net.weight.zero_()
-            model.policy.value_net.bias.fill_(64.0)
-        model.collect_rollouts(*prepare(model))
-        plain = model.rollout_buffer.get_samples().returns_to_go
-        model.set_logger(configure(None, []))
-        for _ in range(2):  # a second update on the same episodes must not bootstrap again
-            model.train()
-        return plain, model.rollout_buffer.get_samples().returns_to_go
+def last_episodes_returns(baseline: str | None, wrapper=lambda env: env) -> th.Tensor:
+    """The returns of one episode of 6 steps that a time limit cuts, where V is 64 everywhere."""
+    env = wrapper(DummyVecEnv([lambda: FixedLength(spaces.Discrete(2), truncated=True)]))
+    model = REINFORCE("MlpPolicy", env, baseline=baseline, n_episodes=1, gamma=0.5, seed=0)
+    with th.no_grad():
+        model.policy.value_net.weight.zero_()
+        model.policy.value_net.bias.fill_(64.0)
+    model.collect_rollouts(*prepare(model))
+    returns = model.rollout_buffer.get_samples().returns_to_go
+    model.set_logger(configure(None, []))
+    for _ in range(2):
+        model.train()
+        # Learning from the same episodes again bootstraps once all the same.
+        assert th.equal(model.rollout_buffer.get_samples().returns_to_go, returns)
+    return returns
 
-    plain, after = returns(None)
-    th.testing.assert_close(after, plain)
-    plain, after = returns("value")
+
+def test_time_limit_bootstraps_with_a_value_baseline_only():
+    plain = last_episodes_returns(None)
+    th.testing.assert_close(last_episodes_returns("mean"), plain)
     # gamma^6 V, gamma^5 V, ... gamma V.
-    th.testing.assert_close(after - plain, th.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
+    th.testing.assert_close(last_episodes_returns("value") - plain, th.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
 
 
 def test_a_time_limit_without_the_last_observation_is_terminal_as_in_sb3():
@@ -226,10 +228,7 @@ def test_a_time_limit_without_the_last_observation_is_terminal_as_in_sb3():
                 info.pop("terminal_observation", None)
             return obs, rewards, dones, infos
 
-    env = Forgetful(DummyVecEnv([lambda: FixedLength(spaces.Discrete(2), truncated=True)]))
-    model = REINFORCE("MlpPolicy", env, baseline="value", n_episodes=2, seed=0)
-    model.collect_rollouts(*prepare(model))
-    assert model.rollout_buffer.truncated == [] and model.rollout_buffer.n_transitions == 12
+    assert th.equal(last_episodes_returns("value", Forgetful), last_episodes_returns(None))
 
 
 # --- acting -----------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ GRID_ENTRY = """
 Pendulum-v1:
   n_timesteps: 1500
   policy: MlpPolicy
-  warmup_steps: 200
+  warmup_fraction: 0.1
   batch_size: 64
   policy_kwargs: "dict(net_arch=[32, 32], vae_net_arch=[32, 32])"
 """

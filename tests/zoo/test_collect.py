@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
 import sb3_pg_extras.zoo
+import sb3_pg_extras.zoo.collect
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.collect import from_steps, random_actions, roll, step_dtype, with_noise
 from sb3_pg_extras.zoo.journal import Journal
@@ -405,6 +407,48 @@ def test_an_output_that_exists_is_refused_first(cli, tmp_path):
     assert (tmp_path / "x.npz").read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("output", ["x.npz", "minari:test/mine-v0"])
+@pytest.mark.parametrize("when", ["before the journal is opened", "while steps are taken"])
+def test_an_output_that_appears_meanwhile_is_not_overwritten(cli, tmp_path, monkeypatch, when, output):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    target = tmp_path / ("x.npz" if output == "x.npz" else "minari/test/mine-v0")
+    late = when == "while steps are taken"
+
+    owner, name = (Journal, "append") if late else (sb3_pg_extras.zoo.collect, "create_test_env")
+    original = getattr(owner, name)
+
+    def write(*args: object, **kwargs: object) -> object:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"precious")
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, write)
+        with pytest.raises(SystemExit, match=r"exists already: delete it .* or use another -o"):
+            cli("collect", *EPISODES, "-n", "20", "-o", output)
+    assert target.read_bytes() == b"precious"
+    (*journal,) = tmp_path.glob("*.partial")
+    assert len(journal) == late
+    if late:  # what was collected is not lost either
+        target.unlink()
+        cli("collect", *EPISODES, "-n", "20", "-o", output)
+        check_episodes(load_dataset(output))
+
+
+def test_a_journal_is_deleted_while_it_is_locked(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "x", {}, PAIR)
+    rmtree = shutil.rmtree
+
+    def another_process(folder: Path) -> None:
+        with pytest.raises(DatasetError, match="another process"):
+            Journal(folder, {}, PAIR)
+        rmtree(folder)
+
+    monkeypatch.setattr(shutil, "rmtree", another_process)
+    journal.remove()
+    assert not (tmp_path / "x").exists()
+
+
 # --- agents of the zoo ------------------------------------------------------------------------------------------------
 
 OFF_POLICY = {"policy": "MlpPolicy", "n_timesteps": 60, "learning_starts": 20, "policy_kwargs": {"net_arch": [8]}}
@@ -431,7 +475,7 @@ AGENTS = {
         },
     ),
     "a2c, lighter": ("a2c", "Pendulum-v1", ON_POLICY | {"env_kwargs": {"g": 2.0}}),
-    "bear": ("bear", "Pendulum-v1", {"policy": "MlpPolicy", "n_timesteps": 5, "warmup_steps": 0, "policy_kwargs": TINY}),
+    "bear": ("bear", "Pendulum-v1", {"policy": "MlpPolicy", "n_timesteps": 5, "warmup_fraction": 0, "policy_kwargs": TINY}),
 }
 
 
@@ -704,7 +748,7 @@ def test_minari_output(cli, tmp_path, monkeypatch):
 def test_what_was_collected_trains_bear(cli, agents):
     arguments = ["--algo", "sac", "--env", "Pendulum-v1", "-f", str(agents("sac, normalised")), "--noise", "0.2"]
     cli("collect", *arguments, "-n", "300", "--n-envs", "3", "-o", "x.npz")
-    model = BEAR("MlpPolicy", "Pendulum-v1", dataset="x.npz", policy_kwargs=TINY, warmup_steps=0, seed=0)
+    model = BEAR("MlpPolicy", "Pendulum-v1", dataset="x.npz", policy_kwargs=TINY, warmup_fraction=0, seed=0)
     model.learn(10)
     assert model.num_timesteps == 10
 

@@ -1,11 +1,14 @@
 """The RL Zoo: registration, hyper-parameters, and the command as a user types it, from an empty folder."""
 
+import argparse
+import inspect
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -21,11 +24,12 @@ from rl_zoo3.utils import get_wrapper_class
 import sb3_pg_extras
 from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
 from sb3_pg_extras.datasets import save_dataset
-from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, zoo_arguments
+from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register
+from sb3_pg_extras.zoo.manager import Manager
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["warmup_steps:5", "policy_kwargs:dict(net_arch=[8],vae_net_arch=[8])"]
+SMALL = ["warmup_fraction:0.1", "policy_kwargs:dict(net_arch=[8],vae_net_arch=[8])"]
 
 
 def command(folder: Path, *arguments: str, module: str = "sb3_pg_extras.zoo", **env: str) -> subprocess.CompletedProcess:
@@ -78,12 +82,36 @@ def test_importing_the_package_imports_nothing_that_sb3_has_not():
     assert result.stdout.strip() == "{'sb3_pg_extras'}"
 
 
-def test_our_hyperparameter_file_is_added_where_the_user_names_none():
-    ours = str(hyperparams_file("bear"))
-    assert zoo_arguments("train", ["--algo", "bear"]) == ["--algo", "bear", "--conf-file", ours]
-    assert zoo_arguments("train", ["--algo=bear", "-conf", "x.yml"]) == ["--algo=bear", "-conf", "x.yml"]
-    assert zoo_arguments("train", ["--algo", "sac"]) == ["--algo", "sac"]
-    assert zoo_arguments("enjoy", ["--algo", "bear"]) == ["--algo", "bear"]
+def test_our_hyperparameter_file_is_taken_where_the_user_names_none(tmp_path):
+    register()
+    make = partial(Manager, argparse.Namespace(), env_id="Pendulum-v1", log_folder=str(tmp_path))
+    assert make("bear").config == str(hyperparams_file("bear"))
+    assert make("bear", config="x.yml").config == "x.yml"
+    assert "rl_zoo3" in make("sac").config
+
+
+LEARNING_RATES = [
+    (algo, name)
+    for algo, cls in ALGORITHMS.items()
+    for name in inspect.signature(cls).parameters
+    if name.endswith("learning_rate")
+]
+
+
+@pytest.mark.parametrize(("algo", "name"), LEARNING_RATES)
+def test_a_schedule_for_each_learning_rate(algo, name, tmp_path):
+    (tmp_path / "x.yml").write_text(f"default: {{policy: MlpPolicy, n_timesteps: 10, {name}: lin_0.004}}")
+    register()
+    manager = Manager(
+        argparse.Namespace(), algo, "Pendulum-v1", str(tmp_path), eval_freq=-1, verbose=0, config=str(tmp_path / "x.yml")
+    )
+    model, saved = manager.setup_experiment()
+    assert [getattr(model, name)(progress) for progress in (1.0, 0.5)] == [0.004, 0.002]
+    assert saved[name] == "lin_0.004"
+
+
+def test_every_algorithm_with_a_learning_rate_of_its_own_is_tried():
+    assert {("bear", "alpha_learning_rate"), ("single_step_a2c", "critic_learning_rate")} < set(LEARNING_RATES)
 
 
 ZOO_ONLY = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "frame_stack")
@@ -110,7 +138,7 @@ def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
     entries = yaml.safe_load(hyperparams_file(algo).read_text())
     assert set(entries) >= EXPECTED_ENTRIES[algo]
     for name, entry in entries.items():
-        assert entry["n_timesteps"] > entry.get("warmup_steps", 0), name
+        assert entry.get("warmup_fraction", 0) < 1, name
         get_wrapper_class(dict(entry))  # imports the wrappers that it names
         kwargs = {key: value for key, value in entry.items() if key not in ZOO_ONLY}
         if "policy_kwargs" in kwargs:

@@ -233,7 +233,7 @@ def test_literal_zoo_commands_with_custom_envs(tmp_path, installed):
     ours = ["--algo", "bear", "--env", "Pendulum-v1"]
     conf = str(installed / "sb3_pg_extras" / "hyperparams" / "bear.yml")
     for arguments in (
-        ["train", *ours, "-n", "20", "--eval-freq", "-1", "-conf", conf, "-params", "warmup_steps:5"],
+        ["train", *ours, "-n", "20", "--eval-freq", "-1", "-conf", conf, "-params", "warmup_fraction:0.25"],
         ["enjoy", *ours, "-f", "logs", "--no-render", "-n", "200"],
         ["record_video", *ours, "-f", "logs", "-n", "20"],
     ):
@@ -257,7 +257,7 @@ def manager(tmp_path):
         made = Manager(
             argparse.Namespace(), "bear", "Pendulum-v1", str(tmp_path), n_timesteps=20, n_eval_episodes=1, n_evaluations=4,
             optimize_hyperparameters=True, config=str(hyperparams_file("bear")), verbose=0,
-            hyperparams={"warmup_steps": 5, **hyperparams},
+            hyperparams={"warmup_fraction": 0.25, **hyperparams},
         )  # fmt: skip
         assert made.setup_experiment() is None
         return made

@@ -1,0 +1,63 @@
+"""A dataset as a pickled replay buffer of SB3's own."""
+
+import io
+import os
+import pathlib
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.save_util import save_to_pkl
+
+from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.datasets import OfflineDataset
+from sb3_pg_extras.datasets.layout import to_replay_buffer
+
+
+class SavedBuffer:
+    """Writes one dataset, which does not change, as often as it is asked to: from the second time on it is a link."""
+
+    def __init__(self) -> None:
+        self.path: pathlib.Path | None = None
+
+    def save(
+        self,
+        dataset: OfflineDataset,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        verbose: int = 0,
+    ) -> None:
+        """
+        :param dataset: The dataset.
+        :param observation_space: The model's observation space.
+        :param action_space: The model's action space.
+        :param path: Path of the file (``.pkl`` is added where no suffix is), written whole or not at all; or a file object.
+        :param verbose: As in SB3.
+        """
+        if isinstance(path, (str, pathlib.Path)):
+            path = pathlib.Path(path)
+            path = path if path.suffix else path.with_suffix(".pkl")
+            if self._link(path):
+                return
+        buffer_class: Any = DictReplayBuffer if isinstance(observation_space, spaces.Dict) else ReplayBuffer
+        buffer = buffer_class(len(dataset), observation_space, action_space, "cpu")
+        to_replay_buffer(dataset, buffer)
+        if not isinstance(path, pathlib.Path):
+            save_to_pkl(path, buffer, verbose)
+            return
+        with atomic_write(path) as file:
+            save_to_pkl(file, buffer, verbose)  # type: ignore[arg-type]
+        self.path, self.stat = path.resolve(), path.stat()
+
+    def _link(self, path: pathlib.Path) -> bool:
+        try:
+            if self.path is None or path.exists():
+                return False
+            now, then = self.path.stat(), self.stat
+            if (now.st_ino, now.st_mtime_ns, now.st_size) != (then.st_ino, then.st_mtime_ns, then.st_size):
+                return False
+            os.link(self.path, path)
+            return True
+        except OSError:  # gone, or a file system without links
+            return False
