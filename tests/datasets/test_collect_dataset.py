@@ -53,18 +53,13 @@ class Forgetful(DummyVecEnv):
 
     def step_wait(self):
         observations, rewards, dones, infos = super().step_wait()
-        return (
-            observations,
-            rewards,
-            dones,
-            [{k: v for k, v in info.items() if k != "terminal_observation"} for info in infos],
-        )
+        for info in infos:
+            info.pop("terminal_observation", None)
+        return observations, rewards, dones, infos
 
 
 def test_a_vec_env_without_terminal_observations_is_named():
-    with pytest.raises(
-        DatasetError, match="environment 0 ended an episode at step 2, and infos has no 'terminal_observation'"
-    ):
+    with pytest.raises(DatasetError, match=r"environment 0 ended an episode at step 2, .* no 'terminal_observation'"):
         collect_dataset(Forgetful([Counter]), None, 10)
     assert len(collect_dataset(Forgetful([Counter]), None, 2)) == 2  # no episode ends
 
