@@ -5,18 +5,17 @@ Trains BEAR on the bundled Pendulum-v1 dataset through the RL Zoo's train comman
 with the policies that made the data, and leaves a table, a learning curve and a video in ``demo/``.
 """
 
-import csv
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
-from run import greedy_returns
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_pg_extras import BEAR, load_dataset
 
@@ -34,28 +33,24 @@ def zoo(*arguments: str) -> None:
     subprocess.run(command, check=True, cwd=FOLDER, env={**os.environ, "SDL_VIDEODRIVER": "dummy"})
 
 
-def gradient_steps_per_second(path: Path, steps: int = 300) -> float:
-    """Speed of the loop alone, on a copy of the trained model."""
-    model = BEAR.load(path).learn(10, reset_num_timesteps=False)
-    start = time.perf_counter()
-    model.learn(steps, reset_num_timesteps=False)
-    return steps / (time.perf_counter() - start)
+def greedy_returns(policy: Any) -> np.ndarray:
+    """:return: Returns of greedy episodes, from the same starts for every policy."""
+    env = make_vec_env(ENV_ID, 10, seed=1_000)
+    return np.array(evaluate_policy(policy, env, EPISODES, return_episode_rewards=True)[0])
 
 
-def plot_learning_curve(run: Path, levels: dict[str, float]) -> Path:
+def plot_learning_curve(path: Path, levels: dict[str, float]) -> None:
     """Evaluation returns along the training, against what the data holds."""
-    evaluations = np.load(run / "evaluations.npz")
+    evaluations = np.load(path)
     steps, results = evaluations["timesteps"], evaluations["results"]
-    figure, axes = plt.subplots(figsize=(7, 4))
-    axes.plot(steps, results.mean(axis=1), color="C0", label="BEAR")
-    axes.fill_between(steps, results.min(axis=1), results.max(axis=1), color="C0", alpha=0.2, label="worst and best episode")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(steps, results.mean(axis=1), label="BEAR")
+    axes.fill_between(steps, results.min(axis=1), results.max(axis=1), alpha=0.2, label="worst and best episode")
     for index, (label, level) in enumerate(levels.items(), start=1):
         axes.axhline(level, color=f"C{index}", linestyle="--", label=label)
     axes.set(xlabel="gradient steps", ylabel="return of an episode", title=f"BEAR on the bundled {ENV_ID} dataset")
     axes.legend(loc="center right")
-    figure.tight_layout()
     figure.savefig(FOLDER / "learning_curve.png", dpi=120)
-    return FOLDER / "learning_curve.png"
 
 
 def main() -> None:
@@ -68,30 +63,18 @@ def main() -> None:
     model = BEAR.load(run / f"{ENV_ID}.zip")
     dataset = load_dataset("bundled:pendulum-mixed-v0")
     assert dataset.reference_scores is not None
-    env = make_vec_env(ENV_ID, 10)
     returns = {
         "the data's own policies": dataset.episode_returns(),
-        "behaviour cloning (BEAR's VAE)": greedy_returns(model.behavior_vae, env, EPISODES),
-        "BEAR": greedy_returns(model, env, EPISODES),
+        "behaviour cloning (BEAR's VAE)": greedy_returns(model.behavior_vae),
+        "BEAR": greedy_returns(model),
+        "the SAC agent that made the data": np.array(dataset.reference_scores[1:]),
     }
-    rows = {name: (own.mean(), own.std()) for name, own in returns.items()}
-    rows["the SAC agent that made the data"] = (dataset.reference_scores[1], np.nan)
     print(f"\nMean return on {ENV_ID}, {EPISODES} greedy episodes ({dataset.n_episodes} episodes in the data):")
-    for name, (mean, std) in rows.items():
-        print(f"  {name:<36}{mean:>9.1f}" + ("" if np.isnan(std) else f"  +/- {std:.1f}"))
-    with open(FOLDER / "results.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["policy", "mean_return", "std_return"])
-        writer.writerows([name, f"{mean:.2f}", f"{std:.2f}"] for name, (mean, std) in rows.items())
-    print(f"Gradient steps per second: {gradient_steps_per_second(run / f'{ENV_ID}.zip'):.0f}\n")
-
-    levels = {name: mean for name, (mean, _) in rows.items() if name != "BEAR"}
-    curve = plot_learning_curve(run, levels)
+    for name, own in returns.items():
+        print(f"  {name:<36}{own.mean():>9.1f}" + (f"  +/- {own.std():.1f}" if len(own) > 1 else ""))
+    plot_learning_curve(run / "evaluations.npz", {name: own.mean() for name, own in returns.items() if name != "BEAR"})
     zoo("record_video", "--algo", "bear", "--env", ENV_ID, "-f", "logs", "-n", "400", "-o", str(FOLDER))
-    print(
-        "\nLeft behind:",
-        *(path.relative_to(FOLDER.parent) for path in [FOLDER / "results.csv", curve, *FOLDER.glob("*.mp4")]),
-    )
+    print("\nLeft behind:", *(path.relative_to(FOLDER.parent) for path in [*FOLDER.glob("*.png"), *FOLDER.glob("*.mp4")]))
     print(f"Watch it live: sb3-pg-extras enjoy --algo bear --env {ENV_ID} -f demo/logs")
 
 
