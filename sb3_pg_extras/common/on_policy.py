@@ -1,6 +1,9 @@
 """What the on-policy algorithms share."""
 
+import io
 import math
+import pathlib
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_pg_extras.common.arguments import check_choices, check_numbers
+from sb3_pg_extras.common.files import open_to_save
 from sb3_pg_extras.fast.numpy_actor import NumpyActor
 
 
@@ -40,6 +44,22 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self._check_numbers({"gamma": (0, 1), "ent_coef": (-math.inf, math.inf), "vf_coef": (-math.inf, math.inf)})
         if self.max_grad_norm not in (None, math.inf):
             self._check_numbers({"max_grad_norm": (0, math.inf)})
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model as a zip file, whole or not at all.
+
+        :param path: Path of the file (``.zip`` is added where no suffix is), or a file object.
+        :param exclude: Names of attributes to leave out, besides the default ones.
+        :param include: Names of attributes to save although they are left out by default.
+        """
+        with open_to_save(path, ".zip") as file:
+            super().save(file, exclude, include)
 
     def _uses_numpy(self) -> bool:
         """:return: Whether actions are drawn in NumPy."""
