@@ -77,9 +77,9 @@ def test_learn_and_save_refuse_weights_that_are_not_finite(algorithm, tmp_path):
 @ALGORITHMS
 @pytest.mark.parametrize("optimizer_class", [th.optim.SGD, th.optim.Adam])
 def test_a_learning_rate_that_overflows_is_one_error(algorithm, optimizer_class):
-    kwargs = {"critic_learning_rate": 1e38} if algorithm is SingleStepA2C else {"baseline": "value"}
+    kwargs = {"critic_learning_rate": 1e30} if algorithm is SingleStepA2C else {"baseline": "value"}
     policy_kwargs = {"optimizer_class": optimizer_class}
-    model = algorithm("MlpPolicy", Broken(), learning_rate=1e38, seed=0, policy_kwargs=policy_kwargs, **kwargs)
+    model = algorithm("MlpPolicy", Broken(), learning_rate=1e30, seed=0, policy_kwargs=policy_kwargs, **kwargs)
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"(?s)after \d+ steps.*lower the learning rate"):
         model.learn(400)
 
