@@ -1,33 +1,50 @@
 """What the on-policy algorithms share."""
 
-import io
 import math
-import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import torch as th
 from gymnasium import spaces
-from stable_baselines3 import A2C
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_pg_extras.common.arguments import check_choices, check_numbers
-from sb3_pg_extras.common.dicts import arrays_of
-from sb3_pg_extras.common.files import open_to_save
+from sb3_pg_extras.common.algorithm import WHAT_TO_DO, CheckedAlgorithm
 from sb3_pg_extras.fast.numpy_actor import NumpyActor
 
 T = TypeVar("T")
 
-WHAT_TO_DO = (
-    "If they come from the environment, correct it; else training diverged: lower the learning rate, or normalise "
-    "observations and rewards with VecNormalize"
-)
+
+class CompletePolicy(ActorCriticPolicy):
+    """SB3's policy, saved with the one constructor argument that SB3 leaves out."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}
 
 
-class PolicyGradientAlgorithm(OnPolicyAlgorithm):
+class MlpPolicy(CompletePolicy):
+    """SB3's policy for vectors."""
+
+    acts_in_numpy = True
+
+
+class CnnPolicy(CompletePolicy, ActorCriticCnnPolicy):
+    """SB3's policy for images."""
+
+
+class MultiInputPolicy(CompletePolicy, MultiInputActorCriticPolicy):
+    """SB3's policy for dicts of vectors and images."""
+
+    acts_in_numpy = True
+
+
+class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
     """
     SB3's on-policy algorithm with A2C's policies, on all action spaces they know, and with a NumPy backend where it applies.
 
@@ -37,8 +54,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     :param kwargs: The other arguments of SB3's ``OnPolicyAlgorithm``.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = A2C.policy_aliases
-    _check_choices, _check_numbers = check_choices, check_numbers
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy
+    }  # fmt: skip
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, *, backend: str, **kwargs: Any) -> None:
         action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -48,41 +66,11 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self.backend = backend
 
     def _check_arguments(self) -> None:
-        """:raises ValueError: naming the argument and its value, before any time is spent."""
+        super()._check_arguments()
         self._check_choices({"backend": ("auto", "torch")})
         self._check_numbers({"gamma": (0, 1), "ent_coef": (-math.inf, math.inf), "vf_coef": (-math.inf, math.inf)})
         if self.max_grad_norm not in (None, math.inf):
             self._check_numbers({"max_grad_norm": (0, math.inf)})
-
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save the model as a zip file, whole or not at all.
-
-        :param path: Path of the file (``.zip`` is added where no suffix is), or a file object.
-        :param exclude: Names of attributes to leave out, besides the default ones.
-        :param include: Names of attributes to save although they are left out by default.
-        :raises ValueError: when a weight is not finite.
-        """
-        self._check_weights()
-        with open_to_save(path, ".zip") as file:
-            super().save(file, exclude, include)
-
-    def _check_finite(self, **quantities: Any) -> None:
-        """
-        :param quantities: Arrays, tensors or dicts of those by name, causes before effects.
-        :raises ValueError: naming the first with an entry that is not a finite number.
-        """
-        for name, values in quantities.items():
-            if not all(th.as_tensor(array).isfinite().all() for array in arrays_of(values)):
-                raise ValueError(f"{name} not finite after {self.num_timesteps} steps: {values}. {WHAT_TO_DO}")
-
-    def _check_weights(self) -> None:
-        self._check_finite(**dict(self.policy.named_parameters()))
 
     def _draw(self, act: Callable[[Any], T]) -> T:
         """:return: What ``act`` makes of the last observations; it may refuse what is not finite."""

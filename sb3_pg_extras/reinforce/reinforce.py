@@ -272,6 +272,7 @@ class REINFORCE(PolicyGradientAlgorithm):
         :return: This model.
         :raises ValueError: for rewards, observations, actions or weights that are not finite.
         """
+        self._check_learn(total_timesteps, log_interval)
         if reset_num_timesteps or self._last_obs is None:
             self.rollout_buffer.reset()
         if self.verbose >= 1 and self._uses_numpy():

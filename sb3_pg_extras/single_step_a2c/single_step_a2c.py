@@ -145,9 +145,11 @@ class SingleStepA2C(PolicyGradientAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        given = self.policy_kwargs
         if self.critic_learning_rate is not None:
-            self.policy_kwargs = {"share_features_extractor": False, **self.policy_kwargs}
+            self.policy_kwargs = {"share_features_extractor": False, **given}
         super()._setup_model()
+        self.policy_kwargs = given
         self.critic_lr_schedule: Schedule | None = None
         self.critic_optimizer: th.optim.Optimizer | None = None
         if self.critic_learning_rate is not None:
@@ -170,7 +172,12 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         actor = [p for p in policy.parameters() if all(p is not other for other in critic)]
         make: Any = policy.optimizer_class
         policy.optimizer = make(actor, lr=self.lr_schedule(1), **policy.optimizer_kwargs)
-        return make(critic, lr=critic_learning_rate, **(self.critic_optimizer_kwargs or policy.optimizer_kwargs))
+        kwargs = self.critic_optimizer_kwargs or policy.optimizer_kwargs
+        try:
+            return make(critic, lr=critic_learning_rate, **kwargs)
+        except TypeError as error:
+            hint = "; STREAM_PRESET is for StreamPolicy" if "kappa" in kwargs else ""
+            raise ValueError(f"critic_optimizer_kwargs={kwargs}: {error}{hint}") from error
 
     @property
     def optimizers(self) -> list[th.optim.Optimizer]:
@@ -352,6 +359,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         :return: This model.
         :raises ValueError: for rewards, observations, TD errors, actions or weights that are not finite.
         """
+        self._check_learn(total_timesteps, log_interval)
         if self.traces is not None and (reset_num_timesteps or self._last_obs is None):
             self.traces.reset(np.ones(self.n_envs, dtype=bool))
         self._learner = self._make_learner()
