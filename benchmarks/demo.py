@@ -2,12 +2,13 @@
 BEAR's main job from end to end: ``make demo``.
 
 Trains BEAR on the bundled Pendulum-v1 dataset through the RL Zoo's train command, compares it with behaviour cloning and
-with the policies that made the data, and leaves a table, a learning curve and a video in ``demo/``.
+with the policies that made the data, and leaves a table, a learning curve and a video in ``demo/``; where that exists, in
+``demo-2/`` and so on.
 """
 
 import csv
+import itertools
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -24,7 +25,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ENV_ID, SEED, EPISODES = "Pendulum-v1", 0, 100
-FOLDER = Path(__file__).parent.parent / "demo"
+ROOT = Path(__file__).parent.parent
+# No earlier demo is deleted.
+NAMES = itertools.chain(["demo"], (f"demo-{number}" for number in itertools.count(2)))
+FOLDER = next(ROOT / name for name in NAMES if not (ROOT / name).exists())
 
 
 def zoo(*arguments: str) -> None:
@@ -59,7 +63,6 @@ def plot_learning_curve(run: Path, levels: dict[str, float]) -> Path:
 
 
 def main() -> None:
-    shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     train = ("train", "--algo", "bear", "--env", ENV_ID, "--seed", str(SEED), "--num-threads", "1", "--progress")
     zoo(*train, "--eval-freq", "2000", "--eval-episodes", "20", "--n-eval-envs", "20")
@@ -92,7 +95,7 @@ def main() -> None:
         "\nLeft behind:",
         *(path.relative_to(FOLDER.parent) for path in [FOLDER / "results.csv", curve, *FOLDER.glob("*.mp4")]),
     )
-    print(f"Watch it live: sb3-pg-extras enjoy --algo bear --env {ENV_ID} -f demo/logs")
+    print(f"Watch it live: sb3-pg-extras enjoy --algo bear --env {ENV_ID} -f {FOLDER.name}/logs")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ upstream has no more of its fault; until then it does nothing where the fault is
 import argparse
 import atexit
 import importlib
+import itertools
 import os
 import re
 import shutil
@@ -138,7 +139,7 @@ def keep_axes_of_evaluations() -> None:
 
 
 def save_figures_without_display() -> None:
-    """Where there is no display, save the figures, which would be lost, as PNG files in the current folder."""
+    """Where there is no display, save the figures, which would be lost, as new PNG files in the current folder."""
     from matplotlib import pyplot as plt
 
     show = plt.show
@@ -148,12 +149,23 @@ def save_figures_without_display() -> None:
             figure = plt.figure(number)
             if figure.canvas.required_interactive_framework is not None:
                 return show(*args, **kwargs)
-            name = re.sub(r"[^\w.-]+", "-", str(figure.get_label()) or f"figure-{number}")
-            with atomic_write(f"{name}.png") as file:
-                figure.savefig(file, format="png")
-            print(f"No display to show it on: saved {name}.png")
+            label = str(figure.get_label()) or f"figure-{number}"
+            if any(axes.has_data() for axes in figure.axes):
+                path = _new_file(re.sub(r"[^\w.-]+", "-", label))
+                with atomic_write(path) as file:
+                    figure.savefig(file, format="png")
+                print(f"No display to show it on: saved {path}")
+            else:
+                print(f"{label}: nothing to draw, nothing saved")
+            plt.close(figure)
 
     plt.show = show_or_save
+
+
+def _new_file(name: str) -> Path:
+    """name.png, or the first of name-2.png, name-3.png, ... that does not exist: no picture replaces another one."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for name in names if not (path := Path(f"{name}.png")).exists())
 
 
 def skip_title_of_pybullet() -> None:
