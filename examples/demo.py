@@ -2,11 +2,12 @@
 BEAR's main job from end to end: ``make demo``.
 
 Trains BEAR on the bundled Pendulum-v1 dataset through the RL Zoo's train command, compares it with behaviour cloning and
-with the policies that made the data, and leaves a table, a learning curve and a video in ``demo/``.
+with the policies that made the data, and leaves a table, a learning curve and a video in ``demo/``; where that exists, in
+``demo-2/`` and so on.
 """
 
+import itertools
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ENV_ID, SEED, EPISODES = "Pendulum-v1", 0, 100
-FOLDER = Path(__file__).parent.parent / "demo"
+ROOT = Path(__file__).parent.parent
+# No earlier demo is deleted.
+NAMES = itertools.chain(["demo"], (f"demo-{number}" for number in itertools.count(2)))
+FOLDER = next(ROOT / name for name in NAMES if not (ROOT / name).exists())
 
 
 def zoo(*arguments: str) -> None:
@@ -54,7 +58,6 @@ def plot_learning_curve(path: Path, levels: dict[str, float]) -> None:
 
 
 def main() -> None:
-    shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     train = ("train", "--algo", "bear", "--env", ENV_ID, "--seed", str(SEED), "--num-threads", "1", "--progress")
     zoo(*train, "--eval-freq", "2000", "--eval-episodes", "20", "--n-eval-envs", "20")
@@ -75,7 +78,7 @@ def main() -> None:
     plot_learning_curve(run / "evaluations.npz", {name: own.mean() for name, own in returns.items() if name != "BEAR"})
     zoo("record_video", "--algo", "bear", "--env", ENV_ID, "-f", "logs", "-n", "400", "-o", str(FOLDER))
     print("\nLeft behind:", *(path.relative_to(FOLDER.parent) for path in [*FOLDER.glob("*.png"), *FOLDER.glob("*.mp4")]))
-    print(f"Watch it live: sb3-pg-extras enjoy --algo bear --env {ENV_ID} -f demo/logs")
+    print(f"Watch it live: sb3-pg-extras enjoy --algo bear --env {ENV_ID} -f {FOLDER.name}/logs")
 
 
 if __name__ == "__main__":

@@ -1,38 +1,84 @@
 """Files are written whole or not at all."""
 
+import glob
+import io
 import os
-import tempfile
+import pathlib
+import secrets
+import stat
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import BinaryIO, cast
+
+try:
+    import fcntl
+except ImportError:  # Windows, which does not delete a file that another process has open.
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_write(path: str | pathlib.Path) -> Iterator[BinaryIO]:
     """
-    Open ``path`` for writing so that it either gets the whole new content or keeps what it had.
+    Open ``path`` for writing so that it gets the whole new content or keeps what it had, also if the process is killed.
 
-    The content goes to a temporary file in the same folder, which takes the place of ``path`` when the block
-    ends without an exception. Missing parent folders are created.
+    The content goes to a temporary file in the same folder, which takes the place of ``path`` when the block ends without an
+    exception. A file that is there keeps its permissions, a link its target; missing parent folders are created. What killed
+    writers of the same file have left behind is removed.
 
     :param path: The file to write.
     :return: A binary file to write the content to.
     """
     # A link goes on pointing to its file.
-    path = Path(os.path.realpath(path))
+    path = pathlib.Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _remove_leftovers(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield cast(BinaryIO, file)
+        # Opened so, a new file has the permissions that the process gives to all its files.
+        with open(temporary, "xb") as file:
+            if fcntl is not None:
+                # The lock says that the writer lives. Some file systems have none.
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; give this one the permissions any new file would have.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+            with suppress(FileNotFoundError):
+                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def _remove_leftovers(path: pathlib.Path) -> None:
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError):
+            if fcntl is None:
+                leftover.unlink()
+                continue
+            with leftover.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+
+
+@contextmanager
+def open_to_save(target: str | pathlib.Path | io.BufferedIOBase, suffix: str) -> Iterator[io.BufferedIOBase]:
+    """
+    What the ``save`` methods of SB3 write to: a file object as it is, a file whole or not at all.
+
+    :param target: A file object, or a path.
+    :param suffix: Suffix for a path without one, such as ".zip".
+    :return: The file object. As in SB3, for a folder it is a file of its name and "_2".
+    """
+    if not isinstance(target, (str, pathlib.Path)):
+        yield target
+        return
+    path = pathlib.Path(target)
+    path = path if path.suffix else pathlib.Path(f"{path}{suffix}")
+    while path.is_dir():
+        warnings.warn(f"Path '{path}' is a folder. Will save instead to {path}_2")
+        path = pathlib.Path(f"{path}_2")
+    with atomic_write(path) as file:
+        yield cast(io.BufferedIOBase, file)

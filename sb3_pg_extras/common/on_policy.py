@@ -1,20 +1,50 @@
 """What the on-policy algorithms share."""
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3 import A2C
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_pg_extras.common.arguments import check_choices, check_numbers
+from sb3_pg_extras.common.algorithm import WHAT_TO_DO, CheckedAlgorithm
 from sb3_pg_extras.fast.numpy_actor import NumpyActor
 
+T = TypeVar("T")
 
-class PolicyGradientAlgorithm(OnPolicyAlgorithm):
+
+class CompletePolicy(ActorCriticPolicy):
+    """SB3's policy, saved with the one constructor argument that SB3 leaves out."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}
+
+
+class MlpPolicy(CompletePolicy):
+    """SB3's policy for vectors."""
+
+    acts_in_numpy = True
+
+
+class CnnPolicy(CompletePolicy, ActorCriticCnnPolicy):
+    """SB3's policy for images."""
+
+
+class MultiInputPolicy(CompletePolicy, MultiInputActorCriticPolicy):
+    """SB3's policy for dicts of vectors and images."""
+
+    acts_in_numpy = True
+
+
+class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
     """
     SB3's on-policy algorithm with A2C's policies, on all action spaces they know, and with a NumPy backend where it applies.
 
@@ -24,8 +54,9 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
     :param kwargs: The other arguments of SB3's ``OnPolicyAlgorithm``.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = A2C.policy_aliases
-    _check_choices, _check_numbers = check_choices, check_numbers
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy
+    }  # fmt: skip
 
     def __init__(self, policy: str | type[ActorCriticPolicy], env: GymEnv | str, *, backend: str, **kwargs: Any) -> None:
         action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -35,11 +66,20 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
         self.backend = backend
 
     def _check_arguments(self) -> None:
-        """:raises ValueError: naming the argument and its value, before any time is spent."""
+        super()._check_arguments()
         self._check_choices({"backend": ("auto", "torch")})
         self._check_numbers({"gamma": (0, 1), "ent_coef": (-math.inf, math.inf), "vf_coef": (-math.inf, math.inf)})
         if self.max_grad_norm not in (None, math.inf):
             self._check_numbers({"max_grad_norm": (0, math.inf)})
+
+    def _draw(self, act: Callable[[Any], T]) -> T:
+        """:return: What ``act`` makes of the last observations; it may refuse what is not finite."""
+        try:
+            return act(self._last_obs)
+        except ValueError as error:
+            self._check_finite(observations=self._last_obs)
+            self._check_weights()
+            raise ValueError(f"no action after {self.num_timesteps} steps: {error}. {WHAT_TO_DO}") from error
 
     def _uses_numpy(self) -> bool:
         """:return: Whether actions are drawn in NumPy."""
@@ -54,9 +94,13 @@ class PolicyGradientAlgorithm(OnPolicyAlgorithm):
 
         :param actions: Actions as the policy drew them, shape (n_envs, *action_space.shape).
         :return: The same, scaled from [-1, 1] if the policy squashes its output, clipped to the action space if not.
+        :raises ValueError: for an action that is not finite.
         """
         if not isinstance(self.action_space, spaces.Box):
             return actions
+        # The sum is not finite if one of them is not, and is faster to check.
+        if not math.isfinite(sum(actions.ravel().tolist())):
+            self._check_finite(observations=self._last_obs, actions=actions)
         if self.policy.squash_output:
             return self.policy.unscale_action(actions)
         # Faster than np.clip, whose wrappers cost more than the work.

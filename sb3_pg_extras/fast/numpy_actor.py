@@ -9,6 +9,7 @@ A policy class may say ``acts_in_numpy = True`` in its own body (it is not inher
 ``softplus(std_net(latent)) + std_min``.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ class NumpyActor:
         """
         :param obs: Observations of B states, (B, ...).
         :return: Actions before any clipping, (B, *action_space.shape).
+        :raises ValueError: for logits that are not finite, as PyTorch's distributions do.
         """
         self.states = flatten(obs, self.observation_space)
         latent = self.trunk.forward(self.states)
@@ -78,6 +80,9 @@ class NumpyActor:
         if self.noise.shape != output.shape:
             self._make_room(output.shape)
         if self.discrete:
+            # The sum is not finite if one of them is not, and is faster to check.
+            if not math.isfinite(sum(output.ravel().tolist())):
+                raise ValueError(f"logits not finite: {output}")
             output -= np.maximum.reduce(output, axis=1, keepdims=True)
             self.logits, self.odds = output, np.exp(output)
             # A draw as torch.multinomial makes it.

@@ -19,9 +19,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
-from sb3_pg_extras.common.arguments import check_choices, check_numbers, is_number
+from sb3_pg_extras.common.algorithm import check_choices, check_numbers, is_number
 from sb3_pg_extras.common.dicts import map_arrays
-from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.common.files import open_to_save
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
 from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
@@ -468,14 +468,8 @@ class OfflineAlgorithm(BaseAlgorithm):
         self._generator_state = (self.device.type, self.generator.get_state(), self.seed)
         if isinstance(self.replay_buffer, ShardedReplayBuffer):
             self._sharded_position = (str(self.dataset), self.replay_buffer.position())
-        if not isinstance(path, (str, pathlib.Path)):
-            super().save(path, exclude, include)
-            return
-        content = io.BytesIO()
-        super().save(content, exclude, include)
-        path = pathlib.Path(path)
-        with atomic_write(path if path.suffix else path.with_suffix(".zip")) as file:
-            file.write(content.getbuffer())
+        with open_to_save(path, ".zip") as file:
+            super().save(file, exclude, include)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import save_to_pkl
 
-from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.common.files import open_to_save
 from sb3_pg_extras.datasets import OfflineDataset
 from sb3_pg_extras.datasets.layout import to_replay_buffer
 
@@ -37,18 +37,16 @@ class SavedBuffer:
         """
         if isinstance(path, (str, pathlib.Path)):
             path = pathlib.Path(path)
-            path = path if path.suffix else path.with_suffix(".pkl")
+            path = path if path.suffix else pathlib.Path(f"{path}.pkl")
             if self._link(path):
                 return
         buffer_class: Any = DictReplayBuffer if isinstance(observation_space, spaces.Dict) else ReplayBuffer
         buffer = buffer_class(len(dataset), observation_space, action_space, "cpu")
         to_replay_buffer(dataset, buffer)
-        if not isinstance(path, pathlib.Path):
-            save_to_pkl(path, buffer, verbose)
-            return
-        with atomic_write(path) as file:
-            save_to_pkl(file, buffer, verbose)  # type: ignore[arg-type]
-        self.path, self.stat = path.resolve(), path.stat()
+        with open_to_save(path, ".pkl") as file:
+            save_to_pkl(file, buffer, verbose)
+        if isinstance(path, pathlib.Path) and path.is_file():
+            self.path, self.stat = path.resolve(), path.stat()
 
     def _link(self, path: pathlib.Path) -> bool:
         try:

@@ -62,7 +62,19 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         :param dones: True where the step ended an episode, (n_envs,).
         """
         self.n_transitions += int(self.active.sum())
-        self._steps.append((map_arrays(np.array, obs), actions, np.array(rewards, np.float64), dones, self.active.copy()))
+        # DummyVecEnv rounds rewards, SubprocVecEnv does not.
+        as_float32 = rewards.astype(np.float32)
+        self._steps.append((map_arrays(np.array, obs), actions, as_float32.astype(np.float64), dones, self.active.copy()))
+
+    @property
+    def rewards(self) -> np.ndarray:  # type: ignore[override]
+        """:return: Rewards of all steps, also of those left out of the batch, (size(), n_envs)."""
+        return np.array([step[2] for step in self._steps])
+
+    @property
+    def actions(self) -> np.ndarray:  # type: ignore[override]
+        """:return: Actions of all steps, (size(), n_envs, ...)."""
+        return np.array([step[1] for step in self._steps])
 
     def bootstrap(self, env: int, value: float) -> None:
         """

@@ -157,7 +157,7 @@ class REINFORCE(PolicyGradientAlgorithm):
                 return False
             if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
-            actions = act(self._last_obs)
+            actions = self._draw(act)
             new_obs, rewards, dones, infos = env.step(self._environment_actions(actions))
             self.num_timesteps += env.num_envs
 
@@ -234,6 +234,10 @@ class REINFORCE(PolicyGradientAlgorithm):
         loss.backward()
         max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
+        if not math.isfinite(grad_norm):
+            self._check_finite(
+                rewards=self.rollout_buffer.rewards, observations=batch.observations, loss=loss, gradient=grad_norm
+            )
         self.policy.optimizer.step()
 
         self._n_updates += 1
@@ -266,13 +270,16 @@ class REINFORCE(PolicyGradientAlgorithm):
         :param reset_num_timesteps: Whether to count from 0, with environments that start anew.
         :param progress_bar: Whether to show one.
         :return: This model.
+        :raises ValueError: for rewards, observations, actions or weights that are not finite.
         """
+        self._check_learn(total_timesteps, log_interval)
         if reset_num_timesteps or self._last_obs is None:
             self.rollout_buffer.reset()
         if self.verbose >= 1 and self._uses_numpy():
             print("Using the NumPy backend")
         updates_before, episodes_before = self._n_updates, self._n_finished
         super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._check_weights()
         if self._n_updates == updates_before and self.num_timesteps >= self._total_timesteps:
             finished = self._n_finished - episodes_before
             warnings.warn(

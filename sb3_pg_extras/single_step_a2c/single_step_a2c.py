@@ -145,9 +145,11 @@ class SingleStepA2C(PolicyGradientAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        given = self.policy_kwargs
         if self.critic_learning_rate is not None:
-            self.policy_kwargs = {"share_features_extractor": False, **self.policy_kwargs}
+            self.policy_kwargs = {"share_features_extractor": False, **given}
         super()._setup_model()
+        self.policy_kwargs = given
         self.critic_lr_schedule: Schedule | None = None
         self.critic_optimizer: th.optim.Optimizer | None = None
         if self.critic_learning_rate is not None:
@@ -170,7 +172,12 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         actor = [p for p in policy.parameters() if all(p is not other for other in critic)]
         make: Any = policy.optimizer_class
         policy.optimizer = make(actor, lr=self.lr_schedule(1), **policy.optimizer_kwargs)
-        return make(critic, lr=critic_learning_rate, **(self.critic_optimizer_kwargs or policy.optimizer_kwargs))
+        kwargs = self.critic_optimizer_kwargs or policy.optimizer_kwargs
+        try:
+            return make(critic, lr=critic_learning_rate, **kwargs)
+        except TypeError as error:
+            hint = "; STREAM_PRESET is for StreamPolicy" if "kappa" in kwargs else ""
+            raise ValueError(f"critic_optimizer_kwargs={kwargs}: {error}{hint}") from error
 
     @property
     def optimizers(self) -> list[th.optim.Optimizer]:
@@ -203,10 +210,12 @@ class SingleStepA2C(PolicyGradientAlgorithm):
             self._learner = self._make_learner()
         versions = self._parameter_versions()
         if self._learner is None:
-            actions, log_prob, values, entropy = self._act(self._last_obs)
+            actions, log_prob, values, entropy = self._draw(self._act)
         else:
-            actions, log_prob, values, entropy = self._learner.act(self._last_obs), None, None, None
+            actions, log_prob, values, entropy = self._draw(self._learner.act), None, None, None
         new_obs, rewards, dones, infos = env.step(self._environment_actions(actions))
+        # DummyVecEnv rounds rewards, SubprocVecEnv does not.
+        rewards = rewards.astype(np.float32, copy=False)
         self.num_timesteps += env.num_envs
         self._last_obs = new_obs  # type: ignore[assignment]
         self._last_episode_starts = dones
@@ -257,7 +266,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
             self._td_errors = self._update(step)
         else:
             self._td_errors = self._learner.td_errors(step.rewards, step.terminations, step.next_obs, self.gamma)
-            self._check_finite(self._td_errors, step.rewards)
+            self._check_td_errors(self._td_errors, step)
             # Read anew for every update: a callback may anneal them.
             settings = (self.gamma * self.trace_decay, self.ent_coef, self.vf_coef, self.max_grad_norm)
             self._learner.update(self._td_errors, step.dones, *settings)
@@ -275,7 +284,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         terminations = th.as_tensor(step.terminations, device=self.device)
         td_error = policy_gradients.td_errors(rewards, terminations, values, next_values, self.gamma)
         td_errors = td_error.detach().cpu().numpy()
-        self._check_finite(td_errors, step.rewards)
+        self._check_td_errors(td_errors, step)
 
         if self.traces is None:
             loss = policy_gradients.policy_gradient_loss(log_prob, td_error) + self.vf_coef * td_error.square().mean()
@@ -303,14 +312,10 @@ class SingleStepA2C(PolicyGradientAlgorithm):
                 optimizer.step()
         return td_errors
 
-    def _check_finite(self, td_errors: np.ndarray, rewards: np.ndarray) -> None:
+    def _check_td_errors(self, td_errors: np.ndarray, step: Step) -> None:
         # The sum is not finite if one of them is not, and is faster to check.
         if not math.isfinite(sum(td_errors.tolist())):
-            raise ValueError(
-                f"td_error={td_errors} after {self.num_timesteps} steps, with rewards={rewards}: if the rewards are finite, "
-                f"training diverged; lower learning_rate={self.learning_rate} or "
-                f"critic_learning_rate={self.critic_learning_rate}, or normalise with VecNormalize"
-            )
+            self._check_finite(rewards=step.rewards, observations=step.next_obs, td_error=td_errors)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """
@@ -352,8 +357,9 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         :param reset_num_timesteps: Whether to count from 0, with an environment that starts anew and empty traces.
         :param progress_bar: Whether to show one.
         :return: This model.
-        :raises ValueError: for a TD error that is not finite.
+        :raises ValueError: for rewards, observations, TD errors, actions or weights that are not finite.
         """
+        self._check_learn(total_timesteps, log_interval)
         if self.traces is not None and (reset_num_timesteps or self._last_obs is None):
             self.traces.reset(np.ones(self.n_envs, dtype=bool))
         self._learner = self._make_learner()
@@ -363,7 +369,9 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         self.policy.set_training_mode(False)
         if self.use_sde:
             self.policy.reset_noise(self.n_envs)
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        self._check_weights()
+        return self
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "critic_lr_schedule", "_learner", "_params", "_step", "_td_errors"]

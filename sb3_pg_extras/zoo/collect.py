@@ -35,7 +35,7 @@ from sb3_pg_extras.datasets import DatasetError, save_dataset
 from sb3_pg_extras.datasets.collect import Act, from_steps, random_actions, roll, step_dtype, with_noise
 from sb3_pg_extras.datasets.load import MINARI_PREFIX, minari_folder
 from sb3_pg_extras.datasets.spaces import space_to_json
-from sb3_pg_extras.zoo import register
+from sb3_pg_extras.zoo import UsageError, register
 from sb3_pg_extras.zoo.journal import Journal
 
 # Given for an algorithm: actions are drawn from the action space.
@@ -158,9 +158,8 @@ def _find_model(args: argparse.Namespace) -> tuple[Path | None, Path | None, dic
     which = (args.exp_id, args.folder, args.algo, args.env, args.load_best, args.load_checkpoint, args.load_last_checkpoint)
     try:
         _, model, log_path = get_model_path(*which)
-    except (AssertionError, ValueError) as error:
-        message = f"argument -f/--folder: {args.folder!r}: {error}. --exp-id names a run other than the latest"
-        raise ValueError(message) from error
+    except UsageError as error:
+        raise ValueError(f"argument -f/--folder: {args.folder!r}: {error}") from error
     hyperparams, stats = get_saved_hyperparams(os.path.join(log_path, args.env), test_mode=True)
     # What the command line of the training said comes before the hyper-parameters, and ours before both.
     args_file = Path(log_path, args.env, "args.yml")

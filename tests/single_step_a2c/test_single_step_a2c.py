@@ -372,17 +372,6 @@ def test_callbacks_and_log(tmp_path):
     model.learn(20, log_interval=None)
 
 
-@BACKENDS
-def test_rewards_that_are_not_finite_end_in_one_error(backend):
-    class Broken(Chain):
-        def step(self, action):
-            obs, _, terminated, truncated, info = super().step(action)
-            return obs, float("nan"), terminated, truncated, info
-
-    with pytest.raises(ValueError, match=r"td_error=\[nan\] after 1 steps, with rewards=\[nan\]"):
-        make(env=Broken(3), backend=backend).learn(10)
-
-
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [

@@ -1,0 +1,107 @@
+"""What all algorithms do alike: arguments and weights are checked, models are saved whole or not at all."""
+
+import io
+import math
+import pathlib
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pg_extras.common.dicts import arrays_of
+from sb3_pg_extras.common.files import open_to_save
+
+WHAT_TO_DO = (
+    "If they come from the environment, correct it; else training diverged: lower the learning rate, or normalise "
+    "observations and rewards with VecNormalize"
+)
+
+
+def is_number(value: Any, lowest: float = -math.inf, highest: float = math.inf) -> bool:
+    """
+    :param value: Anything.
+    :param lowest: The lowest number allowed.
+    :param highest: The highest.
+    :return: Whether it is a finite number between them.
+    """
+    return isinstance(value, Real) and math.isfinite(value) and lowest <= float(value) <= highest
+
+
+def check_numbers(algorithm: BaseAlgorithm, bounds: Mapping[str, tuple[float, float]], integer: bool = False) -> None:
+    """
+    :param algorithm: The algorithm whose attributes are checked.
+    :param bounds: Name of an attribute -> its lowest and its highest allowed value.
+    :param integer: Whether they must be integers.
+    :raises ValueError: for a value that is not a finite number (YAML reads ``1e-3`` as a string) or is out of bounds.
+    """
+    for name, (lowest, highest) in bounds.items():
+        value = getattr(algorithm, name)
+        if is_number(value, lowest, highest) and (isinstance(value, Integral) or not integer):
+            continue
+        kind = "an integer" if integer else "a number"
+        between = f" between {lowest} and {highest}" if highest < math.inf else ""
+        at_least = f" of at least {lowest}" if not between and lowest > -math.inf else ""
+        hint = "; YAML reads 1e-3 as a string, write 0.001 or !!float 1e-3" if isinstance(value, str) else ""
+        raise ValueError(f"{name}={value!r}: must be {kind}{between}{at_least}{hint}")
+
+
+def check_choices(algorithm: BaseAlgorithm, choices: Mapping[str, tuple[Any, ...]]) -> None:
+    """
+    :param algorithm: The algorithm whose attributes are checked.
+    :param choices: Name of an attribute -> the values it may have.
+    :raises ValueError: for any other value.
+    """
+    for name, allowed in choices.items():
+        if getattr(algorithm, name) not in allowed:
+            raise ValueError(f"{name}={getattr(algorithm, name)!r}: must be one of {allowed}")
+
+
+class CheckedAlgorithm(BaseAlgorithm):
+    """An algorithm that names what is wrong with its arguments, stops when a weight is not finite, and is saved whole."""
+
+    _check_choices, _check_numbers = check_choices, check_numbers
+
+    def _check_arguments(self) -> None:
+        """:raises ValueError: naming the argument and its value, before any time is spent."""
+        if not hasattr(self, "observation_space"):
+            raise ValueError(f"env=None: {type(self).__name__} needs an environment")
+        if not isinstance(self.policy_kwargs, dict):
+            raise ValueError(f"policy_kwargs={self.policy_kwargs!r}: must be a dict")
+
+    def _check_learn(self, total_timesteps: Any, log_interval: Any) -> None:
+        if not is_number(total_timesteps, 0):
+            raise ValueError(f"total_timesteps={total_timesteps!r}: must be a number of at least 0")
+        if log_interval is not None and not (isinstance(log_interval, Integral) and is_number(log_interval, 1)):
+            raise ValueError(f"log_interval={log_interval!r}: must be an integer of at least 1, or None for no log")
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model as a zip file, whole or not at all.
+
+        :param path: Path of the file (``.zip`` is added where no suffix is), or a file object.
+        :param exclude: Names of attributes to leave out, besides the default ones.
+        :param include: Names of attributes to save although they are left out by default.
+        :raises ValueError: when a weight is not finite.
+        """
+        self._check_weights()
+        with open_to_save(path, ".zip") as file:
+            super().save(file, exclude, include)
+
+    def _check_finite(self, **quantities: Any) -> None:
+        """
+        :param quantities: Arrays, tensors or dicts of those by name, causes before effects.
+        :raises ValueError: naming the first with an entry that is not a finite number.
+        """
+        for name, values in quantities.items():
+            if not all(th.as_tensor(array).isfinite().all() for array in arrays_of(values)):
+                raise ValueError(f"{name} not finite after {self.num_timesteps} steps: {values}. {WHAT_TO_DO}")
+
+    def _check_weights(self) -> None:
+        self._check_finite(**dict(self.policy.named_parameters()))
