@@ -58,18 +58,17 @@ KEY = ("algorithm", "variant", "env", "dataset", "seed")
 FIELDS = ["suite", *KEY, "n_timesteps", "return_mean", "return_std", "last_evaluations", "seconds", "logged"]
 
 
-def greedy_returns(policy: Any, env: VecEnv, n_episodes: int, deterministic: bool = True) -> np.ndarray:
+def greedy_returns(policy: Any, env: VecEnv, n_episodes: int) -> np.ndarray:
     """
     The one evaluator of all suites.
 
     :param policy: Whatever has ``predict``.
     :param env: Environments to play in. Their seeds are set: every call plays the same starts.
     :param n_episodes: Episodes to play.
-    :param deterministic: False to sample the actions.
     :return: Undiscounted returns, (n_episodes,).
     """
     env.seed(1_000)
-    returns, _ = evaluate_policy(policy, env, n_episodes, deterministic, return_episode_rewards=True)
+    returns, _ = evaluate_policy(policy, env, n_episodes, return_episode_rewards=True)
     return np.array(returns)
 
 
@@ -192,9 +191,9 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
             n_timesteps = arguments.pop("n_timesteps")
             model = model.to_sac(spec["env"], seed=seed, **arguments)
 
-        def evaluate(policy: Any = None, deterministic: bool = True) -> np.ndarray:
+        def evaluate(policy: Any = None) -> np.ndarray:
             sync_envs_normalization(model.env, env)
-            return greedy_returns(policy or model, env, spec["evaluate"]["episodes"], deterministic)
+            return greedy_returns(policy or model, env, spec["evaluate"]["episodes"])
 
         logged = LastValues()
         model.set_logger(logged)
@@ -215,7 +214,6 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
                 logged.values["expert_return"] = dataset.reference_scores[1]
         if hasattr(model, "behavior_vae"):
             logged.values["cloning_return"] = float(evaluate(model.behavior_vae).mean())
-            logged.values["cloning_sampled_return"] = float(evaluate(model.behavior_vae, deterministic=False).mean())
         if "keep" in spec:
             logged.values["kilobytes"] = keep(experiment, model, HERE.parent / spec["keep"])
         if "replay_buffer" in spec:

@@ -101,21 +101,6 @@ def learning(
     return markdown([*by, "mean", IQM, "seed by seed", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
 
 
-def bear_pendulum() -> str:
-    """The zoo's Pendulum-v1 entry, seed by seed, between what the data hold and the agent that made them."""
-    rows = [row for row in read("bear_pendulum") if row["variant"] == "zoo entry (unbiased, 0.1)"]
-    lines = []
-    for row in rows:
-        data, expert, greedy, sampled = (
-            row[f"{name}_return"] for name in ("dataset", "expert", "cloning", "cloning_sampled")
-        )
-        bear, halfway = f"**{float(row['return_mean']):.0f}**", f"{(data + expert) / 2:.0f}"
-        lines.append([f"seed {row['seed']}", f"{data:.0f}", f"{greedy:.0f} ({sampled:.0f})", bear, halfway, f"{expert:.0f}"])
-    lines.append([IQM, "", "", mean_and_iqm(rows, "return_mean", 0)[1], "", ""])
-    header = ["", "the data", "behaviour cloning, greedy (sampled)", "BEAR", "halfway", "SAC that made the data"]
-    return markdown(header, lines)
-
-
 def fine_tune() -> str:
     """Mean return over seeds along the online steps."""
     shown = ["0", "500", "1000", "2000", "4000", "8000"]
@@ -186,7 +171,11 @@ TABLES: dict[str, Callable[[], str]] = {
         learning, "bear_hopper", "return_mean", 0,
         {"last five checkpoints": ("last_evaluations", None), "cloning from the same VAE": ("cloning_return", 0)},
     ),
-    "bear_pendulum": bear_pendulum,
+    "bear_pendulum": partial(
+        learning, "bear_pendulum", "return_mean", 0,
+        {"behaviour cloning": ("cloning_return", 0), "the data": ("dataset_return", 0), "SAC agent": ("expert_return", 0)},
+        keep=lambda row: row["variant"] == "zoo entry (unbiased, 0.1)",
+    ),
     "bear_pendulum_variants": partial(
         learning, "bear_pendulum", "return_mean", 0, {"alpha at the end": ("train/alpha", 0)}
     ),
