@@ -48,6 +48,14 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self.n_transitions = 0
         self.active = np.zeros(self.n_envs, dtype=bool)
 
+    def resume(self, other: "EpisodeRolloutBuffer") -> None:
+        """
+        Take over the steps of a batch that is not complete yet.
+
+        :param other: The buffer that holds them.
+        """
+        self._steps, self.n_transitions, self.active = other._steps, other.n_transitions, other.active
+
     def size(self) -> int:
         """:return: Number of calls of :meth:`add` since the last reset."""
         return len(self._steps)

@@ -130,7 +130,15 @@ class REINFORCE(PolicyGradientAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        held: EpisodeRolloutBuffer | None = getattr(self, "rollout_buffer", None)
         super()._setup_model()
+        if held is not None and held.n_envs == self.n_envs:
+            # A loaded model goes on with the batch that it was saved in.
+            self.rollout_buffer.resume(held)
+
+    def _excluded_save_params(self) -> list[str]:
+        excluded = super()._excluded_save_params()
+        return [name for name in excluded if name != "rollout_buffer" or not self.rollout_buffer.active.any()]
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

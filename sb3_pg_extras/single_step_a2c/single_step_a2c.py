@@ -134,9 +134,6 @@ class SingleStepA2C(PolicyGradientAlgorithm):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self._check_numbers({"trace_decay": (0, 1)})
-        if self.critic_learning_rate is not None and not callable(self.critic_learning_rate):
-            # The RL Zoo makes a schedule of a string for learning_rate only.
-            self._check_numbers({"critic_learning_rate": (0, math.inf)})
         if self.critic_learning_rate is None and self.critic_optimizer_kwargs is not None:
             raise ValueError(
                 f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r} and critic_learning_rate=None: one optimiser for "
@@ -208,7 +205,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         if self._learner is not None and not self._learner.optimizers.stand_for(self.optimizers):
             # A callback has loaded or replaced an optimiser.
             self._learner = self._make_learner()
-        versions = self._parameter_versions()
+        # NumPy's changes do not count: these are PyTorch's alone.
+        versions = [p._version for p in self._params]
         if self._learner is None:
             actions, log_prob, values, entropy = self._draw(self._act)
         else:
@@ -227,10 +225,6 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         self._step = Step(rewards, dones, terminations, next_obs, versions, log_prob, values, entropy)
         callback.on_rollout_end()
         return True
-
-    def _parameter_versions(self) -> list[int]:
-        """:return: How often PyTorch changed each parameter; the NumPy backend's own changes do not count."""
-        return [p._version for p in self._params]
 
     def _act(self, obs: Any) -> tuple[np.ndarray, th.Tensor, th.Tensor, th.Tensor | None]:
         """:return: Actions as the policy draws them, and ``log_prob``, ``values`` and ``entropy`` as in :class:`Step`."""
@@ -252,7 +246,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         """One update of actor and critic from the step just taken."""
         step = self._step
         assert step is not None
-        if step.versions != self._parameter_versions():
+        if step.versions != [p._version for p in self._params]:
             # What chose this action is gone, by set_parameters or otherwise, and with it what could be learnt from it.
             if self.traces is not None:
                 self.traces.reset(step.dones)

@@ -1,5 +1,8 @@
 """REINFORCE: its gradient against exact ones, both backends, its loop on every kind of space."""
 
+import warnings
+from copy import deepcopy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -425,6 +428,36 @@ def test_episodes_are_held_between_two_calls_of_learn():
     th.testing.assert_close(learn(15, 33), whole, rtol=0, atol=0)
     with pytest.warns(UserWarning, match="without an update"):
         th.testing.assert_close(learn(5, 43), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("steps", [4, 16, 30])
+def test_a_model_saved_in_mid_batch_goes_on_as_if_it_had_never_stopped(steps, tmp_path):
+    """Batches are of 12 steps of 2 environments: cut in the first episode, between two, and in the second batch."""
+    env = make_vec_env(lambda: FixedLength(spaces.Box(-1, 1, (2,))), 2, seed=0)
+    model = REINFORCE("MlpPolicy", env, n_episodes=4, gamma=0.9, seed=0, policy_kwargs=SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # No update yet.
+        model.learn(steps)
+    model.save(tmp_path / "model")
+    envs = deepcopy(model.env), deepcopy(model.env)
+    loaded = REINFORCE.load(tmp_path / "model", env=envs[0], force_reset=False)
+    assert loaded.rollout_buffer.size() == model.rollout_buffer.size()
+    # An environment that starts anew cannot go on with its episodes.
+    anew = REINFORCE.load(tmp_path / "model", env=envs[1])
+    updates = []
+    for one in (model, loaded, anew):
+        th.manual_seed(1)
+        one.learn(50, reset_num_timesteps=False)
+        updates.append((one._n_updates, th.nn.utils.parameters_to_vector(one.policy.parameters())))
+    assert updates[0][0] == updates[1][0] and th.equal(updates[0][1], updates[1][1])
+    assert not th.equal(updates[0][1], updates[2][1])
+
+
+def test_a_complete_batch_is_not_saved(tmp_path):
+    model = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(2)), n_episodes=2, seed=0, policy_kwargs=SMALL).learn(12)
+    assert model._n_updates == 1 and model.rollout_buffer.size() == 12
+    model.save(tmp_path / "model")
+    assert REINFORCE.load(tmp_path / "model", env=model.env).rollout_buffer.size() == 0
 
 
 def test_starting_afresh_forgets_the_episodes_that_were_held():
