@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up: a virtual environment in .venv with the pinned versions of constraints.txt.
+# `make demo` and `make test` do all the set-up: they make a virtual environment in .venv with the pinned versions of constraints.txt.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ export SDL_VIDEODRIVER ?= dummy
 # d3rlpy needs an older gymnasium than ours.
 D3RLPY ?= benchmarks/runs/venv-d3rlpy
 
-.PHONY: demo test test-slow lint type format check-format pytest benchmark searches dataset wheel clean install
+.PHONY: demo test test-slow lint type format pytest benchmark searches dataset wheel clean install
 
 install: $(INSTALLED)
 
@@ -18,13 +18,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python examples/demo.py
 
 test: lint type pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	PYTHONPATH=. $(BIN)/lint-imports
 
 type: $(INSTALLED)
 	$(BIN)/mypy
@@ -39,7 +40,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The figures of README and docs (hours; runs whose results are there are not repeated).
+# The figures of README and docs (hours; runs that have a result are not repeated).
 benchmark: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
 	test -d benchmarks/runs/streaming-drl || git clone --quiet https://github.com/mohmdelsayed/streaming-drl benchmarks/runs/streaming-drl
@@ -50,17 +51,13 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py suites/single_step_a2c.yml suites/zoo_entries.yml suites/trained_agents.yml
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy $(D3RLPY)/bin/python
 	$(BIN)/python benchmarks/speed/online.py
-	$(BIN)/python benchmarks/speed/online.py --parts
 	$(BIN)/python benchmarks/speed/loading.py formats
 	$(BIN)/python benchmarks/speed/loading.py disk
-	$(BIN)/python benchmarks/speed/overhead.py imports
-	$(BIN)/python benchmarks/speed/overhead.py loop
 	$(BIN)/python tests/zoo/kills.py
-	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/tables.py
 
-# The searches behind the tuned entries of hyperparams/. One that was stopped goes on where it was; the trials are in the report
-# that each leaves below benchmarks/runs/searches/, those of record in benchmarks/results/searches/.
+# The searches behind the tuned entries of hyperparams/. One that was stopped goes on where it was. Each leaves a report of its
+# trials in benchmarks/runs/searches/; those that the entries come from are in benchmarks/results/searches/.
 SEARCH = OMP_NUM_THREADS=1 $(BIN)/sb3-pg-extras train -optimize -f benchmarks/runs/searches --num-threads 1 --seed 0 \
 	--n-evaluations 5 --eval-episodes 20 --n-eval-envs 10 --n-startup-trials 8 --no-optim-plots --study-name search
 SEARCHES = benchmarks/runs/searches
@@ -78,9 +75,10 @@ searches: $(INSTALLED)
 	$(SEARCH) --algo bear --env Pendulum-v1 -n 3000 --max-total-trials 12 \
 		--storage $(SEARCHES)/bear-pendulum.log -params warmup_fraction:0.2 behavior_steps:600
 
-# The bundled dataset.
+# The bundled dataset and its card.
 dataset: $(INSTALLED)
 	$(BIN)/python benchmarks/make_dataset.py
+	$(BIN)/python benchmarks/tables.py
 
 wheel: $(INSTALLED)
 	$(BIN)/python -m build

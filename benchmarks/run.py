@@ -13,7 +13,7 @@ A suite lists runs. What is said at its top holds for each of them, and lists mu
     initialise        a function to apply to the policy's modules
     online            {n_timesteps, ...}: go on with ``to_sac(env, ...)``
     script            a function of seed and settings that trains by itself and returns (policy or None, figures); env_kwargs
-                      and wrapper are then those of the evaluation
+                      are then those of the evaluation
     keep              a folder for the agent
     replay_buffer     a file for what it stepped through, as a dataset
 
@@ -46,7 +46,7 @@ from rl_zoo3.utils import get_class_by_name
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 import sb3_pg_extras
@@ -73,18 +73,17 @@ def greedy_returns(policy: Any, env: VecEnv, n_episodes: int, deterministic: boo
     return np.array(returns)
 
 
-class LastValues(KVWriter):
-    """Keeps the last value of everything that is logged."""
+class LastValues(Logger):
+    """Keeps the last value of everything that is logged, and writes nothing."""
 
     def __init__(self) -> None:
+        super().__init__(None, [])
         self.values: dict[str, Any] = {}
 
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Called by the logger."""
-        self.values |= {name: value for name, value in key_values.items() if isinstance(value, float | np.floating)}
-
-    def close(self) -> None:
-        """Nothing to close."""
+    def dump(self, step: int = 0) -> None:
+        """As SB3's."""
+        self.values |= {name: value for name, value in self.name_to_value.items() if isinstance(value, float | np.floating)}
+        super().dump(step)
 
 
 class Watch(BaseCallback):
@@ -154,8 +153,7 @@ def train_script(spec: dict[str, Any], seed: int) -> dict[str, Any]:
     if "seconds" in figures:
         row["seconds"] = figures.pop("seconds")
     if policy is not None:
-        wrapper = get_class_by_name(spec["wrapper"]) if "wrapper" in spec else None
-        env = make_vec_env(spec["env"], 10, env_kwargs=spec.get("env_kwargs"), wrapper_class=wrapper)
+        env = make_vec_env(spec["env"], 10, env_kwargs=spec.get("env_kwargs"))
         row |= measured({0: greedy_returns(policy, env, spec["evaluate"]["episodes"])})
     return row | {"logged": figures}
 
@@ -199,7 +197,7 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
             return greedy_returns(policy or model, env, spec["evaluate"]["episodes"], deterministic)
 
         logged = LastValues()
-        model.set_logger(Logger(None, [logged]))
+        model.set_logger(logged)
         stop = dict(spec.get("stop", {}))
         window = stop.pop("window_updates", None)
         watch = Watch(evaluate, spec["evaluate"].get("every", 0), **stop)
@@ -210,7 +208,11 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         if watch.every:
             logged.values["evaluations"] = {n: round(float(r.mean()), 1) for n, r in watch.evaluations.items()}
         if "dataset" in settings:
-            logged.values |= of_dataset(settings["dataset"])
+            dataset = sb3_pg_extras.load_dataset(settings["dataset"])
+            returns = dataset.episode_returns()
+            logged.values |= {"dataset_return": returns.mean(), "dataset_best": returns.max()}
+            if dataset.reference_scores is not None:
+                logged.values["expert_return"] = dataset.reference_scores[1]
         if hasattr(model, "behavior_vae"):
             logged.values["cloning_return"] = float(evaluate(model.behavior_vae).mean())
             logged.values["cloning_sampled_return"] = float(evaluate(model.behavior_vae, deterministic=False).mean())
@@ -220,14 +222,6 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
             sb3_pg_extras.save_dataset(sb3_pg_extras.load_dataset(model.replay_buffer), spec["replay_buffer"])
         row = {"n_timesteps": model.num_timesteps, "seconds": seconds, "logged": logged.values}
         return row | measured(watch.evaluations or {n_timesteps: evaluate()})
-
-
-def of_dataset(source: str) -> dict[str, float]:
-    """:return: What the episodes of a dataset came to, and the agent that made it, if that is known."""
-    dataset = sb3_pg_extras.load_dataset(source)
-    returns, scores = dataset.episode_returns(), dataset.reference_scores
-    figures = {"dataset_return": float(returns.mean()), "dataset_best": float(returns.max())}
-    return figures | ({} if scores is None else {"expert_return": float(scores[1])})
 
 
 def keep(experiment: ExperimentManager, model: Any, target: Path) -> int:
@@ -277,6 +271,10 @@ def main() -> None:
     args = parser.parse_args()
     suites = [(path if path.is_file() else HERE / path).resolve() for path in args.suites]
     results = args.results.resolve()
+
+    def job_of(row: dict[str, str]) -> tuple[Any, ...]:
+        return (*(row[name] for name in KEY[:-1]), int(row["seed"]))
+
     os.chdir(HERE.parent)  # the datasets' paths begin here
     for suite in suites:
         specs, jobs = expand(suite)
@@ -286,12 +284,7 @@ def main() -> None:
             except gym.error.Error as error:
                 sys.exit(f"{suite.name}: {env_id}: {error}")
         pool = ProcessPoolExecutor(args.workers)
-        run_missing(results / f"{suite.stem}.csv", FIELDS, jobs, row_key, partial(train, specs), pool)
-
-
-def row_key(row: dict[str, str]) -> tuple[Any, ...]:
-    """:return: The job of a row."""
-    return (*(row[name] for name in KEY[:-1]), int(row["seed"]))
+        run_missing(results / f"{suite.stem}.csv", FIELDS, jobs, job_of, partial(train, specs), pool)
 
 
 if __name__ == "__main__":

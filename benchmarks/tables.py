@@ -1,5 +1,6 @@
 """
-Put the tables of benchmark results into README and docs: ``python benchmarks/tables.py`` (``--check`` only compares).
+Put the benchmark results into README and docs, as tables, and into ``docs/images/``, as pictures: ``python
+benchmarks/tables.py`` (``--check`` only compares the tables).
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; nothing in it is written by hand. Where it has several
 seeds, it shows their mean, and their interquartile mean (IQM) with a 95% percentile bootstrap interval, as Agarwal et al.
@@ -16,28 +17,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from scipy.stats import bootstrap, trim_mean
 
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+IMAGES = ROOT / "docs" / "images"
+BUNDLED = ROOT / "sb3_pg_extras" / "datasets" / "bundled"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *BUNDLED.glob("*.md")]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 IQM = "IQM (95% interval)"
 # Headers that say more than their columns' names.
 HEADERS = {
     "speed_up": "speed-up of the first (median of per-turn ratios)",
     "times_d3rlpy": "x d3rlpy (median of per-turn ratios)",
-    "times_plain": "x plain",
     "h5py_seconds": "h5py, s",
     "seconds": "load_dataset, s",
     "ratio": "load_dataset / h5py (median of per-turn ratios)",
     "floor_ratio": "floor / h5py",
     "memory": "memory / arrays",
     "of_in_memory": "steps/s, as a share of in-memory (median of per-turn ratios)",
-    "percent_of_fastest_step": "% of the fastest gradient step",
-    "percent_of_default_step": "% of the default one",
-    "microseconds": "microseconds per step",
 }
 Row = dict[str, Any]
 
@@ -138,26 +141,46 @@ def plain(name: str, columns: str, keep: Callable[[Row], bool] = lambda row: Tru
     """:return: Some columns of a result file as they stand."""
     names = columns.split()
     headers = [HEADERS.get(name, name.replace("_", " ")) for name in names]
-    return markdown(headers, ([row[name] for name in names] for row in read(name) if keep(row)))
+    return markdown(headers, ([row.get(name, "") for name in names] for row in read(name) if keep(row)))
 
 
-def online_speed(start: str) -> str:
-    """Environment steps per second of the groups whose names start so."""
-    columns = "group loop steps_per_second lowest highest speed_up"
-    return plain("online_speed", columns, lambda row: row["group"].startswith(start))
+def bars(rows: list[Row], panel: str, label: str, about: str, image: str) -> None:
+    """Steps per second of some rows, in panels by one column, and another column as the bars' labels."""
+    panels = groups(rows, panel)
+    sizes = [len(own) for own in panels.values()]
+    figure, axes = plt.subplots(len(panels), figsize=(7.5, 6.5), height_ratios=sizes, layout="constrained", squeeze=False)
+    for axis, ((title,), own) in zip(axes[:, 0], panels.items(), strict=True):
+        names = [row["loop"].split(", with")[0].split(", as")[0] for row in own]
+        shown = axis.barh(names, [float(row["steps_per_second"]) for row in own])
+        axis.bar_label(shown, [f"x {row[label]}" if row[label] else "" for row in own], padding=2, fontsize=7)
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.set_title(title, loc="left", fontsize=9)
+        axis.tick_params(labelsize=8)
+    axes[-1, 0].set_xlabel(about, fontsize=8)
+    figure.savefig(IMAGES / image, dpi=100)
 
 
-def zoo_entries(algorithm: str) -> str:
-    """Entries of the hyper-parameter file as they stand, and earlier versions of them that were run."""
-    more: dict[str, tuple[str, int | None]] = {"std of episodes": ("return_std", 1)}
-    return learning("zoo_entries", "return_mean", 1, more, ("env", "variant"), lambda row: row["algorithm"] == algorithm)
+def fine_tune_curves() -> None:
+    """Mean over seeds along the online steps, and the worst and best seed, shaded."""
+    figure, (whole, close) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for (variant,), own in groups(read("fine_tune"), "variant").items():
+        steps = [int(n) for n in own[0]["evaluations"]]
+        returns = np.array([list(row["evaluations"].values()) for row in own])
+        for axes in (whole, close):
+            (line,) = axes.plot(steps, returns.mean(axis=0), label=variant)
+            axes.fill_between(steps, returns.min(axis=0), returns.max(axis=0), color=line.get_color(), alpha=0.15)
+    whole.set(xlabel="environment steps", ylabel="mean return", title="Pendulum-v1")
+    close.set(xlabel="environment steps", ylim=(-350, -140), title="the same, closer")
+    whole.legend(loc="lower right", fontsize="small")
+    figure.savefig(IMAGES / "fine_tune.png", dpi=80)
 
 
-def single_step(*env_ids: str, **more: tuple[str, int | None]) -> str:
-    """SingleStepA2C and the scripts: returns of the last 100 training episodes."""
-    return learning("single_step_a2c", "train_return", 1, more, ("env", "variant"), lambda row: row["env"] in env_ids)
-
-
+SPEEDS = "group loop steps_per_second lowest highest speed_up"
+ENV_AND_VARIANT = ("env", "variant")
+ZOO_ENTRIES = partial(learning, "zoo_entries", "return_mean", 1, {"std of episodes": ("return_std", 1)}, ENV_AND_VARIANT)
+# Returns of the last 100 training episodes.
+SINGLE_STEP = partial(learning, "single_step_a2c", "train_return", 1)
 TABLES: dict[str, Callable[[], str]] = {
     "bear_hopper": partial(
         learning, "bear_hopper", "return_mean", 0,
@@ -167,14 +190,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "bear_pendulum_variants": partial(
         learning, "bear_pendulum", "return_mean", 0, {"alpha at the end": ("train/alpha", 0)}
     ),
-    "bear_speed": partial(plain, "bear_speed", "threads loop steps_per_second times_d3rlpy times_plain peak_megabytes"),
+    "bear_speed": partial(plain, "bear_speed", "threads loop steps_per_second times_d3rlpy peak_megabytes"),
     "bigger_than_memory": partial(
         plain, "bigger_than_memory", "source gigabytes seconds_to_open resident_gigabytes of_in_memory"
     ),
     "fine_tune": fine_tune,
     "kills": kills,
     "load_speed": partial(plain, "load_speed", "file megabytes h5py_seconds seconds ratio floor_ratio memory"),
-    "loop_cost": partial(plain, "loop_cost", "loop microseconds percent_of_fastest_step percent_of_default_step"),
+    "pendulum_dataset": partial(plain, "pendulum_dataset", "policy episodes mean_return std"),
     "reinforce_default": partial(
         learning, "reinforce", "return_mean", 1, {}, keep=lambda row: row["variant"] == "default"
     ),
@@ -182,18 +205,29 @@ TABLES: dict[str, Callable[[], str]] = {
         learning, "reinforce", "train_return", 1, {"greedy, 100 episodes": ("return_mean", 1)},
         keep=lambda row: row["variant"] != "default",
     ),
-    "reinforce_speed": partial(online_speed, "whole episodes"),
-    "single_step_literal": partial(single_step, "CartPole-v1", greedy=("return_mean", 1)),
-    "single_step_mountain_car": partial(
-        single_step, "MountainCarContinuous-v0", goals=("positive_returns", 0), greedy=("return_mean", 1)
+    "reinforce_speed": partial(plain, "online_speed", SPEEDS, lambda row: row["group"].startswith("whole")),
+    "single_step_literal": partial(
+        SINGLE_STEP, {"greedy": ("return_mean", 1)}, ENV_AND_VARIANT, lambda row: row["env"] == "CartPole-v1"
     ),
-    "single_step_parts": partial(plain, "single_step_a2c_parts", "part within microseconds"),
-    "single_step_speed": partial(online_speed, "one-step update"),
-    "single_step_stream": partial(single_step, "Hopper-v5", "HalfCheetah-v5"),
+    "single_step_mountain_car": partial(
+        SINGLE_STEP, {"goals": ("positive_returns", 0), "greedy": ("return_mean", 1)}, ENV_AND_VARIANT,
+        lambda row: row["env"] == "MountainCarContinuous-v0",
+    ),
+    "single_step_speed": partial(plain, "online_speed", SPEEDS, lambda row: row["group"].startswith("one-step")),
+    "single_step_stream": partial(SINGLE_STEP, {}, ENV_AND_VARIANT, lambda row: row["env"].endswith("-v5")),
     "trained_agents": partial(plain, "trained_agents", "algorithm env return_mean return_std episodes kilobytes"),
-    "zoo_entries_reinforce": partial(zoo_entries, "reinforce"),
-    "zoo_entries_single_step_a2c": partial(zoo_entries, "single_step_a2c"),
+    "zoo_entries_reinforce": partial(ZOO_ENTRIES, keep=lambda row: row["algorithm"] == "reinforce"),
+    "zoo_entries_single_step_a2c": partial(ZOO_ENTRIES, keep=lambda row: row["algorithm"] == "single_step_a2c"),
 }  # fmt: skip
+
+
+def pictures() -> None:
+    panels = [row | {"panel": f"{row['device']}, {row['threads']} threads"} for row in read("bear_speed")]
+    about = "gradient steps per second (x: as a multiple of d3rlpy)"
+    bars(panels, "panel", "times_d3rlpy", about, "bear_speed.png")
+    about = "environment steps per second (x: speed-up of the first)"
+    bars(read("online_speed"), "group", "speed_up", about, "online_speed.png")
+    fine_tune_curves()
 
 
 def main() -> None:
@@ -206,6 +240,8 @@ def main() -> None:
         if new != text and args.check:
             sys.exit(f"{page.name} is not what benchmarks/results says: run python benchmarks/tables.py")
         page.write_text(new)
+    if not args.check:
+        pictures()
 
 
 if __name__ == "__main__":

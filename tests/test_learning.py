@@ -1,5 +1,6 @@
 """Does it learn? Minutes each: ``make test-slow``. The figures of record are made by ``benchmarks/``."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,20 @@ def test_single_step_a2c_solves_cartpole_with_its_zoo_entry():
     n_timesteps = int(entry.pop("n_timesteps"))
     model = SingleStepA2C(env="CartPole-v1", seed=10, **entry).learn(n_timesteps)
     assert mean_return(model, "CartPole-v1") >= 475
+
+
+@pytest.mark.slow
+def test_the_first_lines_of_the_readme_learn():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(blocks[0], names)
+    assert mean_return(names["model"], "CartPole-v1") >= 475
+    single_step, bear = blocks[1].split("model = BC")[0], "model = BEAR" + blocks[1].split("model = BEAR")[1]
+    exec(single_step, names)
+    assert mean_return(names["model"], "CartPole-v1") >= 475
+    exec(bear, names)
+    # Halfway from the data (-1093) to the agent that made them (-131).
+    assert mean_return(names["model"], "Pendulum-v1") > -612
 
 
 def test_tables_in_readme_and_docs_are_what_the_benchmarks_wrote():

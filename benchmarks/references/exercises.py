@@ -1,7 +1,8 @@
 """
-Textbook exercises as hand-written loops, without Stable-Baselines3: the yardsticks of REINFORCE and SingleStepA2C.
+Textbook exercises as hand-written loops, without Stable-Baselines3: the yardsticks of REINFORCE. And what SingleStepA2C
+needs for the settings of another.
 
-Each takes a seed and returns its greedy policy and what it measured; ``n_timesteps`` ends it early. The course's loop is
+Each loop takes a seed and returns its greedy policy and what it measured; ``n_timesteps`` ends it early. The course's is
 lean: it acts without a graph and evaluates an episode in one batch. Spinning Up's keeps one graph per step and draws from
 ``torch.distributions.Categorical``, as most such scripts do.
 """
@@ -15,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from torch import nn
-from torch.distributions import Categorical, Normal
+from torch.distributions import Categorical
 
 
 class Greedy:
@@ -129,54 +130,3 @@ class Standardised(gym.wrappers.TransformObservation):
         samples = np.array([env.observation_space.sample() for _ in range(10_000)])
         mean, std = samples.mean(axis=0), samples.std(axis=0)
         super().__init__(env, lambda obs: ((obs - mean) / std).astype(np.float32), space)
-
-
-class Actor(nn.Module):
-    """A Gaussian whose standard deviation is a softplus of the state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(2, 40), nn.ELU(), nn.Linear(40, 40), nn.ELU())
-        self.mean, self.std = nn.Linear(40, 1), nn.Linear(40, 1)
-        self.apply(xavier)
-
-    def forward(self, obs: th.Tensor) -> Normal:
-        x = self.body(obs)
-        return Normal(self.mean(x), nn.functional.softplus(self.std(x)) + 1e-5)
-
-
-def mountain_car(seed: int, n_episodes: int = 300) -> tuple[Greedy, dict[str, float]]:
-    """
-    The one-step actor-critic on MountainCarContinuous-v0, with the exercise's habits: the logarithm of a density plus
-    1e-5, and a value of the next state that counts at the goal too.
-    """
-    th.manual_seed(seed)
-    actor = Actor()
-    critic = nn.Sequential(nn.Linear(2, 400), nn.ELU(), nn.Linear(400, 400), nn.ELU(), nn.Linear(400, 1)).apply(xavier)
-    actor_optimizer = th.optim.Adam(actor.parameters(), lr=2e-5)
-    critic_optimizer = th.optim.Adam(critic.parameters(), lr=1e-3)
-    env = Standardised(gym.make("MountainCarContinuous-v0"))
-    returns: list[float] = []
-    steps = 0
-    while len(returns) < n_episodes:
-        obs, _ = env.reset(seed=seed if not returns else None)
-        done, total = False, 0.0
-        while not done:
-            state = th.as_tensor(obs)
-            distribution = actor(state)
-            action = distribution.sample()
-            obs, reward, terminated, truncated, _ = env.step(np.clip(action.numpy(), -1, 1))
-            with th.no_grad():
-                target = float(reward) + 0.99 * critic(th.as_tensor(obs))
-            td_error = target - critic(state)
-            actor_loss = -(distribution.log_prob(action).exp() + 1e-5).log() * td_error.detach()
-            actor_optimizer.zero_grad()
-            actor_loss.sum().backward()
-            actor_optimizer.step()
-            critic_optimizer.zero_grad()
-            td_error.square().sum().backward()
-            critic_optimizer.step()
-            done, total, steps = terminated or truncated, total + float(reward), steps + 1
-        returns.append(total)
-    figures = {"n_timesteps": steps, "episodes": len(returns), "train_return": float(np.mean(returns[-100:]))}
-    return Greedy(lambda obs: actor(obs).mean.clip(-1, 1)), figures | {"positive_returns": sum(r > 0 for r in returns)}

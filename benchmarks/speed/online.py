@@ -1,6 +1,5 @@
 """
-How fast REINFORCE and SingleStepA2C learn through ``.learn``: ``python benchmarks/speed/online.py [--turns 7]``; ``--parts``
-says where the time of one step on Hopper-v5 goes instead.
+How fast REINFORCE and SingleStepA2C learn through ``.learn``: ``python benchmarks/speed/online.py [--turns 7]``.
 
 Loops of a group are compared with its first, in one process with one thread, but for stream-x's script. Needs mujoco, and a
 clone of stream-x: see ``benchmarks/references/stream.py``.
@@ -14,10 +13,8 @@ from functools import partial
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch as th
 from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
 from turns import Worker, ratio, summary, take_turns, write
@@ -77,7 +74,7 @@ def groups() -> dict[str, dict[str, Callable[[], float]]]:
             "SingleStepA2C, stream preset": partial(learn, hopper, STEPS),
             "its environment alone, with SB3's Monitor, DummyVecEnv and VecNormalize": partial(play, hopper_model().env),
             "the environment alone, as gym.make gives it": partial(play, gym.make("Hopper-v5")),
-            "stream-x's script": lambda: STEPS / authors.turn(STEPS)["seconds"],
+            "stream-x's script": partial(authors.speed, STEPS),
         },
         "whole episodes, CartPole-v1, 1 environment": {
             "REINFORCE": cartpole(REINFORCE, ROLLOUT_STEPS, n_steps=500, **SAME),
@@ -99,62 +96,11 @@ def hopper_model() -> Any:
     return zoo_experiment("single_step_a2c", "Hopper-v5", entry, 0, tempfile.mkdtemp())[1]
 
 
-class Timers(BaseCallback):
-    """Notes the seconds that each call of some methods takes; what one calls is in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: dict[tuple[str, str], list[float]] = {}
-        self.steps: list[float] = []
-
-    def _time(self, within: str, part: str, owner: Any, method: str) -> None:
-        function, seconds = getattr(owner, method), self.seconds.setdefault((within, part), [])
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            result = function(*args, **kwargs)
-            seconds.append(time.perf_counter() - start)
-            return result
-
-        setattr(owner, method, timed)
-
-    def _on_training_start(self) -> None:
-        model: Any = self.model
-        env, single = model.env, model.env.venv.envs[0]
-        self._time("one step", "acting", model, "collect_rollouts")
-        self._time("acting", "environment", env, "step_wait")
-        self._time("environment", "without VecNormalize", env.venv, "step_wait")
-        self._time("environment", "without DummyVecEnv", single, "step")
-        self._time("environment", "without Monitor and wrappers", single.unwrapped, "step")
-        self._time("environment", "MuJoCo's physics", single.unwrapped, "do_simulation")
-        self._time("one step", "learning", model, "train")
-
-    def _on_step(self) -> bool:
-        self.steps.append(time.perf_counter())
-        return True
-
-
-def parts(steps: int = 10_000) -> None:
-    """Where one step on Hopper-v5 goes, in microseconds: medians, which other work on the machine disturbs least."""
-    timers = Timers()
-    hopper_model().learn(steps, callback=timers, log_interval=None)
-    seconds = {("", "one step"): np.diff(timers.steps), **timers.seconds}
-    medians = {key: np.median(figures[100:]) for key, figures in seconds.items()}  # the first ones warm up
-    authors = Worker(*stream.command(0, "Hopper-v5"))
-    medians["", "one step of stream-x's script"] = authors.turn(steps)["seconds"] / steps
-    rows = [{"within": w, "part": part, "microseconds": f"{1e6 * x:.0f}"} for (w, part), x in medians.items()]
-    write("single_step_a2c_parts", rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", action="store_true")
     parser.add_argument("--turns", type=int, default=7)
     args = parser.parse_args()
     th.set_num_threads(1)
-    if args.parts:
-        parts()
-        return
     rows = []
     for group, loops in groups().items():
         speeds = take_turns(loops, args.turns)

@@ -13,7 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 RESULTS = Path(__file__).parent.parent / "results"
+
+FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
+EPISODE = 1000
+
+
+def random_field(name: str, n_rows: int, n_observations: int, n_actions: int, seed: int = 0) -> np.ndarray:
+    """:return: One of a dataset's fields: numbers within +-1, or episodes that time out."""
+    if name in ("terminations", "truncations"):
+        return (np.arange(1, n_rows + 1) % EPISODE == 0) & (name == "truncations")
+    width = {"actions": (n_actions,), "rewards": ()}.get(name, (n_observations,))
+    return np.tanh(np.random.default_rng(seed).standard_normal((n_rows, *width), dtype=np.float32))
 
 
 class Worker:
@@ -26,6 +39,10 @@ class Worker:
         """:return: The answer: ``seconds``, and what else the worker measured."""
         print(amount, file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
+
+    def speed(self, amount: int) -> float:
+        """:return: How much of the work is done in a second."""
+        return amount / self.turn(amount)["seconds"]
 
     def end(self) -> None:
         """Let the process finish."""

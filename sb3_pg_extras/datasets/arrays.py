@@ -1,5 +1,6 @@
 """Dicts of arrays -> OfflineDataset."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -9,6 +10,14 @@ from gymnasium import spaces
 
 from sb3_pg_extras.common.dicts import map_arrays, named_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset
+
+# What others call the flags. A done may be a time limit, and must not become a terminal state unasked.
+ENDS = "'terminations' where a terminal state was reached and 'truncations' where a time limit was"
+OTHER_NAMES = {
+    **dict.fromkeys(("terminals", "terminal", "terminated", "termination"), "'terminations'"),
+    **dict.fromkeys(("timeouts", "timeout", "truncated", "truncation"), "'truncations'"),
+    **dict.fromkeys(("dones", "done"), ENDS),
+}
 
 
 def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = None) -> OfflineDataset:
@@ -27,7 +36,8 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
     known = [f.name for f in fields(OfflineDataset)]
     for name in arrays:
         if name not in known:
-            raise DatasetError(f"unknown field {name!r}: a dataset has the fields {known}")
+            hint = f" ({name!r} is called {OTHER_NAMES[name]} here)" if name in OTHER_NAMES else ""
+            raise DatasetError(f"unknown field {name!r}: a dataset has the fields {known}{hint}")
     for name in ARRAY_FIELDS:
         if name not in arrays:
             raise DatasetError(f"field {name!r} is missing: a dataset needs {list(ARRAY_FIELDS)}")
@@ -38,7 +48,13 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
         if action_space is None:
             raise DatasetError("field 'action_space' is missing: add it, or pass the environment, whose space is then taken")
         kwargs["action_space"] = action_space
-    return OfflineDataset(**kwargs)
+    dataset = OfflineDataset(**kwargs)
+    if dataset.truncations.any() and not (dataset.truncations & ~dataset.terminations).any():
+        warnings.warn(
+            "every truncated row is terminated too, so no time limit counts as one. Where terminations holds done = "
+            "terminated or truncated, pass terminations & ~truncations"
+        )
+    return dataset
 
 
 def joined(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -71,4 +87,5 @@ def _infer_observation_space(observations: Any) -> spaces.Space:
         raise DatasetError(f"observations is not a rectangular array: {error}") from error
     if array.dtype == np.uint8 and array.ndim == 4:
         return spaces.Box(0, 255, array.shape[1:], np.uint8)
-    return spaces.Box(-np.inf, np.inf, array.shape[1:], np.float32)
+    # Networks take vectors: a single number per row is one of length 1.
+    return spaces.Box(-np.inf, np.inf, array.shape[1:] or (1,), np.float32)

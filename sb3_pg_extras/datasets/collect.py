@@ -122,7 +122,12 @@ def roll(env: VecEnv, act: Act, n_steps: int) -> Iterator[np.ndarray]:
         map_arrays(_put, _unpacked(step["next_observations"]), following)
         for index in np.flatnonzero(dones):
             # VecEnvs return the next episode's first observation there.
-            last = infos[index]["terminal_observation"]
+            last = infos[index].get("terminal_observation")
+            if last is None:
+                raise DatasetError(
+                    f"environment {index} ended an episode at step {number}, but infos has no 'terminal_observation': "
+                    "a VecEnv has to put the last observation there when it resets an environment, as DummyVecEnv does"
+                )
             map_arrays(partial(_put, row=(0, index)), _unpacked(step["next_observations"]), last)
         for name in ("observations", "actions", "rewards", "next_observations"):
             for label, array in named_arrays(name, _unpacked(step[name])):

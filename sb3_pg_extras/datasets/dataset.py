@@ -1,5 +1,7 @@
 """``OfflineDataset``: a log of transitions that is checked once, when it is made, and read-only from then on."""
 
+import warnings
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -18,6 +20,8 @@ ACTION_TOLERANCE = 1e-4
 CHOICES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # What a reward and a flag are.
 NUMBER, FLAG = spaces.Box(-np.inf, np.inf, (), np.float32), spaces.Discrete(2)
+# Whether real actions outside their bounds are clipped: load_dataset sets it, whichever reader then makes the dataset.
+CLIP_ACTIONS: ContextVar[bool] = ContextVar("clip_actions", default=False)
 
 
 class DatasetError(Exception):
@@ -34,7 +38,7 @@ class OfflineDataset:
     Transitions ``(s, a, r, s', terminated, truncated)`` of one or more episodes, one after the other.
 
     Everything is checked on construction and read-only afterwards; floats are kept as float32, flags as bool. Memory-mapped
-    arrays (``numpy.load(..., mmap_mode="r")``) are gone through once and stay in their files, floats of whatever precision.
+    arrays (``numpy.load(..., mmap_mode="r")``) are read once to be checked, and stay in their files as they are.
 
     :param observations: ``s``, shape ``(N, *observation_space.shape)``, or a dict of such arrays for a Dict space;
         as the environment gives them, before any normalisation.
@@ -208,16 +212,28 @@ def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[typ
     if array.dtype.kind == "f" or (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
         array = _as_float32(array)
     check_finite(name, array)
-    if space.shape == () and array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]  # SB3's buffers keep an axis for a single number
+    if array.size == len(array) and space.shape is not None and np.prod(space.shape) == 1:
+        # A single number per row is written with an axis of its own or without.
+        array = array.reshape(len(array), *space.shape)
     if array.shape[1:] != space.shape:
         shape = ", ".join(map(str, ("N", *(space.shape or ()))))
         raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for ({shape})")
     row = _first_outside(array, space) if isinstance(space, bounded) else None
-    if row is not None:
-        hint = ". Actions are stored in the environment's own units" * (name == "actions")
-        raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}{hint}")
-    return array
+    if row is None:
+        return array
+    if isinstance(space, spaces.Box) and CLIP_ACTIONS.get():
+        return _clipped(array, space)
+    hint = ". Actions are stored in the environment's own units" * (name == "actions")
+    hint += "; load_dataset(..., clip_actions=True) clips them" * isinstance(space, spaces.Box)
+    raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}{hint}")
+
+
+def _clipped(actions: np.ndarray, space: spaces.Box) -> np.ndarray:
+    clipped = np.clip(np.array(actions, subok=False), space.low, space.high).astype(space.dtype)
+    excess = np.abs(actions - clipped).reshape(len(actions), -1).max(axis=1)
+    n_outside, furthest = np.count_nonzero(excess), excess.max()
+    warnings.warn(f"{n_outside} of {len(actions)} actions were outside {space}, by at most {furthest:.3g}: they are clipped")
+    return np.asarray(_as_float32(clipped)) if clipped.dtype.kind == "f" else clipped
 
 
 def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:

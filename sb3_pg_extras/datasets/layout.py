@@ -77,8 +77,13 @@ def scale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
     if not isinstance(space, spaces.Box):
         return actions
     width = space.high - space.low
-    scaled = np.where(width > 0, 2.0 * ((actions - space.low) / np.where(width > 0, width, 1)) - 1.0, 0.0)
-    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN).astype(np.float32)
+    # In place: at a million rows, each copy counts.
+    scaled = (actions - space.low).astype(np.float32, copy=False)
+    scaled /= np.where(width > 0, width, 1)
+    scaled *= 2
+    scaled -= 1
+    scaled[:, width <= 0] = 0
+    return np.clip(scaled, -1.0 + ACTION_MARGIN, 1.0 - ACTION_MARGIN, out=scaled)
 
 
 def unscale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:

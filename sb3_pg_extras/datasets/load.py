@@ -1,8 +1,10 @@
-"""What holds a dataset -> :class:`OfflineDataset`, and back: one reader for each format."""
+"""Loading a dataset from any source, and saving one: each format has its reader."""
 
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -10,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_pg_extras.datasets.arrays import from_arrays
-from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.dataset import CLIP_ACTIONS, DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.progress import progress_bar
 from sb3_pg_extras.datasets.readers.hdf5 import load_hdf5
 from sb3_pg_extras.datasets.readers.imitation import is_imitation_folder, load_imitation
@@ -49,7 +51,14 @@ BUNDLED_DATASETS = {"Pendulum-v1": "pendulum-mixed-v0"}
 _last_loaded: dict[tuple[Any, ...], OfflineDataset] = {}
 
 
-def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None, verbose: int = 1) -> OfflineDataset:
+def load_dataset(
+    source: DatasetSource,
+    action_space: spaces.Space | None = None,
+    verbose: int = 1,
+    *,
+    clip_actions: bool = False,
+    observation_keys: Sequence[str] | None = None,
+) -> OfflineDataset:
     """
     Load a dataset from whatever holds it.
 
@@ -59,20 +68,46 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
     :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``,
         HDF5, trajectories of ``imitation``, parquet files).
     :param verbose: 0 for no output, 1 for a progress bar (on stderr) on a load that takes more than two seconds.
+    :param clip_actions: Whether real actions outside the bounds of the action space are clipped, with a warning that says
+        how many, instead of refused. Bounds that are only assumed, for want of an action space, are never clipped to.
+    :param observation_keys: Which of several observations to keep; one gives a Box observation space, several a Dict.
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
     :raises MissingPackageError: when the format needs a package that is not installed.
     """
+    token = CLIP_ACTIONS.set(clip_actions)
+    try:
+        dataset = _load(source, action_space, verbose)
+    finally:
+        CLIP_ACTIONS.reset(token)
+    return dataset if observation_keys is None else _with_observations(dataset, list(observation_keys))
+
+
+def _with_observations(dataset: OfflineDataset, keys: list[str]) -> OfflineDataset:
+    names = ("observations", "next_observations", "observation_space")
+    space: Any = dataset.observation_space
+    known = list(space) if isinstance(space, spaces.Dict) else []
+    if not keys or set(keys) - set(known):
+        raise DatasetError(f"observation_keys={keys}: the dataset's observations are {known or 'a single array'}")
+    kept: dict[str, Any] = {name: {key: getattr(dataset, name)[key] for key in keys} for name in names}
+    if len(keys) == 1:
+        kept = {name: value[keys[0]] for name, value in kept.items()}
+    else:
+        kept["observation_space"] = spaces.Dict(kept["observation_space"])
+    return replace(dataset, **kept)
+
+
+def _load(source: Any, action_space: spaces.Space | None, verbose: int) -> OfflineDataset:
     if isinstance(source, OfflineDataset):
         return source
     if isinstance(source, ReplayBuffer):
         return from_replay_buffer(source)
     if isinstance(source, Mapping):
         return from_arrays(source, action_space)
-    if _is_minari_dataset(source):
-        minari_dataset: Any = source
-        with _progress(_stamp(Path(minari_dataset.storage.data_path)), minari_dataset.spec.dataset_id, verbose):
-            return load_minari(minari_dataset)
+    minari = sys.modules.get("minari")  # whoever has made one of its datasets has imported it
+    if minari is not None and isinstance(source, minari.MinariDataset):
+        with _progress(_stamp(Path(source.storage.data_path)), source.spec.dataset_id, verbose):
+            return load_minari(source)
     if not isinstance(source, (str, Path)):
         raise DatasetError(
             f"dataset={source!r}: expected an OfflineDataset, an SB3 ReplayBuffer, a MinariDataset, a dict of arrays, "
@@ -80,14 +115,15 @@ def load_dataset(source: DatasetSource, action_space: spaces.Space | None = None
         )
     path, loader = _path_and_loader(str(source))
     stamp = _stamp(path)
-    dataset = _last_loaded.get((path.resolve(), stamp, str(action_space)))
+    file = (path.resolve(), stamp, CLIP_ACTIONS.get())
+    dataset = _last_loaded.get((file, str(action_space)))
     if dataset is None:
         with _progress(stamp, str(source), verbose):
             dataset = loader(path, action_space)
         _last_loaded.clear()
         # Whoever takes the space from it and asks again, as algorithms without an environment do, gets the same.
         for space in (action_space, dataset.action_space):
-            _last_loaded[path.resolve(), stamp, str(space)] = dataset
+            _last_loaded[file, str(space)] = dataset
     return dataset
 
 
@@ -121,18 +157,11 @@ def bundled_dataset_for(env_id: str | None) -> str | None:
     return None if name is None else BUNDLED_PREFIX + name
 
 
-def _is_minari_dataset(source: Any) -> bool:
-    """Whoever has made one has imported Minari."""
-    minari = sys.modules.get("minari")
-    return minari is not None and isinstance(source, minari.MinariDataset)
-
-
 def _path_and_loader(source: str) -> tuple[Path, Loader]:
     if source.startswith(SHARDED_PREFIX):
         raise DatasetError(f"dataset={source!r}: never in memory as a whole. An algorithm's dataset= takes it")
     if source.startswith(MINARI_PREFIX):
-        # An id that is not there is reported with what to do.
-        return minari_folder(source), lambda path, _: load_minari(path if path.is_dir() else source)
+        return minari_folder(source), lambda *_: load_minari(source)
     path = Path(source)
     if source.startswith(BUNDLED_PREFIX):
         name = source.removeprefix(BUNDLED_PREFIX)
@@ -145,7 +174,12 @@ def _path_and_loader(source: str) -> tuple[Path, Loader]:
                 return path, loader
         raise DatasetError(f"dataset={source!r}: unknown kind of folder, expected Minari's, imitation's or .parquet files")
     if path.suffix not in FILE_LOADERS:
-        raise DatasetError(f"dataset={source!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}")
+        hint = ""
+        if source in BUNDLED_DATASETS.values():
+            hint = f'. Did you mean "{BUNDLED_PREFIX}{source}"?'
+        elif re.fullmatch(r"([\w-]+/)*[\w-]+-v\d+", source):
+            hint = f'. Did you mean "{MINARI_PREFIX}{source}"?'
+        raise DatasetError(f"dataset={source!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}{hint}")
     if not path.is_file():
         raise DatasetError(f"dataset={source!r}: no such file")
     return path, FILE_LOADERS[path.suffix]

@@ -1,5 +1,6 @@
 """What the readers of files of unknown origin share."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,16 @@ from sb3_pg_extras.datasets.dataset import DatasetError
 
 # Deflate packs at most 1032 bytes into one; anything above cannot be real data.
 MAX_INFLATION = 1100
+
+
+def warn_of_time_limits(what: str) -> None:
+    """
+    :param what: What says that an episode ended, but not why.
+    """
+    warnings.warn(
+        f"{what} does not say which episodes ended at a time limit: each end is taken for a terminal state, whose value is "
+        "0. If some are time limits, pass a dict of arrays with truncations instead"
+    )
 
 
 @contextmanager

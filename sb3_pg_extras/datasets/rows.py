@@ -79,7 +79,7 @@ def _following(array: np.ndarray, keep: np.ndarray, terminations: np.ndarray) ->
 
 
 def _compacted(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The kept rows, moved to the front of the same memory."""
+    # To the front of the same memory.
     for index, target in _moves(keep):
         array[target] = np.take(array, index, axis=0)
     return array[: np.count_nonzero(keep)]
@@ -103,4 +103,4 @@ def _assumed_action_space(actions: np.ndarray) -> spaces.Space:
     if max(flat.max(), -flat.min()) > 1 + ACTION_TOLERANCE:
         row = int(np.argmax((np.abs(flat) > 1 + ACTION_TOLERANCE).any(axis=1)))
         raise DatasetError(f"actions row {row} is {actions[row]}, outside the [-1, 1] assumed: pass action_space")
-    return spaces.Box(-1, 1, actions.shape[1:], np.float32)
+    return spaces.Box(-1, 1, actions.shape[1:] or (1,), np.float32)

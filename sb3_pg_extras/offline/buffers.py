@@ -133,7 +133,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         return array if isinstance(array, np.memmap) else self._to_device(_computable(array))
 
     def _column(self, values: np.ndarray) -> th.Tensor:
-        return self._to_device(values.astype(np.float32).reshape(-1, 1))
+        return self._to_device(values.astype(np.float32, copy=False).reshape(-1, 1))
 
     def _to_device(self, array: np.ndarray) -> th.Tensor:
         with warnings.catch_warnings():

@@ -1,8 +1,8 @@
 """
 ``sb3-pg-extras collect``: roll a trained agent of the zoo, or uniformly random actions, into a dataset.
 
-The agent is loaded and acts as in the zoo's ``enjoy``; the dataset holds what the environment said before any normalisation.
-What has been collected is journaled in ``<output>.partial``, from where the same command goes on after a crash.
+The agent acts as in the zoo's ``enjoy``; the dataset holds observations and rewards before any normalisation. Each step goes
+to a journal in ``<output>.partial`` at once, from which the same command goes on after a crash.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from sb3_pg_extras.datasets import DatasetError, save_dataset
 from sb3_pg_extras.datasets.collect import Act, from_steps, random_actions, roll, step_dtype, with_noise
 from sb3_pg_extras.datasets.load import MINARI_PREFIX, minari_folder
 from sb3_pg_extras.datasets.spaces import space_to_json
-from sb3_pg_extras.zoo import register
+from sb3_pg_extras.zoo import UsageError, register
 from sb3_pg_extras.zoo.journal import Journal
 
-# The id of no algorithm: actions are drawn from the action space.
+# Given for an algorithm: actions are drawn from the action space.
 RANDOM = "random"
 VEC_ENVS: dict[str, type[VecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
 
@@ -67,7 +67,7 @@ class ZooAgent:
         :return: Actions in environment units, shape ``(n_envs, *action_space.shape)``.
         """
         if starts.any() and not self.deterministic and getattr(self.model, "use_sde", False):
-            # gSDE explores by a function of the state; without this, by the same one in all of the dataset.
+            # gSDE explores by a function of the state; without this, by the same one in the whole dataset.
             self.model.policy.reset_noise(len(starts))  # type: ignore[operator]
         actions, self.state = self.model.predict(
             self._seen(observations, starts), state=self.state, episode_start=starts, deterministic=self.deterministic
@@ -79,7 +79,7 @@ class ZooAgent:
             return observations
         if self.raw_stack is None:
             return self.normalizer.normalize_obs(observations)
-        # The zoo stacks what is normalised already: the frames before an episode's first are zeros, not normalised zeros.
+        # The zoo stacks normalised frames: those before an episode's first are zeros, not normalised zeros.
         stacks = self.raw_stack.sub_stacked_observations if isinstance(observations, dict) else self.raw_stack
         frames = self.normalizer.normalize_obs(map_arrays(_newest_frame, observations, stacks))
         infos = [{"terminal_observation": map_arrays(itemgetter(index), frames)} for index in range(len(starts))]
@@ -101,22 +101,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-n", "--n-timesteps", help="Transitions to collect, in all environments", default=100_000, type=int)
     parser.add_argument("--n-envs", help="number of environments", default=1, type=int)
     parser.add_argument("--vec-env", help="VecEnv type", choices=VEC_ENVS, default="dummy")
-    parser.add_argument(
-        "--noise",
-        help="Standard deviation of noise on actions scaled to [-1, 1]; for discrete actions, chance of a random one",
-        default=0.0,
-        type=float,
-    )
+    noise = "Standard deviation of noise on actions scaled to [-1, 1]; for discrete actions, chance of a random one"
+    parser.add_argument("--noise", help=noise, default=0.0, type=float)
     parser.add_argument("-f", "--folder", help="Log folder", default="logs")
     parser.add_argument("--exp-id", help="Experiment ID (default: 0: latest, -1: no exp folder)", default=0, type=int)
     parser.add_argument("--load-best", action="store_true", help="Load best model instead of last model")
     parser.add_argument("--load-checkpoint", help="Load the checkpoint of that number of timesteps", type=int)
     parser.add_argument("--load-last-checkpoint", action="store_true", help="Load last checkpoint instead of last model")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--deterministic", action="store_true", help="Use deterministic actions (default, but for Atari, MiniGrid)"
-    )
-    kind.add_argument("--stochastic", action="store_true", help="Use stochastic actions")
+    kind.add_argument("--deterministic", action="store_true", help="Deterministic actions (default but for Atari, MiniGrid)")
+    kind.add_argument("--stochastic", action="store_true", help="Stochastic actions")
     parser.add_argument("--seed", help="Random generator seed", type=int, default=0)
     parser.add_argument("--device", help="PyTorch device (ex: cpu, cuda...)", default="auto")
     parser.add_argument("--num-threads", help="Number of threads for PyTorch (-1 to use default)", default=-1, type=int)
@@ -126,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Whatever can be said before an environment is made."""
+    """Say what is wrong before an environment is made."""
     for name, lowest in {"n_timesteps": 1, "n_envs": 1, "seed": 0}.items():
         if getattr(args, name) < lowest:
             raise ValueError(f"argument --{name.replace('_', '-')}: {getattr(args, name)}: expected {lowest} or more")
@@ -140,42 +134,38 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(f"argument --env: {error} Import what registers it with --gym-packages") from error
     if args.output.startswith(MINARI_PREFIX):
         require("h5py", "minari")
-        exists = minari_folder(args.output).exists()
-    elif args.output.endswith(".npz"):
-        exists = Path(args.output).exists()
-    else:
+    elif not args.output.endswith(".npz"):
         raise ValueError(f"argument -o/--output: {args.output!r}: expected a name ending in .npz, or {MINARI_PREFIX}<id>")
-    if exists:
-        raise DatasetError(f"{args.output} exists already: delete it to collect it anew, or use another -o")
+    _refuse_existing(args.output)
+
+
+def _refuse_existing(output: str) -> None:
+    if (minari_folder(output) if output.startswith(MINARI_PREFIX) else Path(output)).exists():
+        raise DatasetError(f"{output} exists already: delete it to collect it anew, or use another -o")
 
 
 def _partial(output: str) -> Path:
-    """The journal's folder: next to the file; for Minari, whose own folders are not ours, where the command is run."""
+    """The journal's folder: next to the file; for Minari, whose own folders are not ours, in the current folder."""
     if output.startswith(MINARI_PREFIX):
         return Path(output.replace(MINARI_PREFIX, "minari-", 1).replace("/", "-") + ".partial")
     return Path(f"{output}.partial")
 
 
 def _find_model(args: argparse.Namespace) -> tuple[Path | None, Path | None, dict[str, Any]]:
-    """
-    :return: The model's file, that of the statistics it was trained with, and its hyper-parameters with the arguments of its
-        environment.
-    """
+    """:return: The files of the model and of its statistics; its hyper-parameters with its environment's arguments."""
     if args.algo == RANDOM:
         return None, None, {"env_kwargs": args.env_kwargs or {}}
     which = (args.exp_id, args.folder, args.algo, args.env, args.load_best, args.load_checkpoint, args.load_last_checkpoint)
     try:
         _, model, log_path = get_model_path(*which)
-    except (AssertionError, ValueError) as error:
-        raise ValueError(
-            f"argument -f/--folder: {args.folder!r}: {error}. --exp-id names a run other than the latest"
-        ) from error
+    except UsageError as error:
+        raise ValueError(f"argument -f/--folder: {args.folder!r}: {error}") from error
     hyperparams, stats = get_saved_hyperparams(os.path.join(log_path, args.env), test_mode=True)
     # What the command line of the training said comes before the hyper-parameters, and ours before both.
     args_file = Path(log_path, args.env, "args.yml")
     trained = yaml.unsafe_load(args_file.read_text()) if args_file.is_file() else {}
     env_kwargs = trained.get("env_kwargs") or hyperparams.get("env_kwargs") or {}
-    hyperparams["env_kwargs"] = {**env_kwargs, **(args.env_kwargs or {})}
+    hyperparams["env_kwargs"] = env_kwargs | (args.env_kwargs or {})
     if stats is None or not hyperparams.get("normalize"):
         return Path(model), None, hyperparams
     statistics = Path(stats, "vecnormalize.pkl")
@@ -191,7 +181,7 @@ def _load_model(args: argparse.Namespace, path: Path, hyperparams: dict[str, Any
         kwargs = {"buffer_size": 1, "optimize_memory_usage": False}
     if "HerReplayBuffer" in str(hyperparams.get("replay_buffer_class", "")):
         kwargs["env"] = env
-    # Functions that another version of Python may not unpickle, and that are not used.
+    # Not used, and perhaps pickled by another version of Python.
     unused = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
     print(f"Loading {path}")
     return ALGOS[args.algo].load(path, device=args.device, custom_objects=unused, seed=args.seed, **kwargs)
@@ -201,15 +191,11 @@ def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
     """:return: The environments as the zoo makes them, but without ``VecNormalize``; what acts there; and the journal."""
     model_path, statistics, hyperparams = _find_model(args)
     gym_id, env_kwargs = args.env.gym_id, hyperparams["env_kwargs"]
+    vec_env_cls = ExperimentManager.default_vec_env_cls or VEC_ENVS[args.vec_env]
     env = create_test_env(
-        gym_id,
-        n_envs=args.n_envs,
-        seed=args.seed,
-        should_render=False,
-        hyperparams=dict(hyperparams),
-        env_kwargs=env_kwargs,
-        vec_env_cls=ExperimentManager.default_vec_env_cls or VEC_ENVS[args.vec_env],
-    )
+        gym_id, args.n_envs, seed=args.seed, should_render=False, hyperparams=dict(hyperparams), env_kwargs=env_kwargs,
+        vec_env_cls=vec_env_cls,
+    )  # fmt: skip
     normalizer = None if statistics is None else VecNormalize.load(str(statistics), env)
     if hyperparams.get("frame_stack"):
         env = VecFrameStack(env, hyperparams["frame_stack"])
@@ -220,7 +206,7 @@ def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
     if model_path is not None:
         model = _load_model(args, model_path, hyperparams, normalizer or env)
         act = with_noise(ZooAgent(model, env, normalizer, deterministic), env.action_space, args.noise)
-    # What the steps depend on. A training that goes on rewrites its statistics; its best model may stay.
+    # What the steps depend on. A training that goes on rewrites its statistics even where it leaves its best model.
     arguments = {name: getattr(args, name) for name in ("algo", "n_timesteps", "n_envs", "noise", "seed")} | {
         "env": gym_id,
         "env_kwargs": repr(env_kwargs),
@@ -239,7 +225,7 @@ def _sha256(path: Path | None) -> str | None:
 
 
 def _fill(journal: Journal, env: VecEnv, act: Act, args: argparse.Namespace) -> None:
-    # Environment i is seeded with seed + i: no run may begin with the episodes of another one.
+    # Environment i is seeded with seed + i: no run may begin with another one's episodes.
     seed = args.seed + journal.n_runs * args.n_envs
     set_random_seed(seed)
     env.seed(seed)
@@ -267,13 +253,16 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
+        # Again, now that the journal is locked: another process may have finished it meanwhile.
+        _refuse_existing(args.output)
         _fill(journal, env, act, args)
         dataset = from_steps(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)
+        _refuse_existing(args.output)
         save_dataset(dataset, args.output)
         journal.remove()
     except KeyboardInterrupt:
         sys.exit(f"\nstopped: the same command goes on from {journal.folder}")
     finally:
-        journal.close()
+        (journal.close if journal.n_steps else journal.remove)()
         env.close()
     print(f"{args.output}: {dataset}")

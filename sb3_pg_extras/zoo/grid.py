@@ -2,15 +2,17 @@
 ``sb3-pg-extras grid``: algorithms x datasets x seeds, on Ray.
 
 Ray is started on this machine, with as many workers as it has cores; ``--address`` names a running cluster instead
-(``auto`` or ``host:port``), whose machines share the file system of ``--folder`` and have the package installed. Each run is
-the zoo's entry for the dataset's environment, on one core. It leaves a checkpoint every ``--checkpoint-freq`` timesteps,
-whole or not at all: when a worker is killed, Ray runs it again, and it goes on from the last one. So does the same command
-when it was stopped itself. REINFORCE and SingleStepA2C learn online, in the environment that a dataset names.
+(``auto`` or ``host:port``), whose machines share the file system of ``--folder`` and have the package installed. Each run
+trains the zoo's entry for the dataset's environment, on one core, and leaves a checkpoint every ``--checkpoint-freq``
+timesteps. When a worker is killed, Ray runs it again from its last checkpoint; a grid that was stopped goes on when the same
+command is typed again. REINFORCE and SingleStepA2C learn online, in the environment that a dataset names.
 """
 
 import argparse
+import contextlib
 import csv
 import functools
+import io
 import os
 import re
 import shutil
@@ -27,24 +29,24 @@ import numpy as np
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import ConvertCallback, EveryNTimesteps
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from torch import nn, set_num_threads
+from stable_baselines3.common.vec_env import sync_envs_normalization
+from torch import set_num_threads
 
 from sb3_pg_extras import load_dataset
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
-from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file
+from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register
 from sb3_pg_extras.zoo.jobs import run_missing
+from sb3_pg_extras.zoo.manager import Manager
 
 FIELDS = ["algo", "dataset", "seed", "n_timesteps", "return_mean", "return_std", "starts", "seconds"]
 
 
 class Start(NamedTuple):
-    """A worker that took up a run, and the timestep that it went on from."""
+    """A worker that has worked on a run, and the timestep it started from."""
 
     host: str
     pid: int
@@ -52,7 +54,7 @@ class Start(NamedTuple):
 
 
 def read_starts(run: Path) -> list[Start]:
-    """:return: Who has worked on a run, in order."""
+    """:return: The workers of a run, in order."""
     with open(run / "starts.csv") as file:
         return [Start(host, int(pid), int(step)) for host, pid, step in csv.reader(file)]
 
@@ -62,17 +64,17 @@ def checkpoints(run: Path) -> dict[int, Path]:
     return dict(sorted((int(path.name.removeprefix("step_")), path) for path in run.glob("step_*")))
 
 
-def save_checkpoint(model: BaseAlgorithm, run: Path) -> None:
-    """A folder with the model and the statistics of VecNormalize, written whole; the ones before it are removed."""
+def save_checkpoint(model: BaseAlgorithm, run: Path, env_id: str) -> None:
+    """Write a folder with the model and, where the zoo looks for it, its VecNormalize; remove the folders before it."""
     old = list(checkpoints(run).values())
     unfinished = run / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    (unfinished / env_id).mkdir(parents=True)
     with atomic_write(unfinished / "model.zip") as file:
         model.save(file)  # type: ignore[arg-type]
     statistics = model.get_vec_normalize_env()
     if statistics is not None:
-        statistics.save(str(unfinished / "vecnormalize.pkl"))
+        statistics.save(str(unfinished / env_id / "vecnormalize.pkl"))
     unfinished.rename(run / f"step_{model.num_timesteps}")
     for path in old:
         shutil.rmtree(path)
@@ -84,7 +86,7 @@ class Plan(NamedTuple):
     folder: Path
     checkpoint_freq: int
     eval_episodes: int
-    # Of the hyper-parameters; None for the zoo's.
+    # The hyper-parameters; None for ours.
     conf_file: Path | None
     # Name of a dataset -> where it is, and the id of its environment.
     datasets: dict[str, tuple[str, str]]
@@ -93,40 +95,14 @@ class Plan(NamedTuple):
 def hyperparams(plan: Plan, algo: str, env_id: str) -> dict[str, Any]:
     """:return: The entry for an environment, or the algorithm's default one."""
     entries = yaml.safe_load((plan.conf_file or hyperparams_file(algo)).read_text())
-    entry: dict[str, Any] = entries[env_id if env_id in entries else "default"]
-    for name in ("env_wrapper", "frame_stack"):
-        if name in entry:
-            raise ValueError(f"{name} of {algo}'s entry for {env_id} is for the zoo alone: use sb3-pg-extras train")
-    return entry
+    return entries[env_id if env_id in entries else "default"]
 
 
 def run_folder(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> Path:
-    """:return: Where a run keeps its checkpoints: another folder for other settings."""
+    """:return: The folder of a run's checkpoints: another one for other settings."""
     source, env_id = plan.datasets[dataset]
     settings = zlib.crc32(f"{source} {n_timesteps} {sorted(hyperparams(plan, algo, env_id).items())}".encode())
     return plan.folder / f"{algo}-{re.sub(r'[^a-zA-Z0-9.-]+', '-', Path(dataset).name)}-{seed}-{settings:08x}"
-
-
-def make_envs(env_id: str, seed: int, entry: dict[str, Any], statistics: Path) -> VecEnv:
-    """:return: The environments of an entry, whose keys that are not the algorithm's are taken out of it."""
-    env = make_vec_env(env_id, int(entry.pop("n_envs", 1)), seed)
-    normalize = entry.pop("normalize", False)
-    if not normalize:
-        return env
-    if statistics.exists():
-        return VecNormalize.load(str(statistics), env)
-    how = eval(normalize) if isinstance(normalize, str) else {}  # as the zoo does
-    return VecNormalize(env, **({"gamma": entry["gamma"]} if "gamma" in entry else {}) | how)
-
-
-def greedy_returns(model: BaseAlgorithm, env_id: str, n_episodes: int) -> list[float]:
-    """:return: Returns of greedy episodes, always from the same starts."""
-    env: VecEnv = make_vec_env(env_id, min(n_episodes, 20), seed=1_000)
-    statistics = model.get_vec_normalize_env()
-    if statistics is not None:
-        env = VecNormalize(env, training=False, norm_obs=statistics.norm_obs, norm_reward=False)
-        env.obs_rms = statistics.obs_rms
-    return evaluate_policy(model, env, n_episodes, return_episode_rewards=True)[0]  # type: ignore[return-value]
 
 
 def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dict[str, Any]:
@@ -142,39 +118,40 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     """
     # One core each: figures do not depend on how many a machine has.
     set_num_threads(1)
+    register()
     start = time.perf_counter()
     folder = run_folder(plan, algo, dataset, seed, n_timesteps)
     folder.mkdir(parents=True, exist_ok=True)
-    step, checkpoint = list(checkpoints(folder).items())[-1] if checkpoints(folder) else (0, folder)
+    step, checkpoint = list(checkpoints(folder).items())[-1] if checkpoints(folder) else (0, None)
     with open(folder / "starts.csv", "a", newline="") as file:
         csv.writer(file).writerow(Start(socket.gethostname(), os.getpid(), step))
     source, env_id = plan.datasets[dataset]
-    entry = dict(hyperparams(plan, algo, env_id))
-    env = make_envs(env_id, seed, entry, checkpoint / "vecnormalize.pkl")
-    if step > 0:
-        model = ALGORITHMS[algo].load(checkpoint / "model.zip", env, device="cpu")
-    else:
-        entry.pop("n_timesteps")
-        if "policy_kwargs" in entry:
-            entry["policy_kwargs"] = eval(entry["policy_kwargs"], {"nn": nn})  # as the zoo does
-        if issubclass(ALGORITHMS[algo], OfflineAlgorithm):
-            entry["dataset"] = source
-        model = ALGORITHMS[algo](entry.pop("policy"), env, seed=seed, device="cpu", **entry)
+    manager = Manager(
+        argparse.Namespace(), algo, env_id, str(folder / "zoo"), n_timesteps=n_timesteps, eval_freq=-1, seed=seed, verbose=0,
+        config=None if plan.conf_file is None else str(plan.conf_file), device="cpu",
+        hyperparams={"dataset": source} if issubclass(ALGORITHMS[algo], OfflineAlgorithm) else None,
+        trained_agent="" if checkpoint is None else str(checkpoint / "model.zip"),
+    )  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):  # the entry, again and again
+        model, _ = manager.setup_experiment()  # type: ignore[misc]
     if step < n_timesteps:
 
         def save(*_: Any) -> bool:
-            save_checkpoint(model, folder)
+            save_checkpoint(model, folder, env_id)
             return True
 
         callback = EveryNTimesteps(plan.checkpoint_freq, ConvertCallback(save))
         callback.last_time_trigger = step
         model.learn(n_timesteps - step, callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         if model.num_timesteps not in checkpoints(folder):
-            save_checkpoint(model, folder)
-    returns = greedy_returns(model, env_id, plan.eval_episodes)
+            save_checkpoint(model, folder, env_id)
+    # Greedy episodes, always from the same starts.
+    manager.seed = 1_000
+    env = manager.create_envs(min(plan.eval_episodes, 20), eval_env=True)
+    sync_envs_normalization(model.env, env)  # type: ignore[arg-type]
+    returns, _ = evaluate_policy(model, env, plan.eval_episodes, return_episode_rewards=True)
     figures = (f"{np.mean(returns):.1f}", f"{np.std(returns):.1f}", len(read_starts(folder)))
-    seconds = f"{time.perf_counter() - start:.1f}"
-    return dict(zip(FIELDS, (algo, dataset, seed, n_timesteps, *figures, seconds), strict=True))
+    return dict(zip(FIELDS, (algo, dataset, seed, n_timesteps, *figures, f"{time.perf_counter() - start:.1f}"), strict=True))
 
 
 class RayPool(Executor):
@@ -186,19 +163,20 @@ class RayPool(Executor):
     """
 
     def __init__(self, ray: Any, max_retries: int) -> None:
-        self._ray, self._max_retries = ray, max_retries
+        self._job = ray.remote(num_cpus=1, max_retries=max_retries)(lambda fn, *args: fn(*args))
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        def job() -> Any:
-            return fn(*args, **kwargs)
-
-        remote = self._ray.remote(num_cpus=1, max_retries=self._max_retries)(job)
-        return remote.options(name=" ".join(map(str, args))).remote().future()
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> "Future[Any]":
+        """
+        :param fn: A function.
+        :param args: Its arguments, which also name the job on Ray's dashboard.
+        :return: What it will return.
+        """
+        return self._job.options(name=" ".join(map(str, args))).remote(fn, *args).future()
 
 
 def start_ray(address: str, workers: int | None) -> Any:
     """:return: Ray, started here or connected to a cluster."""
-    # It reports to its makers otherwise.
+    # Otherwise Ray sends usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = require("ray", "ray")
     host, _, port = address.rpartition(":")

@@ -12,10 +12,7 @@ from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.load import BUNDLED_PREFIX, MINARI_PREFIX
 from sb3_pg_extras.zoo.plots import plot_dataset
-from sb3_pg_extras.zoo.summary import action_coverage, summarize
-
-STATISTICS = ("mean", "std", "min", "25%", "median", "75%", "max")
-COVERAGE = ("mean", "std", "min", "max", "at_bound", "bins_used")
+from sb3_pg_extras.zoo.summary import action_coverage, distributions, facts
 
 
 def main() -> None:
@@ -35,7 +32,7 @@ def main() -> None:
         parser.error(f"argument -o/--output: {output}: the file name must end in .png")
     if not args.no_plot:
         require("matplotlib", "plots")  # before time is spent
-    dataset = _load(args.dataset, None if args.env is None else _action_space(parser, args.env), args.env)
+    dataset = _load(args.dataset, args.env and _action_space(parser, args.env), args.env)
     print("\n".join(table(dataset)))
     if not args.no_plot:
         plot_dataset(dataset, output, dataset_name(args.dataset))
@@ -59,47 +56,26 @@ def table(dataset: OfflineDataset) -> list[str]:
     :param dataset: The dataset.
     :return: The lines of the table that is printed.
     """
-    summary = summarize(dataset)
-    lines = _columns(
-        [
-            ["environment", summary["env_id"] or "not named in the data"],
-            ["observations", str(summary["observation_space"])],
-            ["actions", str(summary["action_space"])],
-            ["episodes", str(summary["n_episodes"])],
-            ["  ended by a terminal state", str(summary["n_terminal"])],
-            ["  ended by a time limit", str(summary["n_time_limit"])],
-            ["  cut by the end of the data", str(summary["n_cut"])],
-            ["steps", str(summary["n_steps"])],
-            ["memory", f"{summary['n_bytes'] / 1e6:.1f} MB"],
-            ["NaN or infinite", "none (loading refuses them)"],
-        ],
-        right=False,
-    )
-    rows = [["", *STATISTICS]]
-    for label, name in (
-        ("return", "returns"),
-        ("normalized score", "normalized_scores"),
-        ("episode length", "lengths"),
-        ("reward", "rewards"),
-    ):
-        if name in summary:
-            rows.append([label, *(_number(summary[name][key]) for key in STATISTICS)])
+    what, numbers = facts(dataset), distributions(dataset)
+    width = max(map(len, what))
+    lines = [f"{name:{width}}  {value}" for name, value in what.items()]
+    rows = [["", *numbers["return"]], *([name, *map(_number, values.values())] for name, values in numbers.items())]
     return [*lines, "", *_columns(rows), "", *_columns(_action_rows(dataset))]
 
 
 def _action_rows(dataset: OfflineDataset) -> list[list[str]]:
     coverage = action_coverage(dataset)
     if isinstance(dataset.action_space, spaces.Box):
-        rows = [["", *(name.replace("_", " ") for name in COVERAGE)]]
+        rows = [["", *coverage[0]]]
         for i, dimension in enumerate(coverage):
-            shares = ["-" if dimension[name] is None else f"{dimension[name]:.1%}" for name in COVERAGE[4:]]
-            rows.append([f"action[{i}]", *(_number(dimension[name]) for name in COVERAGE[:4]), *shares])
+            *numbers, at_bound, bins_used = dimension.values()
+            shares = ["-" if at_bound is None else f"{at_bound:.1%}", f"{bins_used:.1%}"]
+            rows.append([f"action[{i}]", *map(_number, numbers), *shares])
         return rows
     rows = [["", "steps", "share"]]
-    for i, dimension in enumerate(coverage):
+    for i, counts in enumerate(coverage):
         label = "action" if len(coverage) == 1 else f"action[{i}]"
-        for value, count in dimension["counts"].items():
-            rows.append([f"{label} = {value}", str(count), f"{count / len(dataset):.1%}"])
+        rows += [[f"{label} = {value}", str(count), f"{count / len(dataset):.1%}"] for value, count in counts.items()]
     return rows
 
 
@@ -127,11 +103,7 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
 
 
-def _columns(rows: list[list[str]], right: bool = True) -> list[str]:
-    """Rows of strings -> lines; the first column is aligned on the left, the others on the right if they are numbers."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        aligned = [text.rjust(width) if right else text for text, width in zip(others, widths[1:], strict=True)]
-        lines.append("  ".join([first.ljust(widths[0]), *aligned]))
-    return lines
+def _columns(rows: list[list[str]]) -> list[str]:
+    """The first column is aligned on the left, the others, which are numbers, on the right."""
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]

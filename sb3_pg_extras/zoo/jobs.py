@@ -20,6 +20,8 @@ def run_missing(
     """
     Run the jobs whose rows are not in the file yet, and append their rows: a run that was stopped goes on where it was.
 
+    A job that fails does not keep the others from ending; its error is raised when they have.
+
     :param output: The CSV file.
     :param fields: Its columns.
     :param jobs: Arguments of ``run``.
@@ -36,7 +38,9 @@ def run_missing(
             writer.writeheader()
         futures = [pool.submit(run, *job) for job in jobs if job not in done]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            row = future.result()
-            writer.writerow(row)
-            file.flush()
-            print(row, flush=True)
+            if future.exception() is None:
+                writer.writerow(future.result())
+                file.flush()
+                print(future.result(), flush=True)
+        for future in futures:
+            future.result()

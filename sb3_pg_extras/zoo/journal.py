@@ -9,17 +9,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sb3_pg_extras.common.files import atomic_write
-from sb3_pg_extras.datasets.dataset import DatasetError
-
-ARGUMENTS = "arguments.json"
+from sb3_pg_extras.datasets import DatasetError
 
 
 class Journal:
     """
     A folder with the steps of one or more runs, ``run-0.bin``, ``run-1.bin``, ...: whoever opens it again goes on.
 
-    Each step is handed to the operating system as soon as it is appended, so that the end of the process, at any moment
-    and for any reason, loses none that was complete. A file that ends in the middle of a step lacks that one only.
+    Each step is handed to the operating system as soon as it is appended: a process that is killed, at any moment, loses
+    only the step that it was writing.
 
     :param folder: The folder; it is made where there is none.
     :param arguments: What the steps depend on, as JSON values. Steps of other arguments are not added to.
@@ -43,7 +41,7 @@ class Journal:
         try:
             self._check_arguments(arguments)
             self.n_runs = len(list(self.folder.glob("run-*.bin")))
-            self.n_steps = sum(len(steps) for steps in self.runs())
+            self.n_steps = sum(map(len, self.runs()))
             self._file = open(self._path(self.n_runs), "xb")  # noqa: SIM115 (open as long as the journal)
         except BaseException:
             self._lock.release()
@@ -53,17 +51,15 @@ class Journal:
         return self.folder / f"run-{run}.bin"
 
     def _check_arguments(self, arguments: dict[str, Any]) -> None:
-        path = self.folder / ARGUMENTS
-        text = json.dumps(arguments, indent=2)
+        path = self.folder / "arguments.json"
         if not path.exists():
             with atomic_write(path) as file:
-                file.write(text.encode())
-            return
-        begun, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
-        for name in now:
-            if begun.get(name) != now[name]:
+                file.write(json.dumps(arguments, indent=2).encode())
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in json.loads(json.dumps(arguments)).items():
+            if begun.get(name) != value:
                 raise DatasetError(
-                    f"{self.folder} was begun with {name}={begun.get(name)!r}, and now it is {now[name]!r}: "
+                    f"{self.folder} was begun with {name}={begun.get(name)!r}, and now it is {value!r}: "
                     "delete that folder to begin anew, or use another output"
                 )
 
@@ -79,10 +75,9 @@ class Journal:
         """
         :return: The steps of each run that has any, in order; they are read from the disk where they are used.
         """
-        lengths = {}
-        for run in range(len(list(self.folder.glob("run-*.bin")))):
-            lengths[run] = self._path(run).stat().st_size // self.dtype.itemsize
-        return [np.memmap(self._path(run), self.dtype, "r", shape=(length,)) for run, length in lengths.items() if length]
+        paths = [self._path(run) for run in range(self.n_runs + 1)]
+        lengths = [path.stat().st_size // self.dtype.itemsize if path.exists() else 0 for path in paths]
+        return [np.memmap(path, self.dtype, "r", shape=n) for path, n in zip(paths, lengths, strict=True) if n]
 
     def close(self) -> None:
         """Let another process go on."""
@@ -90,6 +85,7 @@ class Journal:
         self._lock.release()
 
     def remove(self) -> None:
-        """Delete the folder."""
-        self.close()
+        """Delete the folder: while it is locked, so that nobody else's journal is deleted."""
+        self._file.close()
         shutil.rmtree(self.folder)
+        self._lock.release()

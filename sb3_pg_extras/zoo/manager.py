@@ -1,23 +1,64 @@
-"""The RL Zoo's experiment manager, as our ``train`` runs it."""
+"""The RL Zoo's experiment manager, as our ``train`` and ``grid`` run it."""
 
-import sys
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
 from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pg_extras.zoo import CLASSES, UsageError, hyperparams_file, new_file
 from sb3_pg_extras.zoo.storage import SharedStudy, open_storage
+
+
+@contextlib.contextmanager
+def _errors_of_arguments() -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, NameError, SyntaxError, TypeError, ValueError) as error:
+        raise UsageError(" ".join(str(error).split()) or repr(error)) from error
 
 
 class Manager(ExperimentManager):
     """
-    The zoo's manager without three faults of rl_zoo3 2.9.2, whose workers share a search even if one of them is killed.
+    The zoo's manager, which finds our hyper-parameter files, without these faults of rl_zoo3 2.9.2:
 
     - ``-optimize`` makes a run folder that never gets a model, and the next ``enjoy`` takes it for the latest run.
     - ``--trial-id 0``, the first trial of a study, is taken for no trial, and the entry is trained without a word.
     - ``--max-total-trials`` counts the trials of dead workers, and a worker leaves before the others have ended.
+    - ``lin_0.001`` is a schedule for ``learning_rate``, and an error for any other learning rate.
+
+    :param args: The command line, which is saved with the model.
+    :param algo: Id of the algorithm.
+    :param more: More arguments of the zoo's manager.
+    :param config: The hyper-parameter file; by default that of the algorithm.
+    :param kwargs: More arguments of the zoo's manager.
     """
+
+    def __init__(self, args: argparse.Namespace, algo: str, *more: Any, config: str | None = None, **kwargs: Any) -> None:
+        if config is None and algo in CLASSES:
+            config = str(hyperparams_file(algo))
+        super().__init__(args, algo, *more, config=config, **kwargs)  # type: ignore[misc]
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """
+        :return: The model, and the hyper-parameters as they are saved; None for a search.
+        :raises UsageError: when no model can be made of the arguments.
+        """
+        with _errors_of_arguments():
+            return super().setup_experiment()
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """
+        :param trial: What is drawn from.
+        :return: The mean return of the last evaluation.
+        :raises UsageError: when no model can be made of the arguments.
+        """
+        with _errors_of_arguments():
+            return super().objective(trial)
 
     def create_log_folder(self) -> None:
         """Make the folder of a run, which a search is not."""
@@ -44,26 +85,57 @@ class Manager(ExperimentManager):
             self.custom_hyperparams = {**drawn, **(self.custom_hyperparams or {})}
         return super().read_hyperparameters()
 
+    @staticmethod
+    def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """Strings such as ``lin_0.001`` become schedules for every learning rate, not for ``learning_rate`` alone."""
+        schedules = ExperimentManager._preprocess_schedules
+        for name, value in hyperparams.items():
+            if name.endswith("_learning_rate") and isinstance(value, str):
+                hyperparams[name] = schedules({"learning_rate": value})["learning_rate"]
+        return schedules(hyperparams)
+
     def hyperparameters_optimization(self) -> None:
-        """Search hyper-parameters: alone, or with ``--storage`` next to other workers, any of which may be killed."""
-        if self.storage is None:
-            return super().hyperparameters_optimization()
-        # It is the study that counts them.
-        total, self.max_total_trials = self.max_total_trials, None
-        try:
-            if total is not None and total < 1:
-                raise ValueError(f"--max-total-trials {total}: at least 1")
-            storage = open_storage(self.storage)
-        except ValueError as error:
-            sys.exit(f"sb3-pg-extras train: error: {error}")
+        """
+        Search hyper-parameters: alone, or with ``--storage`` next to other workers, any of which may be killed.
+
+        The pictures of the search are saved beside its report.
+        """
         create_study = optuna.create_study
+        studies: list[optuna.Study] = []
+        no_plots, self.no_optim_plots = self.no_optim_plots, True
 
-        def create_shared_study(**kwargs: Any) -> optuna.Study:
-            name = create_study(**{**kwargs, "storage": storage}).study_name
-            return SharedStudy(name, storage, total, sampler=kwargs["sampler"], pruner=kwargs["pruner"])
+        def create(**kwargs: Any) -> optuna.Study:
+            studies.append(self._study(create_study, **kwargs))
+            return studies[-1]
 
-        optuna.create_study = create_shared_study
+        optuna.create_study = create
         try:
             super().hyperparameters_optimization()
         finally:
             optuna.create_study = create_study
+        if not no_plots:
+            self._draw(studies[0])
+
+    def _study(self, create_study: Callable[..., optuna.Study], **kwargs: Any) -> optuna.Study:
+        if self.storage is None:
+            return create_study(**kwargs)
+        # It is the study that counts them.
+        total, self.max_total_trials = self.max_total_trials, None
+        with _errors_of_arguments():
+            if total is not None and total < 1:
+                raise ValueError(f"--max-total-trials {total}: at least 1")
+            storage = open_storage(self.storage)
+        name = create_study(**{**kwargs, "storage": storage}).study_name
+        return SharedStudy(name, storage, total, sampler=kwargs["sampler"], pruner=kwargs["pruner"])
+
+    def _draw(self, study: optuna.Study) -> None:
+        for name in ("optimization_history", "param_importances"):
+            try:
+                axes = getattr(optuna.visualization.matplotlib, f"plot_{name}")(study)
+            except (ImportError, RuntimeError, ValueError) as error:
+                # Too few trials, or a package is missing.
+                print(f"No picture {name}: {error}")
+                continue
+            path = new_file(f"{self.log_path}{name}_{self.env_name}", ".png")
+            axes.figure.savefig(path, bbox_inches="tight")
+            print(f"Saved {path}")

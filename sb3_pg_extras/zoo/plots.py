@@ -9,8 +9,9 @@ from stable_baselines3.common.preprocessing import is_image_space_channels_first
 
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.common.optional import require
+from sb3_pg_extras.common.returns import discounted_returns
 from sb3_pg_extras.datasets.dataset import OfflineDataset
-from sb3_pg_extras.zoo.summary import action_bounds, action_coverage, image_observations, project, returns_to_go
+from sb3_pg_extras.zoo.summary import action_bounds, action_coverage, image_observations, project
 
 # Rows and columns of the contact sheet.
 SHEET = (4, 5)
@@ -25,9 +26,9 @@ def plot_dataset(dataset: OfflineDataset, path: str | Path, title: str = "") -> 
     :param dataset: The dataset.
     :param path: The PNG to write; it is written whole or not at all.
     :param title: Stands above.
-    :raises DatasetError: when Matplotlib is not installed.
+    :raises MissingPackageError: when Matplotlib is not installed.
     """
-    # Without pyplot, nothing of the caller's Matplotlib is touched, and no display is needed.
+    # Without pyplot: the caller's Matplotlib is not touched, and no display is needed.
     figure = require("matplotlib.figure", "plots").Figure(figsize=(12, 3.8), layout="constrained")
     figure.suptitle(title)
     returns, actions, observations = figure.add_gridspec(1, 3, width_ratios=(1, 1, 1.25))
@@ -54,7 +55,7 @@ def _draw_returns(axes: Any, dataset: OfflineDataset) -> None:
 
 
 def _draw_actions(figure: Any, axes: Any, dataset: OfflineDataset) -> None:
-    coverage = action_coverage(dataset)
+    axes.set(title="Actions", xlabel="action", ylabel="share of steps")
     if isinstance(dataset.action_space, spaces.Box):
         columns = dataset.actions.reshape(len(dataset), -1).T
         bounds = action_bounds(dataset)
@@ -62,32 +63,32 @@ def _draw_actions(figure: Any, axes: Any, dataset: OfflineDataset) -> None:
         shares = np.array([counts / len(dataset) for counts, _ in parts])
         if len(shares) == 1:
             axes.stairs(shares[0], parts[0][1], fill=True, color=COLOR)
-            axes.set(title="Actions", xlabel="action", ylabel="share of steps")
             return
         # Dimensions may have different bounds: a common axis only where they are the same.
         same = len(set(bounds)) == 1
-        extent = (*(bounds[0] if same else (0, 1)), len(shares) - 0.5, -0.5)
-        xlabel = "action" if same else "action, from its lower to its upper bound"
+        limits = bounds[0] if same else (0, 1)
+        axes.set(xlabel="action" if same else "action, from its lower to its upper bound")
     else:
-        counts = [list(choice["counts"].values()) for choice in coverage]
+        counts = action_coverage(dataset)
         width = max(map(len, counts))
         # Choices of fewer values end in blanks.
-        shares = np.array([[n / len(dataset) for n in choice] + [np.nan] * (width - len(choice)) for choice in counts])
+        shares = np.array([[*choice.values(), *[np.nan] * (width - len(choice))] for choice in counts]) / len(dataset)
         if len(shares) == 1:
-            axes.bar(list(coverage[0]["counts"]), shares[0], color=COLOR, width=0.8)
+            axes.bar(list(counts[0]), shares[0], color=COLOR, width=0.8)
             axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.set(title="Actions", xlabel="action", ylabel="share of steps")
             return
-        extent, xlabel = (-0.5, width - 0.5, len(shares) - 0.5, -0.5), "action"
+        limits = (-0.5, width - 0.5)
+    extent = (*limits, len(shares) - 0.5, -0.5)
     image = axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, extent=extent, interpolation="nearest")
     figure.colorbar(image, ax=axes, label="share of steps")
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(title="Actions", xlabel=xlabel, ylabel="dimension")
+    axes.set(ylabel="dimension")
 
 
 def _draw_projection(figure: Any, axes: Any, dataset: OfflineDataset) -> None:
     rows, points, explained = project(dataset)
-    dots = axes.scatter(*points.T, c=returns_to_go(dataset)[rows], s=4, cmap="viridis", linewidths=0)
+    returns_to_go = discounted_returns(dataset.rewards, dataset.episode_ends, 1.0)
+    dots = axes.scatter(*points.T, c=returns_to_go[rows], s=4, cmap="viridis", linewidths=0)
     figure.colorbar(dots, ax=axes, label="return-to-go")
     labels = [f"component {i} ({share:.0%} of the variance)" for i, share in enumerate(explained, 1)]
     axes.set(title=f"Observations ({len(rows)} of {len(dataset)})", xlabel=labels[0], ylabel=labels[1])

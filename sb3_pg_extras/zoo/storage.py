@@ -1,12 +1,13 @@
 """
 A search (``-optimize``) that several workers share through ``--storage``, and that goes on when one of them is killed.
 
-The zoo's workers share a study, but a trial whose worker was killed keeps running for ever there: nobody does it again, and
-``--max-total-trials`` counts it. Here a worker writes a heartbeat into the trial it runs. Any other worker that sees a
-heartbeat stand still fails the trial and queues a new one with the same parameters, and no worker leaves before all the
-trials asked for have ended. Optuna's own heartbeats are for databases only; these are for a journal file too.
+The zoo's workers share a study, but a trial whose worker was killed counts as running for ever. Here a worker writes a
+heartbeat into the trial it runs. Any other worker that sees a heartbeat stand still fails the trial and queues a new one
+with the same parameters, and no worker leaves before all the trials asked for have ended. Optuna's own heartbeats need a
+database; these work in a journal file too.
 """
 
+import itertools
 import os
 import socket
 import threading
@@ -47,8 +48,8 @@ class SharedStudy(optuna.Study):
     """
     A study whose workers may be killed.
 
-    Heartbeats are only compared for being the same: how long one stands still is measured by the clock of who looks, so
-    that machines need not agree on the time. A trial that never had one is judged alike: a worker can die before the first.
+    How long a heartbeat stands still is measured by the clock of the worker that looks: machines need not agree on the time.
+    A trial that never had one is judged alike: a worker can die before the first.
 
     :param study_name: Name of a study that is in the storage.
     :param storage: A storage of :func:`open_storage`.
@@ -64,7 +65,7 @@ class SharedStudy(optuna.Study):
         self.seen: dict[int, tuple[Any, float]] = {}
 
     def __getstate__(self) -> dict[Any, Any]:
-        """:return: What is pickled: not the times, which are this process's own."""
+        """:return: What is pickled: not the times, which only this process can compare."""
         return {**super().__getstate__(), "seen": {}}
 
     def ask(self, *args: Any, **kwargs: Any) -> optuna.Trial:
@@ -98,11 +99,10 @@ class SharedStudy(optuna.Study):
             if not self._has_more_to_start():
                 study.stop()
 
-        waiting = False
+        announced: list[str] = []
         while True:
             self.retry_trials_of_dead_workers()
             if self._has_more_to_start():
-                waiting = False
                 try:
                     super().optimize(run_if_counted, callbacks=[stop], catch=(_OneTooMany,), **kwargs)
                 except Exception:
@@ -114,24 +114,24 @@ class SharedStudy(optuna.Study):
             running = [str(trial.number) for trial in self.counted_trials() if not trial.state.is_finished()]
             if not running:
                 return
-            if not waiting:
+            if running != announced:
                 print(f"Waiting for other workers to end trials {', '.join(running)}", flush=True)
-                waiting = True
+            announced = running
             time.sleep(min(HEARTBEAT_INTERVAL, 1.0))
 
     def counted_trials(self) -> list[FrozenTrial]:
         """
-        The trials that the search consists of: the first ``max_total_trials`` that have not failed, in the order of their
-        numbers. All workers see the same ones: numbers are given out by the storage.
-
-        :return: At most so many trials, in any state but failed.
+        :return: The trials that the search consists of: the first ``max_total_trials`` that have not failed, in the order of
+            their numbers. All workers see the same ones: the storage gives out the numbers.
         """
         alive = [trial for trial in self.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
-        return sorted(alive, key=lambda trial: trial.number)[: self.max_total_trials]
+        return alive[: self.max_total_trials]
 
     def write_heartbeat(self, number: int) -> None:
         """
-        :param number: Of the trial that this process is running.
+        Write into a trial that its worker is alive.
+
+        :param number: Number of the trial, which this process is running.
         """
         beat: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
         try:
@@ -152,8 +152,7 @@ class SharedStudy(optuna.Study):
             try:
                 self.storage.set_trial_state_values(self._trial_id(trial.number), TrialState.FAIL)
             except UpdateFinishedTrialError:
-                # Another worker was first.
-                continue
+                continue  # another worker was first
             history = [*trial.system_attrs.get("retry_history", []), trial.number]
             if len(history) <= MAX_RETRIES:
                 # The attributes of Optuna's RetryHeartbeatStaleTrialCallback.
@@ -192,9 +191,6 @@ class JournalLock(JournalFileOpenLock):
     The lock of a journal file, which also cuts off what a process that was killed in the middle of a line has left: the next
     line would be joined to it, and no worker could read the journal any more.
 
-    Optuna's default, a symbolic link, is never taken from a dead process if the journal's path is relative and has a folder
-    (4.x and 5.0): the link then points nowhere.
-
     :param path: The journal file.
     """
 
@@ -203,11 +199,7 @@ class JournalLock(JournalFileOpenLock):
         self._path = path
 
     def acquire(self) -> bool:
-        """
-        Wait for the lock, and repair the file.
-
-        :return: True.
-        """
+        """:return: True, when the lock is ours and the file is repaired."""
         super().acquire()
         with open(self._path, "rb+") as file:
             size = file.seek(0, os.SEEK_END)
@@ -236,18 +228,16 @@ def open_storage(storage: str) -> BaseStorage:
         ) from error
     if url.drivername in ("postgresql", "postgresql+psycopg"):
         require("psycopg", "search")
-    for attempt in range(CREATE_ATTEMPTS):
+    for attempt in itertools.count(1):
         try:
             # Connections that the server has closed meanwhile are made anew.
             return RDBStorage(storage, {"pool_pre_ping": True})
-        except OperationalError as error:
-            if url.get_backend_name() != "sqlite" or attempt == CREATE_ATTEMPTS - 1:
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            no_server = isinstance(error, OperationalError) and url.get_backend_name() != "sqlite"
+            if no_server or attempt == CREATE_ATTEMPTS:
                 reason = str(error.orig).strip().splitlines()[0]
                 raise ValueError(
                     f"--storage {url.render_as_string()}: cannot be reached ({reason}): is the server running?"
                 ) from error
-        except (IntegrityError, ProgrammingError):
-            if attempt == CREATE_ATTEMPTS - 1:
-                raise
-        time.sleep(0.2 * (attempt + 1))
+        time.sleep(0.2 * attempt)
     raise AssertionError("unreachable")

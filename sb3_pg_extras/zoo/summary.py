@@ -14,39 +14,42 @@ from sb3_pg_extras.datasets.scores import normalized_score
 N_BINS = 10
 # A discrete choice of more values is listed without those that were never taken.
 MAX_LISTED = 100
-# Rows that a projection is made of.
-MAX_POINTS = 1500
 
 
-def summarize(dataset: OfflineDataset) -> dict[str, Any]:
+def facts(dataset: OfflineDataset) -> dict[str, Any]:
     """
     :param dataset: The dataset.
-    :return: ``env_id``, the spaces, ``n_episodes``, ``n_steps``, ``n_bytes`` (of the arrays); the number of episodes by
-        how they end: ``n_terminal`` (in a terminal state), ``n_time_limit`` (truncated), ``n_cut`` (the data stops); and
-        the :func:`statistics` of ``returns`` (as :meth:`OfflineDataset.episode_returns` has them), ``lengths`` and
-        ``rewards``, and of ``normalized_scores`` where references are known.
+    :return: What it holds, by the names that are printed; the memory is that of the arrays.
     """
     last = dataset.episode_ends - 1
-    arrays = [array for value in vars(dataset).values() for array in arrays_of(value)]
     terminal, time_limit = dataset.terminations[last], dataset.truncations[last] & ~dataset.terminations[last]
-    summary = {
-        "env_id": dataset.env_id,
-        "observation_space": dataset.observation_space,
-        "action_space": dataset.action_space,
-        "n_episodes": dataset.n_episodes,
-        "n_steps": len(dataset),
-        "n_terminal": int(terminal.sum()),
-        "n_time_limit": int(time_limit.sum()),
-        "n_cut": int((~terminal & ~time_limit).sum()),
-        "n_bytes": sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)),
-        "returns": statistics(dataset.episode_returns()),
-        "lengths": statistics(dataset.episode_lengths()),
-        "rewards": statistics(dataset.rewards),
+    arrays = [array for value in vars(dataset).values() for array in arrays_of(value) if isinstance(array, np.ndarray)]
+    return {
+        "environment": dataset.env_id or "not named in the data",
+        "observations": dataset.observation_space,
+        "actions": dataset.action_space,
+        "episodes": dataset.n_episodes,
+        "  ended by a terminal state": terminal.sum(),
+        "  ended by a time limit": time_limit.sum(),
+        "  cut by the end of the data": (~terminal & ~time_limit).sum(),
+        "steps": len(dataset),
+        "memory": f"{sum(array.nbytes for array in arrays) / 1e6:.1f} MB",
+        "NaN or infinite": "none (loading refuses them)",
     }
-    # No references may be known.
+
+
+def distributions(dataset: OfflineDataset) -> dict[str, dict[str, float]]:
+    """
+    :param dataset: The dataset.
+    :return: The :func:`statistics` of its ``return`` (see :meth:`OfflineDataset.episode_returns`), ``episode length`` and
+        ``reward``, and of its ``normalized score`` where references are known.
+    """
+    returns = dataset.episode_returns()
+    values = {"return": returns}
     with suppress(ValueError):
-        summary["normalized_scores"] = statistics(normalized_score(dataset, dataset.episode_returns()))
-    return summary
+        values["normalized score"] = normalized_score(dataset, returns)
+    values |= {"episode length": dataset.episode_lengths(), "reward": dataset.rewards}
+    return {name: statistics(numbers) for name, numbers in values.items()}
 
 
 def statistics(values: Any) -> dict[str, float]:
@@ -60,15 +63,15 @@ def statistics(values: Any) -> dict[str, float]:
     return {"mean": float(values.mean()), "std": float(values.std()), **dict(zip(names, quantiles.tolist(), strict=True))}
 
 
-def action_coverage(dataset: OfflineDataset) -> list[dict[str, Any]]:
+def action_coverage(dataset: OfflineDataset) -> list[dict[Any, Any]]:
     """
     How much of the action space the data covers.
 
     :param dataset: The dataset.
-    :return: For each dimension of a Box: ``min``, ``max``, ``mean``, ``std``; ``at_bound``, the share of actions at the
-        lower or the upper bound (None where there is none); and ``bins_used``, the share of ten equal bins between the
-        bounds (or the extremes of the data) that hold an action. For each choice of a discrete space: ``counts``, a
-        dict from each possible value (of more than a hundred, each taken one) to how often it was taken.
+    :return: For each dimension of a Box ``mean``, ``std``, ``min``, ``max``; ``at bound``, the share of actions at the lower
+        or the upper bound (None where there is none); and ``bins used``, the share of ten equal bins between the bounds (or
+        the extremes of the data) that hold an action. For each choice of a discrete space a dict from each possible value
+        (of more than a hundred, each taken one) to how often it was taken.
     """
     columns = dataset.actions.reshape(len(dataset), -1).T
     space = dataset.action_space
@@ -78,7 +81,7 @@ def action_coverage(dataset: OfflineDataset) -> list[dict[str, Any]]:
             _box_coverage(column, *limits, at_bound)
             for column, limits, at_bound in zip(columns, action_bounds(dataset), bounded.ravel().tolist(), strict=True)
         ]
-    return [{"counts": _counts(column, values)} for column, values in zip(columns, _possible(space), strict=True)]
+    return [_counts(column, values) for column, values in zip(columns, _possible(space), strict=True)]
 
 
 def action_bounds(dataset: OfflineDataset) -> list[tuple[float, float]]:
@@ -92,30 +95,18 @@ def action_bounds(dataset: OfflineDataset) -> list[tuple[float, float]]:
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def returns_to_go(dataset: OfflineDataset) -> np.ndarray:
-    """
-    :param dataset: The dataset.
-    :return: For each row the undiscounted sum of the rewards from it to the end of its episode, shape ``(N,)``.
-    """
-    before = np.append(0.0, np.cumsum(dataset.rewards, dtype=np.float64))
-    return np.repeat(before[dataset.episode_ends], dataset.episode_lengths()) - before[:-1]
-
-
 def image_observations(dataset: OfflineDataset) -> tuple[np.ndarray, spaces.Space] | None:
     """
     :param dataset: The dataset.
     :return: The observations that are images, shape ``(N, ...)``, and their space; the first key of that kind where
         observations are a Dict; None without any.
     """
-    for array, space in _observations(dataset):
-        if is_image_space(space):
-            return array, space
-    return None
+    return next((pair for pair in _observations(dataset) if is_image_space(pair[1])), None)
 
 
-def project(dataset: OfflineDataset, max_points: int = MAX_POINTS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def project(dataset: OfflineDataset, max_points: int = 1500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    The first two principal components of the standardised observations; of a Dict, all keys that are no images.
+    The first two principal components of the standardised observations; of a Dict, of all keys but images.
 
     :param dataset: The dataset.
     :param max_points: Rows of a larger dataset are drawn at random, always the same ones.
@@ -141,28 +132,22 @@ def _observations(dataset: OfflineDataset) -> list[tuple[np.ndarray, spaces.Spac
 
 
 def _box_coverage(column: np.ndarray, low: float, high: float, bounded: bool) -> dict[str, Any]:
-    column = column.astype(np.float64)
+    numbers, column = statistics(column), column.astype(np.float64)
     room = ACTION_TOLERANCE * (high - low)
     # An action may lie outside by its rounding.
     histogram, _ = np.histogram(column.clip(low, high), N_BINS, (low, high))
-    return {
-        "min": float(column.min()),
-        "max": float(column.max()),
-        "mean": float(column.mean()),
-        "std": float(column.std()),
-        "at_bound": float(((column <= low + room) | (column >= high - room)).mean()) if bounded else None,
-        "bins_used": float((histogram > 0).mean()),
+    return {name: numbers[name] for name in ("mean", "std", "min", "max")} | {
+        "at bound": float(((column <= low + room) | (column >= high - room)).mean()) if bounded else None,
+        "bins used": float((histogram > 0).mean()),
     }
 
 
-def _possible(space: spaces.Space) -> list[range]:
+def _possible(space: Any) -> list[range]:
     """The values of each choice of a discrete space."""
-    if isinstance(space, spaces.Discrete):
-        return [range(int(space.start), int(space.start + space.n))]
-    if isinstance(space, spaces.MultiDiscrete):
-        return [range(int(start), int(start + n)) for start, n in zip(space.start.flat, space.nvec.flat, strict=True)]
-    assert isinstance(space, spaces.MultiBinary)
-    return [range(2)] * int(np.prod(space.shape))
+    if isinstance(space, spaces.MultiBinary):
+        return [range(2)] * int(np.prod(space.shape))
+    starts, sizes = np.ravel(space.start), np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+    return [range(start, start + size) for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
 
 
 def _counts(column: np.ndarray, values: range) -> dict[int, int]:

@@ -16,11 +16,69 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.zoo import CLASSES, UsageError, new_file
+
+
+def take_strings_without_quotes() -> None:
+    """The zoo evaluates ``name:value`` as Python: what is none, such as ``dataset:hopper.npz``, is a string."""
+    utils: Any = importlib.import_module("rl_zoo3.utils")
+
+    def store(self: argparse.Action, parser: Any, namespace: argparse.Namespace, values: list[str], *more: Any) -> None:
+        evaluated = {}
+        for argument in values:
+            name, _, value = argument.partition(":")
+            try:
+                evaluated[name] = eval(value, dict(vars(utils)))
+            except Exception as error:
+                if not value or re.search(r"[][(){}'\"]", value):
+                    raise argparse.ArgumentError(self, f"{argument!r}: expected name:value ({error})") from error
+                evaluated[name] = value
+        setattr(namespace, self.dest, evaluated)
+
+    utils.StoreDict.__call__ = store
+
+
+def refuse_unknown_environments() -> None:
+    """``train`` ends in a traceback where the environment is not registered."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    known, _ = parser.parse_known_args(sys.argv[1:])
+    for module in ("rl_zoo3.import_envs", *known.gym_packages):
+        importlib.import_module(module)
+    gym.spec(known.env)
+
+
+def find_models() -> None:
+    """Pass over runs without a model, which a crash leaves, and say how to get one where there is none."""
+    utils: Any = importlib.import_module("rl_zoo3.utils")
+    get_latest_run_id, get_model_path = utils.get_latest_run_id, utils.get_model_path
+
+    def latest_with_model(log_path: str, env_name: str) -> int:
+        names = [path.parent.name.removeprefix(f"{env_name}_") for path in Path(log_path).glob(f"{env_name}_*/*.zip")]
+        ids = [int(name) for name in names if name.isdigit()]
+        if not ids and get_latest_run_id(log_path, env_name) > 0:
+            raise UsageError(f"no run of {env_name} in {log_path} has a model: train one")
+        return max(ids, default=0)
+
+    def path_of_model(exp_id: int, folder: str, algo: str, env_name: str, *args: Any) -> tuple[str, str, str]:
+        try:
+            return get_model_path(exp_id, folder, algo, env_name, *args)
+        except (AssertionError, ValueError) as error:
+            # enjoy downloads the zoo's own agents.
+            if "rl-trained-agents" in folder and algo not in CLASSES:
+                raise
+            command = f"sb3-pg-extras train --algo {algo} --env {env_name}"
+            raise UsageError(f"{error}: train one ({command}), or name its folder and run with -f and --exp-id") from error
+
+    utils.get_latest_run_id, utils.get_model_path = latest_with_model, path_of_model
 
 
 def use_our_manager() -> None:
@@ -31,11 +89,7 @@ def use_our_manager() -> None:
 
 
 def link_folders_with_spaces() -> None:
-    """
-    Give ``record_training`` links to the folders of its arguments whose paths have a space.
-
-    It hands their paths to a shell without quotes.
-    """
+    """``record_training`` gives paths to a shell without quotes: replace those that have a space by links to them."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-f", "--folder", default="rl-trained-agents")
     parser.add_argument("-o", "--output-folder")
@@ -58,7 +112,7 @@ def start_our_commands() -> None:
     """
     Have ``record_training`` and ``benchmark`` start our commands with this Python.
 
-    They start ``python`` from the PATH, with modules that do not know our ids and a script that only a checkout has.
+    They start the ``python`` on the PATH, with modules that do not know our ids and a script that only a checkout has.
     """
     call = subprocess.call
 
@@ -73,7 +127,7 @@ def start_our_commands() -> None:
 
 def provide_ffmpeg() -> None:
     """
-    Put the ffmpeg that imageio-ffmpeg ships on the PATH of this process and its children, where there is none.
+    Where there is no ffmpeg, put the one that imageio-ffmpeg ships on the PATH of this process and its children.
 
     The zoo and huggingface_sb3 3.2 call ``ffmpeg`` by name, and lose their video without an error that says why.
     """
@@ -87,27 +141,18 @@ def provide_ffmpeg() -> None:
 
 
 def provide_generate_metadata() -> None:
-    """
-    Give ``huggingface_sb3.push_to_hub`` back the function that the zoo imports from it.
-
-    huggingface_sb3 3.2 has renamed ``generate_metadata`` and returns an object where the zoo expects a dict.
-    """
+    """The zoo imports ``generate_metadata``, which huggingface_sb3 3.2 has renamed and which returns no dict any more."""
     # Not an attribute of the package: the function of that name is.
-    module = importlib.import_module("huggingface_sb3.push_to_hub")
-    if hasattr(module, "generate_metadata"):
-        return
-
-    def generate_metadata(model_name: str, env_id: str, mean_reward: float, std_reward: float) -> dict[str, Any]:
-        return module._generate_metadata(model_name, env_id, mean_reward, std_reward).to_dict()
-
-    module.generate_metadata = generate_metadata  # type: ignore[attr-defined]
+    module: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+    if not hasattr(module, "generate_metadata"):
+        module.generate_metadata = lambda *args: module._generate_metadata(*args).to_dict()
 
 
 def raise_the_error_for_missing_files() -> None:
     """
-    Have ``huggingface_sb3.load_from_hub`` raise the error that the zoo expects for a file that is not there.
+    Have ``huggingface_sb3.load_from_hub`` raise the error that the zoo expects for a missing file, such as VecNormalize's.
 
-    Since huggingface_hub 1 it is no error of requests, and ends the download of a model without ``VecNormalize``.
+    Since huggingface_hub 1 that is no error of requests any more, and ends the download.
     """
     import huggingface_sb3
     from huggingface_hub.errors import EntryNotFoundError
@@ -144,18 +189,41 @@ def keep_axes_of_evaluations() -> None:
     """
     Keep ``all_plots`` from squeezing its array of last evaluations.
 
-    That takes the axis of the runs away where there is one run (``all_plots`` then fails on one evaluation episode,
-    ``plot_from_file`` on any number), and the axis of the episodes where there is one episode.
+    With one run that takes away the axis of the runs (``all_plots`` then fails on one evaluation episode,
+    ``plot_from_file`` on any number of them), with one episode that of the episodes.
     """
     importlib.import_module("rl_zoo3.plots.all_plots").np = _NumPy()  # type: ignore[attr-defined]
 
 
-def save_figures_without_display() -> None:
-    """
-    Where matplotlib has no display to show figures on, save them as PNG files in the current folder.
+def leave_missing_results_blank() -> None:
+    """``all_plots`` says "0.0 +/- 0.0" where there is no run."""
+    import pytablewriter
 
-    The plot commands show their figures and do nothing else with them: without a display they are lost.
-    """
+    class Table(pytablewriter.MarkdownTableWriter):
+        def write_table(self, **kwargs: Any) -> None:
+            for row in self.value_matrix:
+                row[:] = ["-" if cell == "0.0 +/- 0.0" else cell for cell in row]
+            super().write_table(**kwargs)
+
+    module: Any = importlib.import_module("rl_zoo3.plots.all_plots")
+    module.pytablewriter = SimpleNamespace(MarkdownTableWriter=Table)
+
+
+def refuse_without_runs() -> None:
+    """``plot_train`` and ``all_plots`` end in a traceback, or in an empty table, where there is no run to plot."""
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False)
+    flags: tuple[str, ...]
+    for flags in ("-a", "--algo", "--algos"), ("-e", "--env"), ("-f", "--exp-folder", "--exp-folders"):
+        parser.add_argument(*flags, dest=flags[0][1], nargs="+", required=not {"-h", "--help"} & set(sys.argv))
+    known, _ = parser.parse_known_args(sys.argv[1:])
+    places = [(Path(folder, algo.lower()), env) for folder in known.f or [] for algo in known.a for env in known.e]
+    logs = "*.monitor.csv" if sys.argv[0].endswith("plot_train") else "evaluations.npz"
+    if places and not any(next(path.glob(f"*{env}*/{logs}"), None) for path, env in places):
+        raise UsageError(f"no run of {', '.join(known.a)} on {', '.join(known.e)} in {', '.join(known.f)} has left {logs}")
+
+
+def save_figures_without_display() -> None:
+    """Where there is no display, save the figures, which would be lost, as new PNG files in the current folder."""
     from matplotlib import pyplot as plt
 
     show = plt.show
@@ -165,10 +233,15 @@ def save_figures_without_display() -> None:
             figure = plt.figure(number)
             if figure.canvas.required_interactive_framework is not None:
                 return show(*args, **kwargs)
-            name = re.sub(r"[^\w.-]+", "-", str(figure.get_label()) or f"figure-{number}")
-            with atomic_write(f"{name}.png") as file:
-                figure.savefig(file, format="png")
-            print(f"No display to show it on: saved {name}.png")
+            label = str(figure.get_label()) or f"figure-{number}"
+            if any(axes.has_data() for axes in figure.axes):
+                path = new_file(re.sub(r"[^\w.-]+", "-", label), ".png")
+                with atomic_write(path) as file:
+                    figure.savefig(file, format="png")
+                print(f"No display to show it on: saved {path}")
+            else:
+                print(f"{label}: nothing to draw, nothing saved")
+            plt.close(figure)
 
     plt.show = show_or_save
 
@@ -182,7 +255,6 @@ def skip_title_of_pybullet() -> None:
 
 
 def _temporary_folder() -> str:
-    """:return: A folder that lasts as long as this process."""
     folder = tempfile.mkdtemp(prefix="sb3-pg-extras-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -190,13 +262,15 @@ def _temporary_folder() -> str:
 
 # Command -> what is done before it runs.
 WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
-    "train": [use_our_manager],
-    "record_training": [link_folders_with_spaces, provide_ffmpeg, start_our_commands],
+    "train": [take_strings_without_quotes, refuse_unknown_environments, use_our_manager],
+    "record_training": [find_models, link_folders_with_spaces, provide_ffmpeg, start_our_commands],
+    "record_video": [find_models, take_strings_without_quotes],
     "benchmark": [start_our_commands, raise_the_error_for_missing_files],
-    "enjoy": [raise_the_error_for_missing_files],
-    "push_to_hub": [provide_ffmpeg, provide_generate_metadata],
+    "enjoy": [find_models, take_strings_without_quotes, raise_the_error_for_missing_files],
+    "collect": [find_models, take_strings_without_quotes],
+    "push_to_hub": [find_models, take_strings_without_quotes, provide_ffmpeg, provide_generate_metadata],
     "load_from_hub": [raise_the_error_for_missing_files],
-    "plot_train": [save_figures_without_display],
-    "all_plots": [save_figures_without_display, keep_axes_of_evaluations],
+    "plot_train": [refuse_without_runs, save_figures_without_display],
+    "all_plots": [refuse_without_runs, save_figures_without_display, keep_axes_of_evaluations, leave_missing_results_blank],
     "plot_from_file": [save_figures_without_display, skip_title_of_pybullet],
 }

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pg_extras.datasets import collect_dataset
+from sb3_pg_extras.datasets import DatasetError, collect_dataset
 
 
 class Counter(gym.Env):
@@ -46,6 +46,22 @@ def test_collected_transitions_by_hand():
     assert env.norm_obs
     assert env.norm_reward
     assert env.obs_rms.count < 1  # and was not fed meanwhile
+
+
+class Forgetful(DummyVecEnv):
+    """Keeps the observation that ended an episode to itself, as some vectorised simulators do."""
+
+    def step_wait(self):
+        observations, rewards, dones, infos = super().step_wait()
+        for info in infos:
+            info.pop("terminal_observation", None)
+        return observations, rewards, dones, infos
+
+
+def test_a_vec_env_without_terminal_observations_is_named():
+    with pytest.raises(DatasetError, match=r"environment 0 ended an episode at step 2, .* no 'terminal_observation'"):
+        collect_dataset(Forgetful([Counter]), None, 10)
+    assert len(collect_dataset(Forgetful([Counter]), None, 2)) == 2  # no episode ends
 
 
 def test_random_collection_is_seeded():

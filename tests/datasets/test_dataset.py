@@ -1,11 +1,17 @@
 """OfflineDataset: what is accepted comes back exactly, what is not ends in one DatasetError that names it."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from five_episodes import assert_same
+from five_episodes import assert_same, write
 from gymnasium import spaces
 
 from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets import save_dataset
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 
 
@@ -108,3 +114,104 @@ def test_missing_and_unknown_fields_are_named(arrays):
         load_dataset(arrays | {"reward": 1})
     with pytest.raises(DatasetError, match="int"):
         load_dataset(3)
+
+
+# --- one number per row -----------------------------------------------------------------------------------------------
+
+
+def numbers_as(path: Path, name: str) -> tuple[Any, spaces.Box | None]:
+    """Three steps of one number each, without an axis of its own, in a format; and the action space to load them with."""
+    s, a, r, done = np.arange(3.0), np.full(3, 0.1), np.ones(3), np.array([False, False, True])
+    one = spaces.Box(-1, 1, (1,))
+    fields = {"observations": s, "actions": a, "rewards": r, "next_observations": s + 1}
+    fields |= {"terminations": done, "truncations": ~done & False}
+    if name == "dict":
+        return fields, one
+    if name == "npz":
+        np.savez(path / "x.npz", **fields)
+        return path / "x.npz", one
+    if name == "mapped npz":
+        return {key: mapped(path / f"{key}.npy", value) for key, value in fields.items()}, one
+    if name == "d4rl":
+        return write(path / "x.hdf5", {"observations": s, "actions": a, "rewards": r, "terminals": done}), None
+    if name == "d3rlpy":
+        episode = {"observations_0": s, "actions_0": a, "rewards_0": r, "terminated_0": 1, "num_episodes": 1}
+        return write(path / "x.h5", episode), None
+    if name == "robomimic":
+        demo = {"obs/x": s, "actions": a, "rewards": r, "dones": done}
+        return write(path / "x.hdf5", {f"data/demo_0/{key}": value for key, value in demo.items()}), one
+    assert name == "parquet"
+    table = {"observation.state": s, "action": a, "next.reward": r, "next.done": done, "episode_index": [0] * 3}
+    pq.write_table(pa.table(table | {"next.truncated": [False] * 3, "frame_index": [0, 1, 2]}), path / "x.parquet")
+    return path / "x.parquet", one
+
+
+def mapped(path: Path, array: np.ndarray) -> np.ndarray:
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+@pytest.mark.parametrize("name", ["dict", "npz", "mapped npz", "d4rl", "d3rlpy", "robomimic", "parquet"])
+@pytest.mark.filterwarnings("ignore:.*does not say")
+def test_one_number_per_row_is_a_vector_of_length_one(tmp_path, name):
+    source, action_space = numbers_as(tmp_path, name)
+    dataset = load_dataset(source, action_space)
+    assert dataset.observation_space.shape == dataset.action_space.shape == (1,)
+    np.testing.assert_array_equal(dataset.observations, [[0], [1], [2]])
+    np.testing.assert_allclose(dataset.actions, np.full((3, 1), 0.1), rtol=1e-6)
+    assert dataset.next_observations.shape == (3, 1)
+
+
+def test_one_number_per_row_in_a_dict_has_its_axis_too(arrays):
+    observations = {"speed": np.arange(40.0), "state": arrays["observations"]}
+    bare = {name: arrays[name] for name in ARRAY_FIELDS} | {"observations": observations, "next_observations": observations}
+    dataset = load_dataset(bare, arrays["action_space"])
+    assert {key: value.shape for key, value in dataset.observations.items()} == {"speed": (40, 1), "state": (40, 3)}
+    assert dataset.observation_space["speed"].shape == (1,)
+
+
+# --- options of load_dataset ------------------------------------------------------------------------------------------
+
+
+def test_actions_outside_their_bounds_are_clipped_when_asked(arrays, tmp_path):
+    space = arrays["action_space"]
+    outside = arrays["actions"].copy()
+    outside[3], outside[8, 1] = space.high + 2, space.low[1] - 0.5
+    expected = outside.clip(space.low, space.high)
+    source = arrays | {"actions": outside}
+    np.savez(tmp_path / "x.npz", **{name: value for name, value in source.items() if name in ARRAY_FIELDS})
+    mapped_source = source | {"actions": mapped(tmp_path / "a.npy", outside)}
+    for given in (source, mapped_source, tmp_path / "x.npz"):
+        with pytest.raises(DatasetError, match=r"actions row 3 .*clip_actions=True"):
+            load_dataset(given, space)
+        with pytest.warns(UserWarning, match="2 of 40 actions were outside .*, by at most 2: they are clipped"):
+            dataset = load_dataset(given, space, clip_actions=True)
+        np.testing.assert_array_equal(dataset.actions, expected)
+        with pytest.raises(DatasetError, match="actions row 3"):  # also where it has just been loaded
+            load_dataset(given, space)
+    np.testing.assert_array_equal(source["actions"], outside)  # the caller's are not changed
+    discrete = arrays | {"actions": np.full(40, 7), "action_space": spaces.Discrete(3)}
+    with pytest.raises(DatasetError, match="actions row 0 is 7"):
+        load_dataset(discrete, clip_actions=True)
+
+
+def test_names_with_dots_are_kept_and_can_be_chosen(tmp_path):
+    columns = {"observation.state.joints": [[0.0, 1.0]] * 3, "observation.state.gripper": [0.0, 1.0, 2.0]}
+    columns |= {"observation.goal": [[5.0]] * 3, "action": [0.1] * 3, "next.reward": [1.0] * 3, "episode_index": [0] * 3}
+    columns |= {"next.done": [False, False, True], "next.truncated": [False] * 3, "frame_index": [0, 1, 2]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    one = spaces.Box(-1, 1, (1,))
+    assert set(load_dataset(tmp_path / "x.parquet", one).observation_space) == {"state.joints", "state.gripper", "goal"}
+    two = load_dataset(tmp_path / "x.parquet", one, observation_keys=["goal", "state.joints"])
+    assert {key: value.shape for key, value in two.observations.items()} == {"goal": (3, 1), "state.joints": (3, 2)}
+    single = load_dataset(tmp_path / "x.parquet", one, observation_keys=["state.gripper"])
+    assert single.observation_space == spaces.Box(-np.inf, np.inf, (1,))
+    np.testing.assert_array_equal(single.next_observations, [[1], [2], [2]])
+    for dataset in (two, single):
+        save_dataset(dataset, tmp_path / "x.npz")
+        assert_same(load_dataset(tmp_path / "x.npz"), dataset)
+    for keys in (["joints"], []):
+        with pytest.raises(DatasetError, match=r"observation_keys=.*\['goal', 'state.gripper', 'state.joints'\]"):
+            load_dataset(tmp_path / "x.parquet", one, observation_keys=keys)
+    with pytest.raises(DatasetError, match="a single array"):
+        load_dataset(single, observation_keys=["state"])

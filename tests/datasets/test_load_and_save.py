@@ -184,3 +184,32 @@ def test_missing_libraries_are_named_with_the_command(tmp_path, monkeypatch):
             load_dataset(source, ACTION_SPACE)
     with pytest.raises(DatasetError, match="expected an OfflineDataset"):
         load_dataset(SimpleNamespace())
+
+
+# --- what it is, and what to do --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ("mujoco/hopper/medium-v0", "minari:mujoco/hopper/medium-v0"),
+        ("hopper/medium-v0", "minari:hopper/medium-v0"),
+        ("pendulum-mixed-v0", "bundled:pendulum-mixed-v0"),
+    ],
+)
+def test_a_name_without_its_prefix_is_answered_with_it(source, meant):
+    with pytest.raises(DatasetError, match=f'Did you mean "{meant}"'):
+        load_dataset(source)
+
+
+def test_a_part_of_a_minari_dataset_by_itself_is_answered_with_its_folder(arrays, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    save_dataset(OfflineDataset(**arrays), "minari:made/up-v0")
+    data = tmp_path / "made/up-v0/data"
+    with pytest.raises(DatasetError, match=f"a part of a Minari dataset. Pass the folder that holds it: {data}"):
+        load_dataset(data / "main_data.hdf5")
+    # Minari before 0.5 kept the metadata in the file.
+    (data / "metadata.json").unlink()
+    for source in (data, data.parent, "minari:made/up-v0"):
+        with pytest.raises(DatasetError, match=r"has no metadata\.json: Minari before 0\.5 .*minari download"):
+            load_dataset(source)

@@ -11,7 +11,7 @@ from five_episodes import ACTION_SPACE, assert_is_table, frames, with_values
 from sb3_pg_extras import DatasetError, load_dataset
 
 # A frame has no next observation: the last one of an episode is its own next where nothing follows, or else left out, and
-# the one before it is truncated in its stead.
+# the one before it is truncated in its stead. Episode 5 is done at its time limit.
 PARQUET_TABLE = """
    10  1.0  100  11  0  0
    11  1.1  101  12  0  0
@@ -25,8 +25,7 @@ PARQUET_TABLE = """
    41  4.1  401  42  0  0
    42  4.2  402  43  0  0
 
-   50  5.0  500  51  0  0
-   51  5.1  501  51  1  1
+   50  5.0  500  51  0  1
 """
 
 
@@ -71,12 +70,12 @@ def test_parquet_with_several_observations_and_an_image(parquet_path):
     dataset = load_dataset(parquet_path, ACTION_SPACE)
     assert {key: value.shape[1:] for key, value in dataset.observations.items()} == {
         "goal": (2, 2),
-        "speed": (),
+        "speed": (1,),
         "state": (1,),
     }
-    # Rows 4 and 9, the last frames of episodes 2 and 4, are left out.
-    kept = np.setdiff1d(np.arange(n), [4, 9])
-    np.testing.assert_array_equal(dataset.observations["speed"], kept / 2)
+    # Rows 4, 9 and 11, the last frames of episodes 2, 4 and 5, are left out.
+    kept = np.setdiff1d(np.arange(n), [4, 9, 11])
+    np.testing.assert_array_equal(dataset.observations["speed"][:, 0], kept / 2)
     assert dataset.observations["goal"][:, 1, 1].tolist() == kept.tolist()
 
 
@@ -100,7 +99,8 @@ def test_parquet_with_several_observations_and_an_image(parquet_path):
         (with_values("episode_index", 1.5), ["episode_index", "integers"]),
         (with_values("frame_index", 0), ["frame_index goes from 0 to 0 in episode 1"]),
         (lambda t: pa.concat_tables([t.slice(0, 1), t.slice(2)]), ["frame_index goes from 0 to 2 in episode 1"]),
-        (with_values("next.done", True, [0]), ["row 0 is terminated"]),
+        (with_values("next.done", True, [0]), ["next.done is set at frame_index 0 of episode 1"]),
+        (with_values("next.truncated", True, [3]), ["next.truncated is set at frame_index 0 of episode 2"]),
         (with_values("next.done", 0.5), ["next.done row 0", "0.5"]),
         (lambda t: t.slice(0, 0), ["no frames"]),
         (lambda t: t.slice(3, 1), ["no transitions"]),

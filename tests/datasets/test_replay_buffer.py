@@ -1,6 +1,7 @@
 """SB3's replay buffers, as objects and as pickles, which run no code."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -115,3 +116,17 @@ def test_a_pickle_of_something_else_or_truncated_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DatasetError, match=r"x\.pkl.*complete"):
         load_dataset(path)
+
+
+def test_a_pickle_of_the_gym_era_is_named_as_such(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"cgym.spaces.box\nBox\n.")
+    with pytest.raises(DatasetError, match=r"x\.pkl: refused: .*gym\.spaces\.box\.Box.* written with gym.*numpy\.savez"):
+        load_dataset(tmp_path / "x.pkl")
+
+
+def test_a_pickle_of_another_numpy_is_named_as_such(tmp_path, monkeypatch):
+    (tmp_path / "x.pkl").write_bytes(b"cnumpy._core.numeric\n_frombuffer\n.")
+    monkeypatch.setitem(sys.modules, "numpy._core.numeric", None)  # as numpy 1 has none
+    with pytest.raises(DatasetError, match=r"x\.pkl: .*numpy\._core\.numeric.*written with another.*numpy 2") as error:
+        load_dataset(tmp_path / "x.pkl")
+    assert "complete" not in str(error.value)

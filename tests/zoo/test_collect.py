@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
 import sb3_pg_extras.zoo
+import sb3_pg_extras.zoo.collect
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.collect import from_steps, random_actions, roll, step_dtype, with_noise
 from sb3_pg_extras.zoo.journal import Journal
@@ -385,7 +387,7 @@ def test_death_between_the_last_step_and_the_file(cli, monkeypatch):
         (["--seed", "-1"], "argument --seed: -1: expected 0 or more"),
         (["--noise", "0.1"], r"argument --noise: 0\.1: --algo random is noise already"),
         (["--env", "Nowhere-v0"], "argument --env: .*Nowhere.*--gym-packages"),
-        (["--algo", "ppo", "-f", "nowhere"], "argument -f/--folder: 'nowhere': .*was not found"),
+        (["--algo", "ppo", "-f", "nowhere"], "argument -f/--folder: 'nowhere': .*was not found: train one"),
         (["--stochastic", "--deterministic"], "not allowed with"),
     ],
 )
@@ -403,6 +405,48 @@ def test_an_output_that_exists_is_refused_first(cli, tmp_path):
         cli("collect", *EPISODES, "-o", "x.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
     assert (tmp_path / "x.npz").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("output", ["x.npz", "minari:test/mine-v0"])
+@pytest.mark.parametrize("when", ["before the journal is opened", "while steps are taken"])
+def test_an_output_that_appears_meanwhile_is_not_overwritten(cli, tmp_path, monkeypatch, when, output):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    target = tmp_path / ("x.npz" if output == "x.npz" else "minari/test/mine-v0")
+    late = when == "while steps are taken"
+
+    owner, name = (Journal, "append") if late else (sb3_pg_extras.zoo.collect, "create_test_env")
+    original = getattr(owner, name)
+
+    def write(*args: object, **kwargs: object) -> object:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"precious")
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, write)
+        with pytest.raises(SystemExit, match=r"exists already: delete it .* or use another -o"):
+            cli("collect", *EPISODES, "-n", "20", "-o", output)
+    assert target.read_bytes() == b"precious"
+    (*journal,) = tmp_path.glob("*.partial")
+    assert len(journal) == late
+    if late:  # what was collected is not lost either
+        target.unlink()
+        cli("collect", *EPISODES, "-n", "20", "-o", output)
+        check_episodes(load_dataset(output))
+
+
+def test_a_journal_is_deleted_while_it_is_locked(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "x", {}, PAIR)
+    rmtree = shutil.rmtree
+
+    def another_process(folder: Path) -> None:
+        with pytest.raises(DatasetError, match="another process"):
+            Journal(folder, {}, PAIR)
+        rmtree(folder)
+
+    monkeypatch.setattr(shutil, "rmtree", another_process)
+    journal.remove()
+    assert not (tmp_path / "x").exists()
 
 
 # --- agents of the zoo ------------------------------------------------------------------------------------------------
@@ -431,7 +475,7 @@ AGENTS = {
         },
     ),
     "a2c, lighter": ("a2c", "Pendulum-v1", ON_POLICY | {"env_kwargs": {"g": 2.0}}),
-    "bear": ("bear", "Pendulum-v1", {"policy": "MlpPolicy", "n_timesteps": 5, "warmup_steps": 0, "policy_kwargs": TINY}),
+    "bear": ("bear", "Pendulum-v1", {"policy": "MlpPolicy", "n_timesteps": 5, "warmup_fraction": 0, "policy_kwargs": TINY}),
 }
 
 

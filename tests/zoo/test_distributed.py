@@ -22,10 +22,14 @@ import pytest
 from optuna.storages import JournalStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pg_extras import SingleStepA2C
 from sb3_pg_extras.common.optional import MissingPackageError
 from sb3_pg_extras.zoo import grid
 from sb3_pg_extras.zoo import storage as shared
+from sb3_pg_extras.zoo.jobs import run_missing
 from sb3_pg_extras.zoo.storage import SharedStudy
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -444,8 +448,8 @@ def test_online_algorithms_go_on_from_a_checkpoint_with_their_statistics(algo, t
     class Killed(Exception):
         pass
 
-    def save_twice(model, run):
-        save_checkpoint(model, run)
+    def save_twice(model, run, env_id):
+        save_checkpoint(model, run, env_id)
         saved.append((model.num_timesteps, model.get_vec_normalize_env().obs_rms))
         if len(saved) == 2:
             raise Killed
@@ -457,7 +461,8 @@ def test_online_algorithms_go_on_from_a_checkpoint_with_their_statistics(algo, t
             grid.run(plan, algo, DATASET, 0, 1600)
     step, statistics = saved[-1]
     assert 800 <= step < 1600 and list(grid.checkpoints(folder)) == [step]
-    kept = grid.make_envs("Pendulum-v1", 0, {"normalize": True}, folder / f"step_{step}" / "vecnormalize.pkl")
+    file = folder / f"step_{step}" / "Pendulum-v1" / "vecnormalize.pkl"
+    kept = VecNormalize.load(str(file), make_vec_env("Pendulum-v1"))
     assert kept.obs_rms.count == statistics.count > 500
     np.testing.assert_array_equal(kept.obs_rms.mean, statistics.mean)
     row = grid.run(plan, algo, DATASET, 0, 1600)
@@ -466,6 +471,19 @@ def test_online_algorithms_go_on_from_a_checkpoint_with_their_statistics(algo, t
     (last,) = grid.checkpoints(folder)
     # Not another 1600 from there; REINFORCE ends its episodes.
     assert 1600 <= last < step + 1600
+
+
+def test_a_run_that_fails_loses_no_rows_of_the_others(tmp_path):
+    def job(number: int) -> dict[str, int]:
+        if number == 1:
+            raise ValueError("job 1 failed")
+        return {"number": number}
+
+    with pytest.raises(ValueError, match="job 1 failed"):
+        run_missing(
+            tmp_path / "x.csv", ["number"], [(0,), (1,), (2,)], lambda row: (int(row["number"]),), job, ThreadPoolExecutor(1)
+        )
+    assert (tmp_path / "x.csv").read_text().split() == ["number", "0", "2"]
 
 
 def test_typed_again_the_grid_runs_what_is_missing(tmp_path, monkeypatch):
@@ -487,6 +505,16 @@ def test_typed_again_the_grid_runs_what_is_missing(tmp_path, monkeypatch):
     assert [len(grid.read_starts(run)) for run in (tmp_path / "runs").iterdir()] == [1, 1]
 
 
+def test_an_entry_may_stack_frames_and_have_schedules(tmp_path):
+    conf_file = tmp_path / "stacked.yml"
+    conf_file.write_text("Pendulum-v1: {n_timesteps: 60, policy: MlpPolicy, frame_stack: 2, learning_rate: lin_0.001}")
+    plan = grid.Plan(tmp_path, 50, 1, conf_file, {DATASET: (DATASET, "Pendulum-v1")})
+    grid.run(plan, "single_step_a2c", DATASET, 0, 60)
+    model = SingleStepA2C.load(grid.run_folder(plan, "single_step_a2c", DATASET, 0, 60) / "step_60" / "model.zip")
+    assert model.observation_space.shape == (6,)
+    assert (model.lr_schedule(1.0), model.lr_schedule(0.5)) == (0.001, 0.0005)
+
+
 def test_a_checkpoint_cut_short_is_none(tmp_path, monkeypatch):
     plan = grid.Plan(tmp_path, 50, 1, None, {DATASET: (DATASET, "Pendulum-v1")})
     run = ("single_step_a2c", DATASET, 0, 60)
@@ -496,7 +524,7 @@ def test_a_checkpoint_cut_short_is_none(tmp_path, monkeypatch):
         def full(self, path):
             raise OSError("no space left")
 
-        disk.setattr(grid.VecNormalize, "save", full)
+        disk.setattr(VecNormalize, "save", full)
         with pytest.raises(OSError, match="no space left"):
             grid.run(plan, *run)
     assert list(folder.rglob("model.zip")) != []

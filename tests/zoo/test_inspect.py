@@ -15,7 +15,14 @@ from gymnasium import spaces
 from sb3_pg_extras import OfflineDataset
 from sb3_pg_extras.zoo.inspect import dataset_name, table
 from sb3_pg_extras.zoo.plots import plot_dataset
-from sb3_pg_extras.zoo.summary import action_coverage, image_observations, project, returns_to_go, statistics, summarize
+from sb3_pg_extras.zoo.summary import (
+    action_coverage,
+    distributions,
+    facts,
+    image_observations,
+    project,
+    statistics,
+)
 
 
 def make(observations=None, actions=None, rewards=None, space=None, observation_space=None, **fields) -> OfflineDataset:
@@ -37,29 +44,34 @@ def test_statistics_by_hand():
     assert statistics([3, 1, 6, 2]) == pytest.approx(expected)
 
 
-def test_summary_by_hand():
-    summary = summarize(make(env_id="X-v0", reference_scores=(0.0, 30.0)))
-    assert (summary["n_episodes"], summary["n_steps"], summary["env_id"]) == (3, 6, "X-v0")
-    assert (summary["n_terminal"], summary["n_time_limit"], summary["n_cut"]) == (1, 1, 1)
+def test_facts_by_hand():
+    found = facts(make(np.zeros((6, 250_000)), env_id="X-v0"))
+    assert (found["episodes"], found["steps"], found["environment"]) == (3, 6, "X-v0")
+    assert [value for name, value in found.items() if name.startswith("  ")] == [1, 1, 1]
+    # Observations and next observations: 2 times 6 times 250,000 float32; the rest is less than 0.05 MB.
+    assert found["memory"] == "12.0 MB"
+    assert facts(make())["environment"] == "not named in the data"
+
+
+def test_distributions_by_hand():
+    found = distributions(make(reference_scores=(0.0, 30.0)))
     # The cut episode has no return; lengths are of all.
-    assert (summary["returns"]["min"], summary["returns"]["mean"], summary["returns"]["max"]) == (3, 31.5, 60)
-    assert (summary["lengths"]["min"], summary["lengths"]["mean"], summary["lengths"]["max"]) == (1, 2, 3)
-    assert summary["rewards"]["median"] == 15
+    assert (found["return"]["min"], found["return"]["mean"], found["return"]["max"]) == (3, 31.5, 60)
+    assert (found["episode length"]["min"], found["episode length"]["mean"], found["episode length"]["max"]) == (1, 2, 3)
+    assert found["reward"]["median"] == 15
     # (3 - 0) / 30 and (60 - 0) / 30.
-    assert (summary["normalized_scores"]["min"], summary["normalized_scores"]["max"]) == (10, 200)
-    # 4 columns of 6 float32, 2 of flags, and 3 numbers of rows in 64 bits.
-    assert summary["n_bytes"] == 4 * 6 * 4 + 2 * 6 + 3 * 8
+    assert (found["normalized score"]["min"], found["normalized score"]["max"]) == (10, 200)
 
 
-def test_summary_without_references_has_no_normalized_scores():
-    assert "normalized_scores" not in summarize(make())
-    assert "normalized_scores" not in summarize(make(reference_scores=(1.0, 1.0)))
+def test_without_references_there_are_no_normalized_scores():
+    assert "normalized score" not in distributions(make())
+    assert "normalized score" not in distributions(make(reference_scores=(1.0, 1.0)))
 
 
 def test_an_episode_that_is_terminated_and_truncated_counts_as_terminal():
     arrays = make_arrays(20) | {"terminations": np.arange(20) % 10 == 9, "truncations": np.arange(20) % 10 == 9}
-    summary = summarize(OfflineDataset(**arrays))
-    assert (summary["n_terminal"], summary["n_time_limit"], summary["n_cut"]) == (2, 0, 0)
+    found = facts(OfflineDataset(**arrays))
+    assert [value for name, value in found.items() if name.startswith("  ")] == [2, 0, 0]
 
 
 def test_action_coverage_of_a_box_by_hand():
@@ -67,16 +79,16 @@ def test_action_coverage_of_a_box_by_hand():
     first, second = action_coverage(make(actions=actions, space=spaces.Box(np.array([-2, -np.inf]), np.array([2, np.inf]))))
     assert (first["min"], first["max"], first["mean"]) == (-2, 2, 0)
     # Bins of width 0.4 from -2: numbers 0, 9, 5 (0 and 0.1) and 4 (-0.1).
-    assert (first["at_bound"], first["bins_used"]) == (2 / 6, 0.4)
+    assert (first["at bound"], first["bins used"]) == (2 / 6, 0.4)
     # (4 + 4 + 0.01 + 0.01) / 6.
     assert first["std"] == pytest.approx((8.02 / 6) ** 0.5)
     # Without bounds the bins are from 0 to 4: numbers 0, 2 and 9.
-    assert (second["at_bound"], second["bins_used"], second["max"]) == (None, 0.3, 4)
+    assert (second["at bound"], second["bins used"], second["max"]) == (None, 0.3, 4)
 
 
 def test_an_action_outside_by_its_rounding_is_in_the_last_bin_and_at_the_bound():
     (coverage,) = action_coverage(make(actions=np.full((6, 1), np.float32(2.0001))))
-    assert (coverage["at_bound"], coverage["bins_used"]) == (1, 0.1)
+    assert (coverage["at bound"], coverage["bins used"]) == (1, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +103,7 @@ def test_an_action_outside_by_its_rounding_is_in_the_last_bin_and_at_the_bound()
     ],
 )
 def test_action_coverage_of_choices_by_hand(space, actions, expected):
-    assert [choice["counts"] for choice in action_coverage(make(actions=np.array(actions), space=space))] == expected
-
-
-def test_returns_to_go_by_hand():
-    assert returns_to_go(make()).tolist() == [3, 2, 60, 50, 30, 100]
+    assert action_coverage(make(actions=np.array(actions), space=space)) == expected
 
 
 def test_projection_by_hand():

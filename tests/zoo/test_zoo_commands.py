@@ -146,8 +146,12 @@ def test_record_training(column):
 
 
 def test_plot_train(column):
-    assert "No display to show it on: saved Training-Episodic-Reward.png" in column.run("plot_train").stdout
-    assert column.size("Training-Episodic-Reward.png") > 5000
+    if column.algo in ("bc", "bear"):  # no training episodes
+        assert "Training Episodic Reward: nothing to draw, nothing saved" in column.run("plot_train").stdout
+        assert not (column.folder / "Training-Episodic-Reward.png").exists()
+    else:
+        assert "No display to show it on: saved Training-Episodic-Reward.png" in column.run("plot_train").stdout
+        assert column.size("Training-Episodic-Reward.png") > 5000
 
 
 def test_all_plots(column):
@@ -159,8 +163,10 @@ def test_all_plots(column):
 
 
 def test_plot_from_file(column):
-    assert "saved Sensitivity-plot.png" in column.run("plot_from_file").stdout
-    assert column.size("Sensitivity-plot.png") > 5000
+    printed = column.run("plot_from_file").stdout
+    for name in (f"Results-{column.env_id}-2.png", "Sensitivity-plot.png"):
+        assert f"saved {name}" in printed
+        assert column.size(name) > 5000
 
 
 def test_benchmark(column):
@@ -185,6 +191,10 @@ def test_hub(column):
 def test_optimize_leaves_a_report_and_no_run(column):
     assert "Number of finished trials:  2" in column.run("train -optimize").stdout
     column.run("train")
+    for name in ("optimization_history", "param_importances"):
+        saved = f"logs/{column.algo}/{name}_{column.env_id}.png"
+        printed = column.run("train -optimize").stdout
+        assert (column.folder / saved).exists() if f"Saved {saved}" in printed else f"No picture {name}: " in printed
     suffixes = sorted(path.suffix for path in (column.folder / "logs" / column.algo).iterdir() if "report" in path.name)
     assert suffixes == [".csv", ".pkl"]
     # enjoy takes the run with the highest number.
@@ -426,6 +436,20 @@ def test_all_plots_with_one_run(returns, tmp_path, monkeypatch, plots_module):
     assert all_plots(monkeypatch, tmp_path)["last_evals"].tolist() == [4.0]
 
 
+def test_all_plots_invents_no_result(tmp_path, monkeypatch, capsys, plots_module):
+    """Two algorithms, of which one has run."""
+    evaluations(tmp_path, [3.0, 5.0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots_module, "pytablewriter", plots_module.pytablewriter)
+    upstream.leave_missing_results_blank()
+    monkeypatch.setattr(sys, "argv", shlex.split("all_plots -a bear bc -e Env-v0 -f logs -o out --no-display"))
+    plots_module.all_plots()
+    plt.close("all")
+    assert "0.0 +/- 0.0" not in capsys.readouterr().out
+    (_, row) = pickle.loads((tmp_path / "out.pkl").read_bytes())["results_table"]["value_matrix"]
+    assert row == ["Env-v0", "4 +/- 0", "-"]
+
+
 def test_a_plot_keeps_the_title_that_fits(monkeypatch):
     monkeypatch.setattr(plt, "title", plt.title)
     upstream.skip_title_of_pybullet()
@@ -483,9 +507,28 @@ def test_figures_are_saved_where_there_is_no_display(framework, tmp_path, monkey
     upstream.save_figures_without_display()
     plt.close("all")
     figure = plt.figure("Results: A/B")
+    plt.plot([1, 2])
     monkeypatch.setattr(type(figure.canvas), "required_interactive_framework", framework)
     plt.show()
     plt.close("all")
     assert [path.name for path in tmp_path.iterdir()] == ([] if framework else ["Results-A-B.png"])
     assert shown == ([[1]] if framework else [])
     assert ("saved Results-A-B.png" in capsys.readouterr().out) == (framework is None)
+
+
+def test_a_picture_replaces_no_other_and_an_empty_one_is_not_saved(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plt, "show", plt.show)  # given back afterwards
+    upstream.save_figures_without_display()
+    (tmp_path / "Results.png").write_bytes(b"of another command")
+    for draws in (True, True, False):
+        plt.figure("Results")
+        plt.title("Results")
+        if draws:
+            plt.plot([1, 2])
+        plt.show()
+        plt.show()  # has nothing left to show
+    assert (tmp_path / "Results.png").read_bytes() == b"of another command"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Results-2.png", "Results-3.png", "Results.png"]
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "Results: nothing to draw, nothing saved"

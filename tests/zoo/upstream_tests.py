@@ -23,8 +23,9 @@ import rl_zoo3.utils
 from sb3_pg_extras.zoo import ALGORITHMS, COMMANDS, register
 
 RESULTS = Path(__file__).parent.parent.parent / "benchmarks" / "results" / "zoo_tests.csv"
-OURS = {f"{algo}-{env_id}": (algo, env_id) for algo, env_id in zip(
-    ALGORITHMS, ("Pendulum-v1", "CartPole-v1", "CartPole-v1"), strict=True)}  # fmt: skip
+OFFLINE = ("bc", "bear")
+EXPERIMENTS = [(algo, "Pendulum-v1" if algo in OFFLINE else "CartPole-v1") for algo in ALGORITHMS]
+OURS = {f"{algo}-{env_id}": (algo, env_id) for algo, env_id in EXPERIMENTS}
 # Those that the tests find in the zoo's collection of trained agents, and ours.
 AGENTS = [("a2c", "CartPole-v1"), ("sac", "Pendulum-v1"), *OURS.values()]
 

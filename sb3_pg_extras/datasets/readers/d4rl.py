@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.readers.hdf5_arrays import has_member, open_hdf5, read_flags, read_rows
+from sb3_pg_extras.datasets.reading import warn_of_time_limits
 from sb3_pg_extras.datasets.rows import from_rows
 
 
@@ -32,6 +33,8 @@ def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> Off
             raise DatasetError("field 'episode_terminals' is d3rlpy 1's: read the file with d3rlpy 2 and dump it again")
         terminations, _ = read_flags(file, ["terminals"])
         truncations = read_flags(file, ["timeouts"])[0] if has_member(file, "timeouts") else np.zeros_like(terminations)
+        if not has_member(file, "timeouts"):
+            warn_of_time_limits("terminals without timeouts")
         if len(truncations) != len(terminations):
             raise DatasetError(f"timeouts has {len(truncations)} rows but terminals has {len(terminations)}")
         truncations &= ~terminations

@@ -28,6 +28,8 @@ def load_hdf5(path: str | Path, action_space: spaces.Space | None = None) -> Off
         return load_d3rlpy(path, action_space)
     if names & {"observations", "actions"}:
         return load_d4rl(path, action_space)
+    if "episode_0" in names:
+        raise DatasetError(f"{path}: is a part of a Minari dataset. Pass the folder that holds it: {Path(path).parent}")
     raise DatasetError(
         f"{path}: neither D4RL's format (observations, actions, ...), nor robomimic's (data/demo_0/...), nor d3rlpy's "
         f"(observations_0, ...): found {listed(names)}"

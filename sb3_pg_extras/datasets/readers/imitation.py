@@ -13,7 +13,7 @@ from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.progress import advance
 from sb3_pg_extras.datasets.readers.arrow import check_size, is_list, to_numpy
-from sb3_pg_extras.datasets.reading import reading
+from sb3_pg_extras.datasets.reading import reading, warn_of_time_limits
 
 STATE = "state.json"
 
@@ -29,7 +29,11 @@ def load_imitation(folder: str | Path, action_space: spaces.Space | None = None)
     """
     folder = Path(folder)
     with reading(folder, "trajectories of imitation"):
-        return from_episodes(_episodes(folder), action_space)
+        dataset = from_episodes(_episodes(folder), action_space)
+    if dataset.terminations.any():
+        # Its own rollouts call a trajectory that ran into a time limit terminal too.
+        warn_of_time_limits("terminal in trajectories of imitation")
+    return dataset
 
 
 def is_imitation_folder(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from sb3_pg_extras.datasets.readers.hdf5_arrays import checked_storage
 from sb3_pg_extras.datasets.reading import naming, reading
 
 PREFIX = "minari:"
-METADATA = "metadata.json"
+METADATA, HDF5 = "metadata.json", "main_data.hdf5"
 # What reads each of Minari's data formats; Minari itself imports them late and names its own extras.
 FORMAT_LIBRARIES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
 EPISODE_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
@@ -49,7 +49,7 @@ def load_minari(source: Any) -> OfflineDataset:
     with reading(folder, "a Minari dataset"):
         metadata = _check_metadata(folder)
         if metadata["data_format"] == "hdf5":
-            n_episodes, share = _check_hdf5(folder / "main_data.hdf5", _is_composite(metadata["observation_space"])), 1.0
+            n_episodes, share = _check_hdf5(folder / HDF5, _is_composite(metadata["observation_space"])), 1.0
         else:
             n_episodes, share = _check_arrow(folder, metadata["data_format"]), 0.5
         if metadata["total_episodes"] > n_episodes:
@@ -88,11 +88,14 @@ def minari_folder(dataset_id: str) -> Path:
 
 def is_minari_folder(folder: Path) -> bool:
     """:return: Whether it looks like one of Minari's folders, or the folder ``data`` in one."""
-    files = [file for file in (folder / METADATA, folder / "data" / METADATA) if file.is_file()]
-    return any(b'"data_format"' in file.read_bytes() for file in files)
+    folders = (folder, folder / "data")
+    files = [part / METADATA for part in folders if (part / METADATA).is_file()]
+    return any(b'"data_format"' in file.read_bytes() for file in files) or any((part / HDF5).is_file() for part in folders)
 
 
 def _check_metadata(folder: Path) -> dict[str, Any]:
+    if not (folder / METADATA).exists():
+        raise DatasetError(f"has no {METADATA}: Minari before 0.5 wrote none. Download it again (minari download <id>)")
     metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
     if not isinstance(metadata, dict):
         raise DatasetError(f"{METADATA} holds a {type(metadata).__name__}, not an object")

@@ -11,7 +11,7 @@ from sb3_pg_extras.datasets.arrays import joined
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, as_flags
 from sb3_pg_extras.datasets.progress import track
 from sb3_pg_extras.datasets.readers.arrow import check_size, is_list, is_number, to_numpy
-from sb3_pg_extras.datasets.reading import reading
+from sb3_pg_extras.datasets.reading import reading, warn_of_time_limits
 from sb3_pg_extras.datasets.rows import from_rows
 
 EPISODE, ACTION, REWARD, DONE, TRUNCATED = "episode_index", "action", "next.reward", "next.done", "next.truncated"
@@ -25,6 +25,8 @@ def load_parquet(path: str | Path, action_space: spaces.Space | None = None) -> 
     """
     Read frames ``(s_t, a_t, next.reward, next.done)``. The next observation is that of the episode's next frame:
     :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
+
+    LeRobot sets ``next.done`` at time limits too, and ``next.truncated`` with it: such a frame is no terminal state.
 
     :param path: A file, a folder of files, or a LeRobot dataset with its files in ``data/``. Columns:
         ``observation.state`` (several numeric ``observation.*`` make a Dict observation), ``action``, ``next.reward``,
@@ -99,9 +101,9 @@ def needed_columns(schema: Any) -> list[str]:
     """
     needed = [ACTION, REWARD, DONE, EPISODE, _frame_column(schema.names)]
     observations = [name for name in schema.names if _is_observation(schema.field(name))]
-    for name in needed if observations else [f"{OBSERVATION}.state"]:
-        if name not in schema.names or not observations:
-            raise DatasetError(f"column {name!r} is missing or does not hold numbers: the columns are {schema.names}")
+    lacking = [name for name in needed if name not in schema.names] + [f"{OBSERVATION}.state"] * (not observations)
+    if lacking:
+        raise DatasetError(f"column {lacking[0]!r} is missing or does not hold numbers: the columns are {schema.names}")
     if len(set(schema.names)) != len(schema.names):
         raise DatasetError(f"a column is there twice: {schema.names}")
     return [*needed, *observations, *([TRUNCATED] if TRUNCATED in schema.names else [])]
@@ -131,12 +133,12 @@ def to_columns(table: Any) -> dict[str, np.ndarray]:
     columns = {name: to_numpy(name, table[name]) for name in table.column_names}
     columns[FRAMES[0]] = columns.pop(_frame_column(columns))
     for name in (REWARD, EPISODE, FRAMES[0]):
-        if columns[name].size != len(table):
-            raise DatasetError(f"{name} has rows of shape {columns[name].shape[1:]}: one value per row is needed")
-        columns[name] = columns[name].reshape(-1)
-    for name in (EPISODE, FRAMES[0]):
-        if columns[name].dtype.kind not in "iu":
-            raise DatasetError(f"{name} must hold integers, not {columns[name].dtype}")
+        column = columns[name]
+        if column.size != len(table):
+            raise DatasetError(f"{name} has rows of shape {column.shape[1:]}: one value per row is needed")
+        if name != REWARD and column.dtype.kind not in "iu":
+            raise DatasetError(f"{name} must hold integers, not {column.dtype}")
+        columns[name] = column.reshape(-1)
     return columns | {name: as_flags(name, columns[name]) for name in (DONE, TRUNCATED) if name in columns}
 
 
@@ -160,12 +162,23 @@ def from_frames(columns: dict[str, np.ndarray], action_space: spaces.Space | Non
             f"{FRAMES[0]} goes from {frame[row]} to {frame[row + 1]} in episode {episode[row]}: "
             "a frame is missing, or there twice"
         )
+    truncations = columns.get(TRUNCATED, np.zeros(len(order), bool))
+    for name, flags in ((DONE, columns[DONE]), (TRUNCATED, truncations)):
+        early = same & flags[:-1]
+        if early.any():
+            row = int(np.argmax(early))
+            raise DatasetError(
+                f"{name} is set at {FRAMES[0]} {frame[row]} of episode {episode[row]}, which goes on after it"
+            )
+    if TRUNCATED not in columns and columns[DONE].any():
+        warn_of_time_limits(f"{DONE} without {TRUNCATED}")
     observations = {name.removeprefix(f"{OBSERVATION}."): columns[name] for name in columns if name.startswith(OBSERVATION)}
     fields = {
         "observations": observations if len(observations) > 1 else observations.popitem()[1],
         "actions": columns[ACTION],
         "rewards": columns[REWARD],
-        "terminations": columns[DONE],
-        "truncations": columns.get(TRUNCATED, np.zeros(len(order), bool)),
+        # LeRobot's recorders write done = terminated or truncated.
+        "terminations": columns[DONE] & ~truncations,
+        "truncations": truncations,
     }
     return from_rows(fields, np.append(np.flatnonzero(~same) + 1, len(order)), action_space)

@@ -13,7 +13,7 @@ from sb3_pg_extras.common.dicts import arrays_of, map_arrays
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.layout import unscale_actions
 from sb3_pg_extras.datasets.progress import CountedFile
-from sb3_pg_extras.datasets.reading import reading
+from sb3_pg_extras.datasets.reading import reading, warn_of_time_limits
 
 # Everything that a pickled replay buffer is made of. A name that is not here is refused before it is imported.
 ALLOWED_CLASSES = {
@@ -96,12 +96,23 @@ class ReplayBufferUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = ALLOWED_CLASSES.get(module, set()) | (ALLOWED_NUMPY_TYPES if module == "numpy" else set())
+        if module.partition(".")[0] == "gym":
+            raise DatasetError(
+                f"refused: the pickle names {module}.{name}. It was written with gym, before SB3 2.0 moved to gymnasium: "
+                "load it with the SB3 that wrote it, and save its arrays with numpy.savez"
+            )
         if name not in allowed:
             raise DatasetError(
                 f"refused: the pickle names {module}.{name}, which no SB3 replay buffer needs, "
                 "and loading a pickle runs the code it names"
             )
-        return getattr(importlib.import_module(module), name)
+        try:
+            return getattr(importlib.import_module(module), name)
+        except ImportError as error:
+            raise DatasetError(
+                f"the pickle names {module}.{name}, which numpy {np.__version__} does not have: it was written with another "
+                "version. Install that (numpy 2 for numpy._core), or load it there and save its arrays with numpy.savez"
+            ) from error
 
 
 def load_replay_buffer(path: str | Path) -> OfflineDataset:
@@ -172,6 +183,8 @@ def from_replay_buffer(buffer: ReplayBuffer, max_bytes: float = float("inf")) ->
     if len(order) == 0:
         raise DatasetError("the replay buffer is empty")
     dones, timeouts = (_rows(flags, order).astype(bool) for flags in (buffer.dones, buffer.timeouts))
+    if not buffer.handle_timeout_termination and dones.any():
+        warn_of_time_limits("a replay buffer with handle_timeout_termination=False")
     observations, actions = _rows(buffer.observations, order), _rows(buffer.actions, order)
     if buffer.optimize_memory_usage:
         # The next episode's first observation took the place of the one that ended an episode, but for the newest.

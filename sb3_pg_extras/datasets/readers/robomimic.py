@@ -19,6 +19,7 @@ from sb3_pg_extras.datasets.readers.hdf5_arrays import (
     read_flags,
     read_rows,
 )
+from sb3_pg_extras.datasets.reading import warn_of_time_limits
 from sb3_pg_extras.datasets.rows import from_rows
 
 DEMO_NAME = re.compile("demo_([0-9]{1,18})")
@@ -65,6 +66,9 @@ def load_robomimic(
         truncations = np.zeros_like(terminations)
         truncations[last] = ~terminations[last]
         fields |= {"terminations": terminations, "truncations": truncations}
+        if terminations[last].any():
+            # By default robomimic sets it at the last step of every demonstration.
+            warn_of_time_limits("dones of robomimic")
         ends = np.flatnonzero(terminations | truncations) + 1
         return from_rows(fields, ends, action_space, _env_name(data))
 

@@ -1,0 +1,43 @@
+"""The first lines that a reader of README and docs types."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of the shell blocks of a page, in order."""
+    return [line for language, block in BLOCK.findall(page.read_text()) if not language for line in block.splitlines()]
+
+
+def first(lines: list[str], part: str) -> int:
+    return next(index for index, line in enumerate(lines) if part in line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_installed_from_an_index_that_does_not_have_it(page):
+    assert not re.search(r"pip install [^`\n]*sb3[-_]pg[-_]extras", page.read_text())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_are_python(page):
+    for language, block in BLOCK.findall(page.read_text()):
+        if language == "python":
+            ast.parse(block)
+
+
+def test_the_readme_activates_its_environment_before_the_first_command_of_the_package():
+    lines = commands(ROOT / "README.md")
+    assert first(lines, ". .venv/bin/activate") < first(lines, "pip install .") < first(lines, "sb3-pg-extras ")
+
+
+def test_the_readme_installs_mujoco_and_makes_a_dataset_before_it_trains_on_one():
+    lines = commands(ROOT / "README.md")
+    assert first(lines, "[mujoco]") < first(lines, "Hopper-v5")
+    assert first(lines, "-o hopper.npz") < first(lines, "inspect hopper.npz") < first(lines, "dataset:\"'hopper.npz'\"")
