@@ -137,8 +137,8 @@ class REINFORCE(PolicyGradientAlgorithm):
             self.rollout_buffer.resume(held)
 
     def _excluded_save_params(self) -> list[str]:
-        excluded = super()._excluded_save_params()
-        return [name for name in excluded if name != "rollout_buffer" or not self.rollout_buffer.active.any()]
+        held = {"rollout_buffer"} if self.rollout_buffer.active.any() else set()
+        return list(set(super()._excluded_save_params()) - held)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -235,17 +235,16 @@ class REINFORCE(PolicyGradientAlgorithm):
             value_loss = F.mse_loss(batch.returns_to_go, values)
             loss = loss + self.vf_coef * value_loss
             self.logger.record("train/value_loss", value_loss.item())
-            explained = explained_variance(values.detach().cpu().numpy(), batch.returns_to_go.cpu().numpy())
-            self.logger.record("train/explained_variance", explained)
+            arrays = values.detach().cpu().numpy(), batch.returns_to_go.cpu().numpy()
+            self.logger.record("train/explained_variance", explained_variance(*arrays))
 
         self.policy.optimizer.zero_grad()
         loss.backward()
         max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
         if not math.isfinite(grad_norm):
-            self._check_finite(
-                rewards=self.rollout_buffer.rewards, observations=batch.observations, loss=loss, gradient=grad_norm
-            )
+            rewards = self.rollout_buffer.rewards
+            self._check_finite(rewards=rewards, observations=batch.observations, loss=loss, gradient=grad_norm)
         self.policy.optimizer.step()
 
         self._n_updates += 1

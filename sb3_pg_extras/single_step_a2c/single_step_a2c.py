@@ -183,9 +183,9 @@ class SingleStepA2C(PolicyGradientAlgorithm):
 
     def _make_learner(self) -> NumpyLearner | None:
         """:return: The NumPy backend's learner; None for PyTorch."""
-        if not (self._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)):
-            return None
-        return NumpyLearner(self.policy, self.optimizers, None if self.traces is None else self.traces.traces)
+        applies = self._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)
+        traces = None if self.traces is None else self.traces.traces
+        return NumpyLearner(self.policy, self.optimizers, traces) if applies else None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -195,7 +195,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
 
         :param env: The environments.
         :param callback: Called after the step.
-        :param rollout_buffer: Unused: there is nothing to store.
+        :param rollout_buffer: Not filled: a step is learnt from at once.
         :param n_rollout_steps: Unused, 1.
         :return: False if the callback stopped the training.
         """
@@ -372,11 +372,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        if self.critic_optimizer is not None:
-            state_dicts.append("critic_optimizer")
-        if self.traces is not None:
-            state_dicts.append("traces")
-        return state_dicts, tensors
+        own = [name for name in ("critic_optimizer", "traces") if getattr(self, name) is not None]
+        return [*state_dicts, *own], tensors
 
 
 def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> tuple[Any, np.ndarray]:
@@ -392,8 +389,7 @@ def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> 
     # On most steps no episode ends, and this is the fastest check.
     ended = np.flatnonzero(dones) if np.count_nonzero(dones) else ()
     cut = {i: last for i in ended if (last := last_observation(infos[i])) is not None}
-    if cut:
-        new_obs = deepcopy(new_obs)
+    new_obs = deepcopy(new_obs) if cut else new_obs
     for i, last in cut.items():
         terminations[i] = 0.0
         if isinstance(last, dict):

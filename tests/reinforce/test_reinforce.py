@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
@@ -415,6 +415,28 @@ def test_an_environment_that_never_ends_stops_at_the_budget_and_says_so():
     with pytest.warns(UserWarning, match="without an update"):
         model.learn(50, reset_num_timesteps=False)
     assert model.rollout_buffer.size() == 100  # the episode goes on
+
+
+def test_callbacks_read_the_batch_by_the_names_of_sb3():
+    """Two environments, three episodes of 6 steps: the second environment plays one, and idles for the other."""
+    batches = []
+
+    class Read(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            buffer = self.model.rollout_buffer
+            batches.append((buffer.rewards, buffer.actions, buffer.returns, buffer.get_samples()))
+
+    env = DummyVecEnv([lambda: FixedLength(spaces.Box(-1, 1, (2,)))] * 2)
+    REINFORCE("MlpPolicy", env, n_episodes=3, gamma=0.5, seed=0, policy_kwargs=SMALL).learn(24, callback=Read())
+    ((rewards, actions, returns, samples),) = batches
+    assert rewards.shape == returns.shape == (12, 2) and actions.shape == (12, 2, 2)
+    assert (returns[5] == rewards[5]).all() and returns[4, 0] == rewards[4, 0] + 0.5 * rewards[5, 0]
+    assert (returns[6:, 1] == 0).all()
+    np.testing.assert_allclose(np.concatenate([returns[:, 0], returns[:6, 1]]), samples.returns_to_go, rtol=1e-6)
+    np.testing.assert_array_equal(np.concatenate([actions[:, 0], actions[:6, 1]]), samples.actions)
 
 
 def test_episodes_are_held_between_two_calls_of_learn():
