@@ -65,9 +65,9 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         :param rewards: (n_envs,).
         :param dones: True where the step ended an episode, (n_envs,).
         """
-        self.n_transitions += int(self.active.sum())
+        self.n_transitions += int(np.count_nonzero(self.active))
         # DummyVecEnv rounds rewards, SubprocVecEnv does not.
-        rewards = rewards.astype(np.float32).astype(np.float64)
+        rewards = rewards.astype(np.float32, copy=False).astype(np.float64)
         self._steps.append((map_arrays(np.array, obs), actions, rewards, dones, self.active.copy()))
 
     @property

@@ -160,7 +160,7 @@ class REINFORCE(PolicyGradientAlgorithm):
         act = self._numpy_actor() or self._act
         callback.on_rollout_start()
 
-        while rollout_buffer.active.any():
+        while np.count_nonzero(rollout_buffer.active):
             if self.num_timesteps >= self._total_timesteps:
                 return False
             if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
@@ -172,7 +172,8 @@ class REINFORCE(PolicyGradientAlgorithm):
             rollout_buffer.add(self._last_obs, actions, rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            for index in np.flatnonzero(dones & rollout_buffer.active):
+            # Counting is the fastest check.
+            for index in np.flatnonzero(dones & rollout_buffer.active) if np.count_nonzero(dones) else ():
                 self._end_episode(int(index), infos[index], rollout_buffer, n_rollout_steps)
 
             callback.update_locals(locals())
