@@ -69,6 +69,8 @@ class CheckedAlgorithm(BaseAlgorithm):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment")
         if not isinstance(self.policy_kwargs, dict):
             raise ValueError(f"policy_kwargs={self.policy_kwargs!r}: must be a dict")
+        rates = [name for name, value in vars(self).items() if name.endswith("learning_rate") and value is not None]
+        self._check_numbers({name: (0, math.inf) for name in rates if not callable(getattr(self, name))})
 
     def _check_learn(self, total_timesteps: Any, log_interval: Any) -> None:
         if not is_number(total_timesteps, 0):

@@ -6,13 +6,9 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from gymnasium import spaces
+from stable_baselines3.common import policies
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    BasePolicy,
-    MultiInputActorCriticPolicy,
-)
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_pg_extras.common.algorithm import WHAT_TO_DO, CheckedAlgorithm
@@ -34,11 +30,11 @@ class MlpPolicy(CompletePolicy):
     acts_in_numpy = True
 
 
-class CnnPolicy(CompletePolicy, ActorCriticCnnPolicy):
+class CnnPolicy(CompletePolicy, policies.ActorCriticCnnPolicy):
     """SB3's policy for images."""
 
 
-class MultiInputPolicy(CompletePolicy, MultiInputActorCriticPolicy):
+class MultiInputPolicy(CompletePolicy, policies.MultiInputActorCriticPolicy):
     """SB3's policy for dicts of vectors and images."""
 
     acts_in_numpy = True

@@ -28,10 +28,10 @@ class EpisodeRolloutSamples(NamedTuple):
 
 class EpisodeRolloutBuffer(RolloutBuffer):
     """
-    Rollout buffer of whole episodes. It grows with the episodes, so its ``buffer_size`` means nothing. An environment that
-    has finished its part of the batch is stepped along with the others, but those steps are not sampled.
+    Rollout buffer of whole episodes. An environment that has finished its part of the batch is stepped along with the
+    others, but those steps are not sampled.
 
-    :param buffer_size: Ignored.
+    :param buffer_size: Ignored: the buffer grows with the episodes.
     :param observation_space: Observation space.
     :param action_space: Action space.
     :param device: PyTorch device of the batch.
@@ -48,6 +48,10 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self.n_transitions = 0
         self.active = np.zeros(self.n_envs, dtype=bool)
 
+    def resume(self, other: "EpisodeRolloutBuffer") -> None:
+        """:param other: A buffer that holds a batch that is not complete yet; this one goes on with it."""
+        self._steps, self.n_transitions, self.active = other._steps, other.n_transitions, other.active
+
     def size(self) -> int:
         """:return: Number of calls of :meth:`add` since the last reset."""
         return len(self._steps)
@@ -61,20 +65,28 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         :param rewards: (n_envs,).
         :param dones: True where the step ended an episode, (n_envs,).
         """
-        self.n_transitions += int(self.active.sum())
+        self.n_transitions += int(np.count_nonzero(self.active))
         # DummyVecEnv rounds rewards, SubprocVecEnv does not.
-        as_float32 = rewards.astype(np.float32)
-        self._steps.append((map_arrays(np.array, obs), actions, as_float32.astype(np.float64), dones, self.active.copy()))
+        rewards = rewards.astype(np.float32, copy=False).astype(np.float64)
+        self._steps.append((map_arrays(np.array, obs), actions, rewards, dones, self.active.copy()))
 
     @property
     def rewards(self) -> np.ndarray:  # type: ignore[override]
-        """:return: Rewards of all steps, also of those left out of the batch, (size(), n_envs)."""
+        """:return: Rewards of all steps, with V at a time limit that bootstraps, (size(), n_envs); for callbacks."""
         return np.array([step[2] for step in self._steps])
 
     @property
     def actions(self) -> np.ndarray:  # type: ignore[override]
-        """:return: Actions of all steps, (size(), n_envs, ...)."""
+        """:return: Actions of all steps, (size(), n_envs, ...); for callbacks."""
         return np.array([step[1] for step in self._steps])
+
+    @property
+    def returns(self) -> np.ndarray:  # type: ignore[override]
+        """:return: Returns-to-go of a complete batch, (size(), n_envs), 0 for steps left out; for callbacks."""
+        rewards, dones, active = (_by_env(*column) for column in list(zip(*self._steps, strict=True))[2:])
+        returns = np.zeros_like(rewards)
+        returns[active] = discounted_returns(rewards[active], np.flatnonzero(dones[active]) + 1, self.gamma)
+        return returns.reshape(self.n_envs, -1).T
 
     def bootstrap(self, env: int, value: float) -> None:
         """

@@ -130,7 +130,15 @@ class REINFORCE(PolicyGradientAlgorithm):
 
     def _setup_model(self) -> None:
         self._check_arguments()
+        held: EpisodeRolloutBuffer | None = getattr(self, "rollout_buffer", None)
         super()._setup_model()
+        if held is not None and held.n_envs == self.n_envs:
+            # A loaded model goes on with the batch that it was saved in.
+            self.rollout_buffer.resume(held)
+
+    def _excluded_save_params(self) -> list[str]:
+        held = {"rollout_buffer"} if self.rollout_buffer.active.any() else set()
+        return list(set(super()._excluded_save_params()) - held)
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -152,7 +160,7 @@ class REINFORCE(PolicyGradientAlgorithm):
         act = self._numpy_actor() or self._act
         callback.on_rollout_start()
 
-        while rollout_buffer.active.any():
+        while np.count_nonzero(rollout_buffer.active):
             if self.num_timesteps >= self._total_timesteps:
                 return False
             if self.use_sde and self.sde_sample_freq > 0 and rollout_buffer.size() % self.sde_sample_freq == 0:
@@ -164,7 +172,8 @@ class REINFORCE(PolicyGradientAlgorithm):
             rollout_buffer.add(self._last_obs, actions, rewards, dones)
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-            for index in np.flatnonzero(dones & rollout_buffer.active):
+            # Counting is the fastest check.
+            for index in np.flatnonzero(dones & rollout_buffer.active) if np.count_nonzero(dones) else ():
                 self._end_episode(int(index), infos[index], rollout_buffer, n_rollout_steps)
 
             callback.update_locals(locals())
@@ -227,17 +236,16 @@ class REINFORCE(PolicyGradientAlgorithm):
             value_loss = F.mse_loss(batch.returns_to_go, values)
             loss = loss + self.vf_coef * value_loss
             self.logger.record("train/value_loss", value_loss.item())
-            explained = explained_variance(values.detach().cpu().numpy(), batch.returns_to_go.cpu().numpy())
-            self.logger.record("train/explained_variance", explained)
+            arrays = values.detach().cpu().numpy(), batch.returns_to_go.cpu().numpy()
+            self.logger.record("train/explained_variance", explained_variance(*arrays))
 
         self.policy.optimizer.zero_grad()
         loss.backward()
         max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
         grad_norm = th.nn.utils.clip_grad_norm_(self.policy.parameters(), max_norm)
         if not math.isfinite(grad_norm):
-            self._check_finite(
-                rewards=self.rollout_buffer.rewards, observations=batch.observations, loss=loss, gradient=grad_norm
-            )
+            rewards = self.rollout_buffer.rewards
+            self._check_finite(rewards=rewards, observations=batch.observations, loss=loss, gradient=grad_norm)
         self.policy.optimizer.step()
 
         self._n_updates += 1

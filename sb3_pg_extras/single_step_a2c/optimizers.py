@@ -110,10 +110,6 @@ class EligibilityTraces:
         return {"traces": self.traces}
 
     def load_state_dict(self, state_dict: Mapping[str, th.Tensor], strict: bool = True) -> None:
-        """
-        :param state_dict: What :meth:`state_dict` returned. With another number of environments the episodes start anew, and
-            so do the traces.
-        :param strict: Accepted as by modules.
-        """
+        """With another number of environments the episodes start anew, and so do the traces."""
         saved = state_dict["traces"]
         self.traces.copy_(saved if saved.shape == self.traces.shape else th.zeros(()))

@@ -134,9 +134,6 @@ class SingleStepA2C(PolicyGradientAlgorithm):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self._check_numbers({"trace_decay": (0, 1)})
-        if self.critic_learning_rate is not None and not callable(self.critic_learning_rate):
-            # The RL Zoo makes a schedule of a string for learning_rate only.
-            self._check_numbers({"critic_learning_rate": (0, math.inf)})
         if self.critic_learning_rate is None and self.critic_optimizer_kwargs is not None:
             raise ValueError(
                 f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r} and critic_learning_rate=None: one optimiser for "
@@ -186,9 +183,9 @@ class SingleStepA2C(PolicyGradientAlgorithm):
 
     def _make_learner(self) -> NumpyLearner | None:
         """:return: The NumPy backend's learner; None for PyTorch."""
-        if not (self._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)):
-            return None
-        return NumpyLearner(self.policy, self.optimizers, None if self.traces is None else self.traces.traces)
+        applies = self._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)
+        traces = None if self.traces is None else self.traces.traces
+        return NumpyLearner(self.policy, self.optimizers, traces) if applies else None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
@@ -198,7 +195,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
 
         :param env: The environments.
         :param callback: Called after the step.
-        :param rollout_buffer: Unused: there is nothing to store.
+        :param rollout_buffer: Not filled: a step is learnt from at once.
         :param n_rollout_steps: Unused, 1.
         :return: False if the callback stopped the training.
         """
@@ -208,7 +205,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         if self._learner is not None and not self._learner.optimizers.stand_for(self.optimizers):
             # A callback has loaded or replaced an optimiser.
             self._learner = self._make_learner()
-        versions = self._parameter_versions()
+        # NumPy's changes do not count: these are PyTorch's alone.
+        versions = [p._version for p in self._params]
         if self._learner is None:
             actions, log_prob, values, entropy = self._draw(self._act)
         else:
@@ -227,10 +225,6 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         self._step = Step(rewards, dones, terminations, next_obs, versions, log_prob, values, entropy)
         callback.on_rollout_end()
         return True
-
-    def _parameter_versions(self) -> list[int]:
-        """:return: How often PyTorch changed each parameter; the NumPy backend's own changes do not count."""
-        return [p._version for p in self._params]
 
     def _act(self, obs: Any) -> tuple[np.ndarray, th.Tensor, th.Tensor, th.Tensor | None]:
         """:return: Actions as the policy draws them, and ``log_prob``, ``values`` and ``entropy`` as in :class:`Step`."""
@@ -252,7 +246,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         """One update of actor and critic from the step just taken."""
         step = self._step
         assert step is not None
-        if step.versions != self._parameter_versions():
+        if step.versions != [p._version for p in self._params]:
             # What chose this action is gone, by set_parameters or otherwise, and with it what could be learnt from it.
             if self.traces is not None:
                 self.traces.reset(step.dones)
@@ -378,11 +372,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, tensors = super()._get_torch_save_params()
-        if self.critic_optimizer is not None:
-            state_dicts.append("critic_optimizer")
-        if self.traces is not None:
-            state_dicts.append("traces")
-        return state_dicts, tensors
+        own = [name for name in ("critic_optimizer", "traces") if getattr(self, name) is not None]
+        return [*state_dicts, *own], tensors
 
 
 def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> tuple[Any, np.ndarray]:
@@ -398,8 +389,7 @@ def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> 
     # On most steps no episode ends, and this is the fastest check.
     ended = np.flatnonzero(dones) if np.count_nonzero(dones) else ()
     cut = {i: last for i in ended if (last := last_observation(infos[i])) is not None}
-    if cut:
-        new_obs = deepcopy(new_obs)
+    new_obs = deepcopy(new_obs) if cut else new_obs
     for i, last in cut.items():
         terminations[i] = 0.0
         if isinstance(last, dict):

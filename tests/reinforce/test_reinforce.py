@@ -1,5 +1,8 @@
 """REINFORCE: its gradient against exact ones, both backends, its loop on every kind of space."""
 
+import warnings
+from copy import deepcopy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
@@ -414,6 +417,28 @@ def test_an_environment_that_never_ends_stops_at_the_budget_and_says_so():
     assert model.rollout_buffer.size() == 100  # the episode goes on
 
 
+def test_callbacks_read_the_batch_by_the_names_of_sb3():
+    """Two environments, three episodes of 6 steps: the second environment plays one, and idles for the other."""
+    batches = []
+
+    class Read(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            buffer = self.model.rollout_buffer
+            batches.append((buffer.rewards, buffer.actions, buffer.returns, buffer.get_samples()))
+
+    env = DummyVecEnv([lambda: FixedLength(spaces.Box(-1, 1, (2,)))] * 2)
+    REINFORCE("MlpPolicy", env, n_episodes=3, gamma=0.5, seed=0, policy_kwargs=SMALL).learn(24, callback=Read())
+    ((rewards, actions, returns, samples),) = batches
+    assert rewards.shape == returns.shape == (12, 2) and actions.shape == (12, 2, 2)
+    assert (returns[5] == rewards[5]).all() and returns[4, 0] == rewards[4, 0] + 0.5 * rewards[5, 0]
+    assert (returns[6:, 1] == 0).all()
+    np.testing.assert_allclose(np.concatenate([returns[:, 0], returns[:6, 1]]), samples.returns_to_go, rtol=1e-6)
+    np.testing.assert_array_equal(np.concatenate([actions[:, 0], actions[:6, 1]]), samples.actions)
+
+
 def test_episodes_are_held_between_two_calls_of_learn():
     def learn(*parts):
         model = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(2)), n_episodes=2, seed=0, policy_kwargs=SMALL)
@@ -425,6 +450,36 @@ def test_episodes_are_held_between_two_calls_of_learn():
     th.testing.assert_close(learn(15, 33), whole, rtol=0, atol=0)
     with pytest.warns(UserWarning, match="without an update"):
         th.testing.assert_close(learn(5, 43), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("steps", [4, 16, 30])
+def test_a_model_saved_in_mid_batch_goes_on_as_if_it_had_never_stopped(steps, tmp_path):
+    """Batches are of 12 steps of 2 environments: cut in the first episode, between two, and in the second batch."""
+    env = make_vec_env(lambda: FixedLength(spaces.Box(-1, 1, (2,))), 2, seed=0)
+    model = REINFORCE("MlpPolicy", env, n_episodes=4, gamma=0.9, seed=0, policy_kwargs=SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # No update yet.
+        model.learn(steps)
+    model.save(tmp_path / "model")
+    envs = deepcopy(model.env), deepcopy(model.env)
+    loaded = REINFORCE.load(tmp_path / "model", env=envs[0], force_reset=False)
+    assert loaded.rollout_buffer.size() == model.rollout_buffer.size()
+    # An environment that starts anew cannot go on with its episodes.
+    anew = REINFORCE.load(tmp_path / "model", env=envs[1])
+    updates = []
+    for one in (model, loaded, anew):
+        th.manual_seed(1)
+        one.learn(50, reset_num_timesteps=False)
+        updates.append((one._n_updates, th.nn.utils.parameters_to_vector(one.policy.parameters())))
+    assert updates[0][0] == updates[1][0] and th.equal(updates[0][1], updates[1][1])
+    assert not th.equal(updates[0][1], updates[2][1])
+
+
+def test_a_complete_batch_is_not_saved(tmp_path):
+    model = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(2)), n_episodes=2, seed=0, policy_kwargs=SMALL).learn(12)
+    assert model._n_updates == 1 and model.rollout_buffer.size() == 12
+    model.save(tmp_path / "model")
+    assert REINFORCE.load(tmp_path / "model", env=model.env).rollout_buffer.size() == 0
 
 
 def test_starting_afresh_forgets_the_episodes_that_were_held():
