@@ -8,6 +8,7 @@ slow to import is imported where it is used.
 
 import argparse
 import importlib
+import itertools
 import logging
 import runpy
 import sys
@@ -34,11 +35,25 @@ ZOO_COMMANDS = {
 COMMANDS = ZOO_COMMANDS | {name: f"sb3_pg_extras.zoo.{name}:main" for name in ("collect", "inspect", "grid")}
 
 
+class UsageError(Exception):
+    """A command line that cannot be followed. The message, one line, says what to do."""
+
+
 def __getattr__(name: str) -> Any:
     """``ALGORITHMS``: id -> class."""
     if name != "ALGORITHMS":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return {algo: getattr(sb3_pg_extras, class_name) for algo, class_name in CLASSES.items()}
+
+
+def new_file(name: str, suffix: str) -> Path:
+    """
+    :param name: A path without its suffix.
+    :param suffix: The suffix.
+    :return: The first of ``name``, ``name-2``, ``name-3``, ... with the suffix that does not exist.
+    """
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(path for name in names if not (path := Path(name + suffix)).exists())
 
 
 def register() -> None:
@@ -80,25 +95,31 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=f"one of: {', '.join(COMMANDS)}")
     command = parser.parse_args(sys.argv[1:2]).command
 
+    import gymnasium as gym
+
     from sb3_pg_extras.common.optional import MissingPackageError
     from sb3_pg_extras.datasets import DatasetError
     from sb3_pg_extras.zoo.upstream import WORKAROUNDS
 
     # What ends in one line instead of a traceback.
-    user_errors = (DatasetError, MissingPackageError)
+    user_errors = (DatasetError, FileNotFoundError, MissingPackageError, UsageError, gym.error.Error)
     sys.argv[:2] = [f"sb3-pg-extras {command}"]
-    if command in ZOO_COMMANDS:
+    try:
         for work_around in WORKAROUNDS.get(command, []):
             work_around()
+        _run(command, user_errors)
+    except user_errors as error:
+        sys.exit(f"sb3-pg-extras {command}: error: {error}")
+
+
+def _run(command: str, user_errors: tuple[type[Exception], ...]) -> None:
+    if command in ZOO_COMMANDS:
         register()
         # Optuna logs the traceback of what ends a search, too.
         for handler in logging.getLogger("optuna").handlers:
             handler.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], user_errors)))
     module, _, function = COMMANDS[command].partition(":")
-    try:
-        if function:
-            getattr(importlib.import_module(module), function)()
-        else:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except user_errors as error:
-        sys.exit(f"sb3-pg-extras {command}: error: {error}")
+    if function:
+        getattr(importlib.import_module(module), function)()
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -21,7 +21,7 @@ import torch as th
 import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
@@ -35,7 +35,7 @@ from sb3_pg_extras.datasets import DatasetError, save_dataset
 from sb3_pg_extras.datasets.collect import Act, from_steps, random_actions, roll, step_dtype, with_noise
 from sb3_pg_extras.datasets.load import MINARI_PREFIX, minari_folder
 from sb3_pg_extras.datasets.spaces import space_to_json
-from sb3_pg_extras.zoo import register
+from sb3_pg_extras.zoo import UsageError, register
 from sb3_pg_extras.zoo.journal import Journal
 
 # Given for an algorithm: actions are drawn from the action space.
@@ -157,10 +157,9 @@ def _find_model(args: argparse.Namespace) -> tuple[Path | None, Path | None, dic
         return None, None, {"env_kwargs": args.env_kwargs or {}}
     which = (args.exp_id, args.folder, args.algo, args.env, args.load_best, args.load_checkpoint, args.load_last_checkpoint)
     try:
-        _, model, log_path = get_model_path(*which)
-    except (AssertionError, ValueError) as error:
-        message = f"argument -f/--folder: {args.folder!r}: {error}. --exp-id names a run other than the latest"
-        raise ValueError(message) from error
+        _, model, log_path = rl_zoo3.utils.get_model_path(*which)
+    except UsageError as error:
+        raise ValueError(f"argument -f/--folder: {args.folder!r}: {error}") from error
     hyperparams, stats = get_saved_hyperparams(os.path.join(log_path, args.env), test_mode=True)
     # What the command line of the training said comes before the hyper-parameters, and ours before both.
     args_file = Path(log_path, args.env, "args.yml")

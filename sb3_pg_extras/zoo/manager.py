@@ -1,15 +1,25 @@
 """The RL Zoo's experiment manager, as our ``train`` and ``grid`` run it."""
 
 import argparse
-import sys
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import optuna
 from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_pg_extras.zoo import CLASSES, hyperparams_file
+from sb3_pg_extras.zoo import CLASSES, UsageError, hyperparams_file, new_file
 from sb3_pg_extras.zoo.storage import SharedStudy, open_storage
+
+
+@contextlib.contextmanager
+def _errors_of_arguments() -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, NameError, SyntaxError, TypeError, ValueError) as error:
+        raise UsageError(" ".join(str(error).split()) or repr(error)) from error
 
 
 class Manager(ExperimentManager):
@@ -32,6 +42,23 @@ class Manager(ExperimentManager):
         if config is None and algo in CLASSES:
             config = str(hyperparams_file(algo))
         super().__init__(args, algo, *more, config=config, **kwargs)  # type: ignore[misc]
+
+    def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
+        """
+        :return: The model, and the hyper-parameters as they are saved; None for a search.
+        :raises UsageError: when no model can be made of the arguments.
+        """
+        with _errors_of_arguments():
+            return super().setup_experiment()
+
+    def objective(self, trial: optuna.Trial) -> float:
+        """
+        :param trial: What is drawn from.
+        :return: The mean return of the last evaluation.
+        :raises UsageError: when no model can be made of the arguments.
+        """
+        with _errors_of_arguments():
+            return super().objective(trial)
 
     def create_log_folder(self) -> None:
         """Make the folder of a run, which a search is not."""
@@ -68,25 +95,47 @@ class Manager(ExperimentManager):
         return schedules(hyperparams)
 
     def hyperparameters_optimization(self) -> None:
-        """Search hyper-parameters: alone, or with ``--storage`` next to other workers, any of which may be killed."""
-        if self.storage is None:
-            return super().hyperparameters_optimization()
-        # It is the study that counts them.
-        total, self.max_total_trials = self.max_total_trials, None
-        try:
-            if total is not None and total < 1:
-                raise ValueError(f"--max-total-trials {total}: at least 1")
-            storage = open_storage(self.storage)
-        except ValueError as error:
-            sys.exit(f"sb3-pg-extras train: error: {error}")
+        """
+        Search hyper-parameters: alone, or with ``--storage`` next to other workers, any of which may be killed.
+
+        The pictures of the search are saved beside its report.
+        """
         create_study = optuna.create_study
+        studies: list[optuna.Study] = []
+        no_plots, self.no_optim_plots = self.no_optim_plots, True
 
-        def create_shared_study(**kwargs: Any) -> optuna.Study:
-            name = create_study(**{**kwargs, "storage": storage}).study_name
-            return SharedStudy(name, storage, total, sampler=kwargs["sampler"], pruner=kwargs["pruner"])
+        def create(**kwargs: Any) -> optuna.Study:
+            studies.append(self._study(create_study, **kwargs))
+            return studies[-1]
 
-        optuna.create_study = create_shared_study
+        optuna.create_study = create
         try:
             super().hyperparameters_optimization()
         finally:
             optuna.create_study = create_study
+        if not no_plots:
+            self._draw(studies[0])
+
+    def _study(self, create_study: Callable[..., optuna.Study], **kwargs: Any) -> optuna.Study:
+        if self.storage is None:
+            return create_study(**kwargs)
+        # It is the study that counts them.
+        total, self.max_total_trials = self.max_total_trials, None
+        with _errors_of_arguments():
+            if total is not None and total < 1:
+                raise ValueError(f"--max-total-trials {total}: at least 1")
+            storage = open_storage(self.storage)
+        name = create_study(**{**kwargs, "storage": storage}).study_name
+        return SharedStudy(name, storage, total, sampler=kwargs["sampler"], pruner=kwargs["pruner"])
+
+    def _draw(self, study: optuna.Study) -> None:
+        for name in ("optimization_history", "param_importances"):
+            try:
+                axes = getattr(optuna.visualization.matplotlib, f"plot_{name}")(study)
+            except (ImportError, RuntimeError, ValueError) as error:
+                # Too few trials, or a package is missing.
+                print(f"No picture {name}: {error}")
+                continue
+            path = new_file(f"{self.log_path}{name}_{self.env_name}", ".png")
+            axes.figure.savefig(path, bbox_inches="tight")
+            print(f"Saved {path}")

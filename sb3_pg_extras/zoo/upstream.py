@@ -8,7 +8,6 @@ upstream has no more of its fault; until then it does nothing where the fault is
 import argparse
 import atexit
 import importlib
-import itertools
 import os
 import re
 import shutil
@@ -17,11 +16,69 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.zoo import CLASSES, UsageError, new_file
+
+
+def take_strings_without_quotes() -> None:
+    """The zoo evaluates ``name:value`` as Python: what is none, such as ``dataset:hopper.npz``, is a string."""
+    utils: Any = importlib.import_module("rl_zoo3.utils")
+
+    def store(self: argparse.Action, parser: Any, namespace: argparse.Namespace, values: list[str], *more: Any) -> None:
+        evaluated = {}
+        for argument in values:
+            name, _, value = argument.partition(":")
+            try:
+                evaluated[name] = eval(value, dict(vars(utils)))
+            except Exception as error:
+                if not value or re.search(r"[][(){}'\"]", value):
+                    raise argparse.ArgumentError(self, f"{argument!r}: expected name:value ({error})") from error
+                evaluated[name] = value
+        setattr(namespace, self.dest, evaluated)
+
+    utils.StoreDict.__call__ = store
+
+
+def refuse_unknown_environments() -> None:
+    """``train`` ends in a traceback where the environment is not registered."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    known, _ = parser.parse_known_args(sys.argv[1:])
+    for module in ("rl_zoo3.import_envs", *known.gym_packages):
+        importlib.import_module(module)
+    gym.spec(known.env)
+
+
+def find_models() -> None:
+    """Pass over runs without a model, which a crash leaves, and say how to get one where there is none."""
+    utils: Any = importlib.import_module("rl_zoo3.utils")
+    get_latest_run_id, get_model_path = utils.get_latest_run_id, utils.get_model_path
+
+    def latest_with_model(log_path: str, env_name: str) -> int:
+        names = [path.parent.name.removeprefix(f"{env_name}_") for path in Path(log_path).glob(f"{env_name}_*/*.zip")]
+        ids = [int(name) for name in names if name.isdigit()]
+        if not ids and get_latest_run_id(log_path, env_name) > 0:
+            raise UsageError(f"no run of {env_name} in {log_path} has a model: train one")
+        return max(ids, default=0)
+
+    def path_of_model(exp_id: int, folder: str, algo: str, env_name: str, *args: Any) -> tuple[str, str, str]:
+        try:
+            return get_model_path(exp_id, folder, algo, env_name, *args)
+        except (AssertionError, ValueError) as error:
+            # enjoy downloads the zoo's own agents.
+            if "rl-trained-agents" in folder and algo not in CLASSES:
+                raise
+            command = f"sb3-pg-extras train --algo {algo} --env {env_name}"
+            raise UsageError(f"{error}: train one ({command}), or name its folder and run with -f and --exp-id") from error
+
+    utils.get_latest_run_id, utils.get_model_path = latest_with_model, path_of_model
 
 
 def use_our_manager() -> None:
@@ -138,6 +195,33 @@ def keep_axes_of_evaluations() -> None:
     importlib.import_module("rl_zoo3.plots.all_plots").np = _NumPy()  # type: ignore[attr-defined]
 
 
+def leave_missing_results_blank() -> None:
+    """``all_plots`` says "0.0 +/- 0.0" where there is no run."""
+    import pytablewriter
+
+    class Table(pytablewriter.MarkdownTableWriter):
+        def write_table(self, **kwargs: Any) -> None:
+            for row in self.value_matrix:
+                row[:] = ["-" if cell == "0.0 +/- 0.0" else cell for cell in row]
+            super().write_table(**kwargs)
+
+    module: Any = importlib.import_module("rl_zoo3.plots.all_plots")
+    module.pytablewriter = SimpleNamespace(MarkdownTableWriter=Table)
+
+
+def refuse_without_runs() -> None:
+    """``plot_train`` and ``all_plots`` end in a traceback, or in an empty table, where there is no run to plot."""
+    parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False)
+    flags: tuple[str, ...]
+    for flags in ("-a", "--algo", "--algos"), ("-e", "--env"), ("-f", "--exp-folder", "--exp-folders"):
+        parser.add_argument(*flags, dest=flags[0][1], nargs="+", required=not {"-h", "--help"} & set(sys.argv))
+    known, _ = parser.parse_known_args(sys.argv[1:])
+    places = [(Path(folder, algo.lower()), env) for folder in known.f or [] for algo in known.a for env in known.e]
+    logs = "*.monitor.csv" if sys.argv[0].endswith("plot_train") else "evaluations.npz"
+    if places and not any(next(path.glob(f"*{env}*/{logs}"), None) for path, env in places):
+        raise UsageError(f"no run of {', '.join(known.a)} on {', '.join(known.e)} in {', '.join(known.f)} has left {logs}")
+
+
 def save_figures_without_display() -> None:
     """Where there is no display, save the figures, which would be lost, as new PNG files in the current folder."""
     from matplotlib import pyplot as plt
@@ -151,7 +235,7 @@ def save_figures_without_display() -> None:
                 return show(*args, **kwargs)
             label = str(figure.get_label()) or f"figure-{number}"
             if any(axes.has_data() for axes in figure.axes):
-                path = _new_file(re.sub(r"[^\w.-]+", "-", label))
+                path = new_file(re.sub(r"[^\w.-]+", "-", label), ".png")
                 with atomic_write(path) as file:
                     figure.savefig(file, format="png")
                 print(f"No display to show it on: saved {path}")
@@ -160,12 +244,6 @@ def save_figures_without_display() -> None:
             plt.close(figure)
 
     plt.show = show_or_save
-
-
-def _new_file(name: str) -> Path:
-    """name.png, or the first of name-2.png, name-3.png, ... that does not exist: no picture replaces another one."""
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(path for name in names if not (path := Path(f"{name}.png")).exists())
 
 
 def skip_title_of_pybullet() -> None:
@@ -184,13 +262,15 @@ def _temporary_folder() -> str:
 
 # Command -> what is done before it runs.
 WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
-    "train": [use_our_manager],
-    "record_training": [link_folders_with_spaces, provide_ffmpeg, start_our_commands],
+    "train": [take_strings_without_quotes, refuse_unknown_environments, use_our_manager],
+    "record_training": [find_models, link_folders_with_spaces, provide_ffmpeg, start_our_commands],
+    "record_video": [find_models, take_strings_without_quotes],
     "benchmark": [start_our_commands, raise_the_error_for_missing_files],
-    "enjoy": [raise_the_error_for_missing_files],
-    "push_to_hub": [provide_ffmpeg, provide_generate_metadata],
+    "enjoy": [find_models, take_strings_without_quotes, raise_the_error_for_missing_files],
+    "collect": [find_models, take_strings_without_quotes],
+    "push_to_hub": [find_models, take_strings_without_quotes, provide_ffmpeg, provide_generate_metadata],
     "load_from_hub": [raise_the_error_for_missing_files],
-    "plot_train": [save_figures_without_display],
-    "all_plots": [save_figures_without_display, keep_axes_of_evaluations],
+    "plot_train": [refuse_without_runs, save_figures_without_display],
+    "all_plots": [refuse_without_runs, save_figures_without_display, keep_axes_of_evaluations, leave_missing_results_blank],
     "plot_from_file": [save_figures_without_display, skip_title_of_pybullet],
 }

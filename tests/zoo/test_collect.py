@@ -387,7 +387,7 @@ def test_death_between_the_last_step_and_the_file(cli, monkeypatch):
         (["--seed", "-1"], "argument --seed: -1: expected 0 or more"),
         (["--noise", "0.1"], r"argument --noise: 0\.1: --algo random is noise already"),
         (["--env", "Nowhere-v0"], "argument --env: .*Nowhere.*--gym-packages"),
-        (["--algo", "ppo", "-f", "nowhere"], "argument -f/--folder: 'nowhere': .*was not found"),
+        (["--algo", "ppo", "-f", "nowhere"], "argument -f/--folder: 'nowhere': .*was not found: train one"),
         (["--stochastic", "--deterministic"], "not allowed with"),
     ],
 )

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,12 @@ import rl_zoo3.exp_manager
 import yaml
 from conftest import make_arrays
 from gymnasium import spaces
-from rl_zoo3.utils import get_wrapper_class
+from rl_zoo3.utils import StoreDict, get_wrapper_class
 
 import sb3_pg_extras
 from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
 from sb3_pg_extras.datasets import save_dataset
-from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register
+from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, upstream
 from sb3_pg_extras.zoo.manager import Manager
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
@@ -275,6 +276,84 @@ def test_a_missing_dataset_ends_in_one_line(tmp_path):
     assert result.returncode == 1
     assert "error: dataset='nowhere.npz': no such file" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("train --algo bear --env Pendulum-v1 -params dataset:nowhere.npz", "dataset='nowhere.npz': no such file"),
+        ("train --algo bear --env Pendulum-v1 -params dataset:minari:no/such-v0", "minari:no/such-v0"),
+        ("train --algo bear --env Pendulum-v1 -params gama:0.9", "unexpected keyword argument 'gama'"),
+        ("train --algo bear --env Pendulum-v1 -params policy_kwargs:dict(net_arch=[8)", "expected name:value"),
+        ("train --algo bear --env Penduum-v1", "Did you mean: `Pendulum`?"),
+        ("train --algo bear --env CartPole-v1", "only supports .*Box.* but Discrete"),
+        ("train --algo bear --env CartPole-v1 -optimize -n 20", "only supports .*Box.* but Discrete"),
+        ("train --algo bear --env Pendulum-v1 -conf nowhere.yml", "No such file.*nowhere.yml"),
+        (
+            "enjoy --algo bear --env Pendulum-v1",
+            r"rl-trained-agents/bear folder was not found: train one \(sb3-pg-extras train",
+        ),
+        ("enjoy --algo bear --env Pendulum-v1 -f logs --exp-id 3", "Pendulum-v1_3 folder was not found: train one"),
+        ("record_training --algo bear --env Pendulum-v1 -f crashed", "no run of Pendulum-v1 in crashed/bear has a model"),
+        ("all_plots -a bear -e Pendulum-v1 -f logs -o x", "no run of bear on Pendulum-v1 in logs has left evaluations.npz"),
+        ("all_plots", "required: -a"),
+        ("plot_train -a bear -e Pendulum-v1 -f logs", "no run of bear on Pendulum-v1 in logs has left .*monitor.csv"),
+        ("plot_from_file -i nowhere", "No such file.*nowhere.pkl"),
+    ],
+)
+def test_a_command_that_cannot_be_followed_ends_in_one_line(tmp_path, arguments, words):
+    (tmp_path / "crashed" / "bear" / "Pendulum-v1_1").mkdir(parents=True)
+    result = command(tmp_path, *arguments.split())
+    assert result.returncode in (1, 2)
+    assert re.search(f"^sb3-pg-extras {arguments.split()[0]}: error: .*{words}", result.stderr.splitlines()[-1])
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob("*.pkl")) and not list(tmp_path.rglob("*.mp4"))
+
+
+def test_mujoco_that_is_missing_is_one_line(tmp_path):
+    code = "import sys; sys.modules['mujoco'] = None; from sb3_pg_extras.zoo import main; main()"
+    arguments = ["train", "--algo", "reinforce", "--env", "Hopper-v5"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, text=True, capture_output=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("sb3-pg-extras train: error: MuJoCo is not installed")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_crashed_run_is_passed_over(trained):
+    (trained / "logs" / "bear" / "Pendulum-v1_9" / "Pendulum-v1").mkdir(parents=True)
+    try:
+        result = command(
+            trained, "enjoy", "--algo", "bear", "--env", "Pendulum-v1", "-f", "logs", "--no-render", "-n", "200"
+        )
+    finally:
+        shutil.rmtree(trained / "logs" / "bear" / "Pendulum-v1_9")
+    assert result.returncode == 0, result.stderr
+    assert "Loading logs/bear/Pendulum-v1_1/Pendulum-v1.zip" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("dataset:hopper.npz", "hopper.npz"),
+        ("dataset:'hopper.npz'", "hopper.npz"),
+        ("dataset:data/2024-01.npz", "data/2024-01.npz"),
+        ("dataset:bundled:pendulum-mixed-v0", "bundled:pendulum-mixed-v0"),
+        ("dataset:minari:mujoco/hopper/medium-v0", "minari:mujoco/hopper/medium-v0"),
+        ("learning_rate:lin_0.001", "lin_0.001"),
+        ("learning_rate:1e-3", 1e-3),
+        ("policy:MlpPolicy", "MlpPolicy"),
+        ("policy_kwargs:dict(net_arch=[8])", {"net_arch": [8]}),
+        ("baseline:None", None),
+    ],
+)
+def test_values_on_the_command_line(argument, expected, monkeypatch):
+    monkeypatch.setattr(StoreDict, "__call__", StoreDict.__call__)  # given back afterwards
+    upstream.take_strings_without_quotes()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-params", nargs="+", action=StoreDict)
+    assert parser.parse_args(["-params", argument]).params == {argument.split(":")[0]: expected}
 
 
 def test_literal_zoo_command_with_custom_envs(tmp_path):

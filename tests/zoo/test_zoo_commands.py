@@ -191,6 +191,10 @@ def test_hub(column):
 def test_optimize_leaves_a_report_and_no_run(column):
     assert "Number of finished trials:  2" in column.run("train -optimize").stdout
     column.run("train")
+    for name in ("optimization_history", "param_importances"):
+        saved = f"logs/{column.algo}/{name}_{column.env_id}.png"
+        printed = column.run("train -optimize").stdout
+        assert (column.folder / saved).exists() if f"Saved {saved}" in printed else f"No picture {name}: " in printed
     suffixes = sorted(path.suffix for path in (column.folder / "logs" / column.algo).iterdir() if "report" in path.name)
     assert suffixes == [".csv", ".pkl"]
     # enjoy takes the run with the highest number.
@@ -430,6 +434,20 @@ def test_all_plots_with_one_run(returns, tmp_path, monkeypatch, plots_module):
     evaluations(tmp_path, returns)
     upstream.keep_axes_of_evaluations()
     assert all_plots(monkeypatch, tmp_path)["last_evals"].tolist() == [4.0]
+
+
+def test_all_plots_invents_no_result(tmp_path, monkeypatch, capsys, plots_module):
+    """Two algorithms, of which one has run."""
+    evaluations(tmp_path, [3.0, 5.0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots_module, "pytablewriter", plots_module.pytablewriter)
+    upstream.leave_missing_results_blank()
+    monkeypatch.setattr(sys, "argv", shlex.split("all_plots -a bear bc -e Env-v0 -f logs -o out --no-display"))
+    plots_module.all_plots()
+    plt.close("all")
+    assert "0.0 +/- 0.0" not in capsys.readouterr().out
+    (_, row) = pickle.loads((tmp_path / "out.pkl").read_bytes())["results_table"]["value_matrix"]
+    assert row == ["Env-v0", "4 +/- 0", "-"]
 
 
 def test_a_plot_keeps_the_title_that_fits(monkeypatch):
