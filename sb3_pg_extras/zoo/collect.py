@@ -16,7 +16,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import rl_zoo3.import_envs  # noqa: F401 (registers environments)
+import rl_zoo3.import_envs  # registers environments
 import torch as th
 import yaml
 from huggingface_sb3 import EnvironmentName
