@@ -6,7 +6,7 @@ from stable_baselines3.common.callbacks import ProgressBarCallback, tqdm
 class GradientStepProgressBar(ProgressBarCallback):
     """
     SB3's bar counts one step per environment; one gradient step is one timestep, however many there are. It is drawn twice
-    a second instead of ten times, which ``benchmarks/loop_cost.py`` showed to cost a fiftieth of the processor.
+    a second instead of ten times: drawing it took a fiftieth of the processor.
     """
 
     def _on_training_start(self) -> None:

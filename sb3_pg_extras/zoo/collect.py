@@ -16,12 +16,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import rl_zoo3.import_envs  # noqa: F401 (registers environments)
+import rl_zoo3.import_envs  # registers environments
 import torch as th
 import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_model_path, get_saved_hyperparams
+from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_saved_hyperparams
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
@@ -157,7 +157,7 @@ def _find_model(args: argparse.Namespace) -> tuple[Path | None, Path | None, dic
         return None, None, {"env_kwargs": args.env_kwargs or {}}
     which = (args.exp_id, args.folder, args.algo, args.env, args.load_best, args.load_checkpoint, args.load_last_checkpoint)
     try:
-        _, model, log_path = get_model_path(*which)
+        _, model, log_path = rl_zoo3.utils.get_model_path(*which)
     except UsageError as error:
         raise ValueError(f"argument -f/--folder: {args.folder!r}: {error}") from error
     hyperparams, stats = get_saved_hyperparams(os.path.join(log_path, args.env), test_mode=True)
