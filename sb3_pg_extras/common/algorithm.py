@@ -3,15 +3,17 @@
 import io
 import math
 import pathlib
+import pickle
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras.common.dicts import arrays_of
-from sb3_pg_extras.common.files import open_to_save
+from sb3_pg_extras.common.files import atomic_write, open_to_save
 
 WHAT_TO_DO = (
     "If they come from the environment, correct it; else training diverged: lower the learning rate, or normalise "
@@ -58,6 +60,18 @@ def check_choices(algorithm: BaseAlgorithm, choices: Mapping[str, tuple[Any, ...
             raise ValueError(f"{name}={getattr(algorithm, name)!r}: must be one of {allowed}")
 
 
+class WholeVecNormalize(VecNormalize):
+    """SB3's ``VecNormalize``, whose statistics are saved whole or not at all. It is pickled as SB3's."""
+
+    def save(self, save_path: str) -> None:
+        """:param save_path: The file to save the statistics and settings to."""
+        with atomic_write(save_path) as file:
+            pickle.dump(self, file)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return object.__new__, (VecNormalize,), self.__getstate__()
+
+
 class CheckedAlgorithm(BaseAlgorithm):
     """An algorithm that names what is wrong with its arguments, stops when a weight is not finite, and is saved whole."""
 
@@ -95,6 +109,13 @@ class CheckedAlgorithm(BaseAlgorithm):
         self._check_weights()
         with open_to_save(path, ".zip") as file:
             super().save(file, exclude, include)
+
+    def get_vec_normalize_env(self) -> VecNormalize | None:
+        """:return: The ``VecNormalize`` wrapper of the environment, if it has one; callbacks save it beside the model."""
+        env = super().get_vec_normalize_env()
+        if type(env) is VecNormalize:
+            env.__class__ = WholeVecNormalize
+        return env
 
     def _check_finite(self, **quantities: Any) -> None:
         """
