@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -103,10 +103,22 @@ class Manager(ExperimentManager):
         create_study = optuna.create_study
         studies: list[optuna.Study] = []
         no_plots, self.no_optim_plots = self.no_optim_plots, True
+        if self.storage is not None:
+            # It is the study that counts them.
+            total, self.max_total_trials = self.max_total_trials, None
+            with _errors_of_arguments():
+                if total is not None and total < 1:
+                    raise ValueError(f"--max-total-trials {total}: at least 1")
+                storage = open_storage(self.storage)
 
         def create(**kwargs: Any) -> optuna.Study:
-            studies.append(self._study(create_study, **kwargs))
-            return studies[-1]
+            if self.storage is None:
+                study = create_study(**kwargs)
+            else:
+                name = create_study(**{**kwargs, "storage": storage}).study_name
+                study = SharedStudy(name, storage, total, sampler=kwargs["sampler"], pruner=kwargs["pruner"])
+            studies.append(study)
+            return study
 
         optuna.create_study = create
         try:
@@ -115,18 +127,6 @@ class Manager(ExperimentManager):
             optuna.create_study = create_study
         if not no_plots:
             self._draw(studies[0])
-
-    def _study(self, create_study: Callable[..., optuna.Study], **kwargs: Any) -> optuna.Study:
-        if self.storage is None:
-            return create_study(**kwargs)
-        # It is the study that counts them.
-        total, self.max_total_trials = self.max_total_trials, None
-        with _errors_of_arguments():
-            if total is not None and total < 1:
-                raise ValueError(f"--max-total-trials {total}: at least 1")
-            storage = open_storage(self.storage)
-        name = create_study(**{**kwargs, "storage": storage}).study_name
-        return SharedStudy(name, storage, total, sampler=kwargs["sampler"], pruner=kwargs["pruner"])
 
     def _draw(self, study: optuna.Study) -> None:
         for name in ("optimization_history", "param_importances"):
