@@ -26,6 +26,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras import SingleStepA2C
+from sb3_pg_extras.common.algorithm import WholeVecNormalize
 from sb3_pg_extras.common.optional import MissingPackageError
 from sb3_pg_extras.zoo import grid
 from sb3_pg_extras.zoo import storage as shared
@@ -524,7 +525,8 @@ def test_a_checkpoint_cut_short_is_none(tmp_path, monkeypatch):
         def full(self, path):
             raise OSError("no space left")
 
-        disk.setattr(VecNormalize, "save", full)
+        for wrapper in (VecNormalize, WholeVecNormalize):
+            disk.setattr(wrapper, "save", full)
         with pytest.raises(OSError, match="no space left"):
             grid.run(plan, *run)
     assert list(folder.rglob("model.zip")) != []
