@@ -84,4 +84,4 @@ wheel: $(INSTALLED)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) demo dist build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo demo-[0-9]* dist build .mypy_cache .pytest_cache .ruff_cache

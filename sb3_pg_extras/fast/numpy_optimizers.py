@@ -1,6 +1,7 @@
 """PyTorch's optimisers in NumPy, on parameters that are parts of one vector and on PyTorch's own state."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from sb3_pg_extras.fast.numpy_net import ONE
 VARIANTS = ("momentum", "weight_decay", "nesterov", "centered", "amsgrad", "maximize", "differentiable", "capturable")
 
 
-class NumpyOptimizer:
+class NumpyOptimizer(ABC):
     """
     The steps of an optimiser; P is the number of its parameters.
 
@@ -49,6 +50,7 @@ class NumpyOptimizer:
         first, *others = optimizer.param_groups
         return type(optimizer) in OPTIMIZERS and not others and not any(first.get(name) for name in VARIANTS)
 
+    @abstractmethod
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
         """
         One step of descent.
@@ -57,7 +59,6 @@ class NumpyOptimizer:
         :param scale: That factor.
         :param td_error: Mean size of the TD errors in the gradient, for optimisers that bound their steps by it.
         """
-        raise NotImplementedError
 
 
 class NumpySGD(NumpyOptimizer):
