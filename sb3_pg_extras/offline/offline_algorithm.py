@@ -7,7 +7,7 @@ import sys
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
 from sb3_pg_extras.common.algorithm import check_choices, check_numbers, is_number
@@ -24,7 +24,6 @@ from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.files import open_to_save
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
-from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
@@ -78,8 +77,6 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     # learn()'s default number of gradient steps.
     default_total_timesteps: ClassVar[int] = 100_000
-    # Set it to True before learn() to record gradient steps as CUDA graphs on a GPU. Not yet tried on one.
-    cuda_graphs: bool = False
     policy: BasePolicy
     _check_choices, _check_numbers = check_choices, check_numbers
     replay_buffer: OfflineReplayBuffer | None
@@ -182,7 +179,6 @@ class OfflineAlgorithm(BaseAlgorithm):
         if self.replay_buffer is not None:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
         self._optimizers: list[tuple[th.optim.Optimizer, Schedule]] = []
-        self._recorded_steps: RecordedSteps | None = None
         self._largest_matrix = max((parameter.numel() for parameter in self.policy.parameters()), default=0)
         if self._generator_state is not None:
             # A loaded model goes on where it stopped, unless load() was given another seed.
@@ -217,7 +213,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         :return: Losses and other figures for the log, scalars on the device, detached.
         """
 
-    def _kind_of_step(self) -> Hashable:
+    def _kind_of_step(self) -> Any:
         """:return: What decides, besides batch and weights, what the next step computes."""
         return None
 
@@ -239,40 +235,9 @@ class OfflineAlgorithm(BaseAlgorithm):
                 batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env, self.generator)
                 step = self._kind_of_step()
                 with seeded_dropout(self.policy, self.generator):
-                    if self.records_steps:
-                        values = self._recorded()((step, batch_size), self._update, batch, step)
-                    else:
-                        values = self._update(batch, step)
+                    values = self._update(batch, step)
                 self._sum_up(values)
                 self._n_updates += 1
-
-    @property
-    def records_steps(self) -> bool:
-        """:return: Whether gradient steps are recorded as CUDA graphs."""
-        return self.cuda_graphs and self.device.type == "cuda"
-
-    def _recorded(self) -> RecordedSteps:
-        if self._recorded_steps is None:
-            self._recorded_steps = RecordedSteps([optimizer for optimizer, _ in self._optimizers], self.generator)
-        return self._recorded_steps
-
-    def _forget_recorded_steps(self) -> None:
-        # Optimisers put their loaded state elsewhere, and another dataset lies elsewhere.
-        if getattr(self, "_recorded_steps", None) is not None:
-            self._recorded().clear()
-
-    def set_parameters(
-        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
-    ) -> None:
-        """
-        As in SB3.
-
-        :param load_path_or_dict: A saved model's path, or a dict of state dicts such as ``get_parameters`` gives.
-        :param exact_match: Whether all parameters have to be there.
-        :param device: Where to load them to.
-        """
-        super().set_parameters(load_path_or_dict, exact_match, device)
-        self._forget_recorded_steps()
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -311,7 +276,6 @@ class OfflineAlgorithm(BaseAlgorithm):
             self.n_envs = 1
         if getattr(self, "policy", None) is not None:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
-        self._forget_recorded_steps()
 
     def _setup_learn(
         self,
@@ -497,13 +461,5 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.set_dataset(path)
 
     def _excluded_save_params(self) -> list[str]:
-        memory_only = ["_saved_buffer", *([] if isinstance(self.dataset, str) else ["dataset"])]
-        return [
-            *super()._excluded_save_params(),
-            *memory_only,
-            "generator",
-            "_sums",
-            "_optimizers",
-            "_recorded_steps",
-            "_saved_buffer",
-        ]
+        memory_only = ["generator", "_sums", "_optimizers", "_saved_buffer"]
+        return [*super()._excluded_save_params(), *memory_only, *([] if isinstance(self.dataset, str) else ["dataset"])]

@@ -1,0 +1,147 @@
+"""
+Make the nine locomotion datasets: ``python benchmarks/make_locomotion.py`` (hours on one core; needs mujoco).
+
+For each of Hopper-v5, HalfCheetah-v5 and Walker2d-v5 a CrossQ agent is trained from a fixed seed. "Expert" is the best of
+its checkpoints, "medium" the first whose greedy return reaches half of the expert's. As in D4RL,
+
+    medium          what the medium checkpoint does, acting stochastically
+    medium-replay   all that the agent stepped through until then
+    medium-expert   one half of each
+
+The files are written to ``benchmarks/runs/locomotion``, one row for each to ``benchmarks/results/locomotion_datasets.csv``.
+A training that was stopped goes on from its last checkpoint, with other random numbers.
+"""
+
+import argparse
+import csv
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from sb3_contrib import CrossQ
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_pg_extras import OfflineDataset, load_dataset, save_dataset
+from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.datasets import collect_dataset
+
+HERE = Path(__file__).parent
+RUNS, RESULTS = HERE / "runs" / "locomotion", HERE / "results" / "locomotion_datasets.csv"
+ENVS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
+SEED, CHECKPOINT_EVERY, EPISODES, DATASET_STEPS = 0, 5_000, 10, 100_000
+ARRAYS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
+
+
+class Checkpoints(BaseCallback):
+    """Saves the agent every so many steps, its replay buffer beside it, and notes its greedy return."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % CHECKPOINT_EVERY:
+            return True
+        returns, _ = evaluate_policy(self.model, make_vec_env(self.folder.name, seed=1_000), EPISODES)
+        self.model.save(self.folder / str(self.num_timesteps))
+        with atomic_write(self.folder / "buffer.pkl") as file:
+            self.model.save_replay_buffer(file)  # type: ignore[attr-defined]
+        # The row comes last: a checkpoint that has one is whole.
+        with open(self.folder / "returns.csv", "a", newline="") as file:
+            csv.writer(file).writerow([self.num_timesteps, f"{returns:.1f}"])
+        return True
+
+
+def returns_of(folder: Path) -> dict[int, float]:
+    """:return: The greedy return of each checkpoint."""
+    path = folder / "returns.csv"
+    return {int(steps): float(mean) for steps, mean in csv.reader(path.open())} if path.exists() else {}
+
+
+def train(env_id: str, n_steps: int) -> None:
+    """Train the agent, from its last checkpoint on."""
+    folder = RUNS / env_id
+    folder.mkdir(parents=True, exist_ok=True)
+    env, done = make_vec_env(env_id, seed=SEED), max(returns_of(folder), default=0)
+    if done:
+        model = CrossQ.load(folder / str(done), env, learning_starts=0)
+        model.load_replay_buffer(folder / "buffer.pkl")
+    else:
+        # CrossQ's own critics of 1024 units take three times as long on a CPU.
+        model = CrossQ("MlpPolicy", env, seed=SEED, buffer_size=1_000_000, policy_kwargs={"net_arch": [256, 256]})
+    if done < n_steps:
+        model.learn(n_steps - done, Checkpoints(folder), reset_num_timesteps=not done)
+
+
+def rows(dataset: OfflineDataset, where: slice) -> OfflineDataset:
+    """:return: Some of a dataset's rows."""
+    arrays: dict[str, Any] = {name: getattr(dataset, name)[where] for name in ARRAYS}
+    spaces = {"observation_space": dataset.observation_space, "action_space": dataset.action_space}
+    return OfflineDataset(**arrays, **spaces, env_id=dataset.env_id)
+
+
+def joined(first: OfflineDataset, second: OfflineDataset) -> OfflineDataset:
+    """:return: The rows of both. The first must end with an episode, or its last row counts as cut."""
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ARRAYS}
+    return OfflineDataset(
+        **arrays, observation_space=first.observation_space, action_space=first.action_space, env_id=first.env_id
+    )
+
+
+def play(env_id: str, steps: int, seed: int) -> OfflineDataset:
+    """:return: What a checkpoint does, acting stochastically."""
+    set_random_seed(seed)
+    agent = CrossQ.load(RUNS / env_id / str(steps))
+    return collect_dataset(
+        make_vec_env(env_id, seed=seed), lambda s: agent.predict(s, deterministic=False)[0], DATASET_STEPS, env_id
+    )
+
+
+def make(env_id: str) -> None:
+    """Write the three datasets of an environment, and a row for each."""
+    returns = returns_of(RUNS / env_id)
+    expert = max(returns, key=lambda steps: returns[steps])
+    medium = next(steps for steps, value in returns.items() if value >= returns[expert] / 2)
+    replay = CrossQ.load(RUNS / env_id / str(medium), make_vec_env(env_id))
+    replay.load_replay_buffer(RUNS / env_id / "buffer.pkl")
+    played = {"medium": play(env_id, medium, 1), "expert": play(env_id, expert, 2)}
+    half = slice(DATASET_STEPS // 2)
+    datasets = {
+        "medium": played["medium"],
+        "medium-replay": rows(load_dataset(replay.replay_buffer), slice(medium)),
+        "medium-expert": joined(rows(played["medium"], half), rows(played["expert"], half)),
+    }
+    table = []
+    for name, dataset in datasets.items():
+        path = RUNS / f"{env_id.removesuffix('-v5').lower()}-{name}.npz"
+        save_dataset(dataset, path)
+        own = dataset.episode_returns()
+        sha = hashlib.sha256(path.read_bytes()).hexdigest()
+        table.append([path.stem, env_id, len(dataset), len(own), *np.round([own.mean(), own.std(), own.max()], 1)])
+        table[-1] += [medium, returns[medium], expert, returns[expert], sha]
+    fresh = not RESULTS.exists()
+    with open(RESULTS, "a", newline="") as file:
+        names = "dataset env transitions episodes return_mean return_std return_best medium_steps medium_return"
+        if fresh:
+            csv.writer(file).writerow([*names.split(), "expert_steps", "expert_return", "sha256"])
+        csv.writer(file).writerows(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("envs", nargs="*", default=ENVS, metavar="ENV", help=f"by default {' '.join(ENVS)}")
+    parser.add_argument("--steps", type=int, default=100_000, help="training steps of each agent")
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    for env_id in args.envs:
+        train(env_id, args.steps)
+        make(env_id)
+
+
+if __name__ == "__main__":
+    main()
