@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
+from sb3_pg_extras.offline.policies import descend
 
 
 class BC(OfflineAlgorithm):
@@ -108,10 +109,7 @@ class BC(OfflineAlgorithm):
         if self.actor == "gaussian":
             distribution: Any = actor.action_dist
             loss = -distribution.proba_distribution(mean.float(), log_std.float()).log_prob(batch.actions).mean()
-        actor.optimizer.zero_grad()
-        loss.backward()
-        actor.optimizer.step()
-        th.clear_autocast_cache()  # these are not the weights any more
+        descend(actor.optimizer, loss)
         return {"loss": loss.detach(), "mean_squared_error": mean_squared_error.detach()}
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -13,9 +13,12 @@ from stable_baselines3.sac.policies import Actor
 
 from sb3_pg_extras.bear import losses, sac
 from sb3_pg_extras.bear.behavior_samples import BehaviorSamples
-from sb3_pg_extras.bear.policies import BEARPolicy, BehaviorVAE, CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_pg_extras.bear.policies import BEARPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_pg_extras.datasets import DatasetSource
+from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
+from sb3_pg_extras.offline.losses import ensemble_critic_loss, mixed_target_q_values, vae_loss
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
+from sb3_pg_extras.offline.policies import descend, q_values
 
 SelfBEAR = TypeVar("SelfBEAR", bound="BEAR")
 
@@ -301,14 +304,14 @@ class BEAR(OfflineAlgorithm):
         """
         logged: dict[str, th.Tensor] = {}
         if not step.behavior_is_frozen:
-            _descend(self.behavior_vae.optimizer, self._vae_loss(batch, logged))
-        _descend(self.critic.optimizer, self._critic_loss(batch, logged))
+            descend(self.behavior_vae.optimizer, self._vae_loss(batch, logged))
+        descend(self.critic.optimizer, self._critic_loss(batch, logged))
         actor_loss, divergence = self._actor_loss(batch, step, logged)
         # The critics are a means here: their own gradient is not wanted.
-        _descend(self.actor.optimizer, actor_loss, [p for p in self.actor.parameters() if p.requires_grad])
+        descend(self.actor.optimizer, actor_loss, [p for p in self.actor.parameters() if p.requires_grad])
         if self.alpha_optimizer is not None and step.threshold is not None:
             logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, step.threshold)
-            _descend(self.alpha_optimizer, logged["alpha_loss"])
+            descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
         polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
@@ -324,7 +327,7 @@ class BEAR(OfflineAlgorithm):
         """``mse(reconstruction, a) + vae_kl_weight KL``."""
         noise = self._noise(len(batch.actions), self.behavior_vae.latent_dim)
         reconstruction, mean, log_std = self.behavior_vae(batch.observations, batch.actions, noise)
-        reconstruction_loss, kl_loss = losses.vae_loss(reconstruction, batch.actions, mean, log_std)
+        reconstruction_loss, kl_loss = vae_loss(reconstruction, batch.actions, mean, log_std)
         logged |= {"reconstruction_loss": reconstruction_loss, "kl_loss": kl_loss}
         return reconstruction_loss + self.vae_kl_weight * kl_loss
 
@@ -333,13 +336,13 @@ class BEAR(OfflineAlgorithm):
         with th.no_grad():
             noise = self._action_noise(batch, self.n_target_samples)
             next_actions = th.tanh(self.policy.raw_actions(batch.next_observations, noise)[0])
-            next_q_values = self.policy.q_values(self.critic_target, batch.next_observations, next_actions)
+            next_q_values = q_values(self.critic_target, batch.next_observations, next_actions)
             discounts = self.gamma if batch.discounts is None else batch.discounts
-            target_q_values = losses.mixed_target_q_values(
+            target_q_values = mixed_target_q_values(
                 batch.rewards, batch.dones, next_q_values, discounts, self.target_q_mixture
             )
-        current_q_values = self.policy.q_values(self.critic, batch.observations, batch.actions.unsqueeze(1)).squeeze(2)
-        critic_loss = losses.ensemble_critic_loss(current_q_values, target_q_values, self._masks_of(batch.indices))
+        current_q_values = q_values(self.critic, batch.observations, batch.actions.unsqueeze(1)).squeeze(2)
+        critic_loss = ensemble_critic_loss(current_q_values, target_q_values, self._masks_of(batch.indices))
         # How far the critics disagree.
         q_value_std = current_q_values.detach().std(dim=0, unbiased=False).mean()
         logged |= {"critic_loss": critic_loss, "q_value": current_q_values.mean(), "q_value_std": q_value_std}
@@ -363,8 +366,8 @@ class BEAR(OfflineAlgorithm):
         actor_loss = losses.support_penalty(self.log_alpha.exp(), divergence, threshold).sum()
         if not step.in_warmup:
             policy_actions = th.tanh(raw_actions[:, :1])
-            q_values = self.policy.q_values(self.critic, batch.observations, policy_actions).squeeze(2)
-            actor_q_value = losses.reduce_q_values(q_values, self.q_reduction, self.variance_penalty).mean()
+            values = q_values(self.critic, batch.observations, policy_actions).squeeze(2)
+            actor_q_value = losses.reduce_q_values(values, self.q_reduction, self.variance_penalty).mean()
             actor_loss = actor_loss - actor_q_value
             logged["actor_q_value"] = actor_q_value
         logged |= {"actor_loss": actor_loss, "std": log_std.exp().mean()}
@@ -450,11 +453,3 @@ class BEAR(OfflineAlgorithm):
         if self.alpha_optimizer is not None:
             state_dicts.append("alpha_optimizer")
         return state_dicts, ["log_alpha", "warmup_divergence"]
-
-
-def _descend(optimizer: th.optim.Optimizer, loss: th.Tensor, inputs: list[th.nn.Parameter] | None = None) -> None:
-    optimizer.zero_grad()
-    loss.backward(inputs=inputs)
-    optimizer.step()
-    # autocast keeps its bfloat16 copies of weights for as long as it is entered: these are not the weights any more.
-    th.clear_autocast_cache()

@@ -6,7 +6,7 @@ import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
-from sb3_pg_extras.bear.policies import BehaviorVAE
+from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer
 
 # Bytes of samples to keep, samples per state at most, and states whose samples are drawn at a time.

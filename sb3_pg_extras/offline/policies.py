@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
@@ -147,6 +147,47 @@ def set_observation_statistics(policy: nn.Module, dataset: OfflineDataset) -> No
     statistics = {key: set_moments(RunningMeanStd(shape=arrays[key].shape[1:]), arrays[key]) for key in extractors[0].keys}
     for extractor in extractors:
         extractor.set_statistics(statistics)
+
+
+def q_values(critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    """
+    All critics at several actions per state; the features of a state are computed once.
+
+    :param critic: The critics.
+    :param obs: Observations of B states.
+    :param actions: Actions in [-1, 1], shape (B, n, A).
+    :return: shape (C, B, n).
+    """
+    inputs = critic_inputs(critic, obs, actions)
+    return th.stack([q_network(inputs).squeeze(2) for q_network in critic.q_networks]).float()
+
+
+def critic_inputs(critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    """
+    :param critic: The critics.
+    :param obs: Observations of B states.
+    :param actions: Actions in [-1, 1], shape (B, n, A).
+    :return: What each Q network takes, shape (B, n, features + A).
+    """
+    # As in ContinuousCritic.forward: shared features learn from the actor's loss alone.
+    with th.set_grad_enabled(th.is_grad_enabled() and not critic.share_features_extractor):
+        features = critic.extract_features(obs, critic.features_extractor)
+    return th.cat([features.unsqueeze(1).expand(-1, actions.shape[1], -1), actions], dim=2)
+
+
+def descend(optimizer: th.optim.Optimizer, loss: th.Tensor, parameters: list[nn.Parameter] | None = None) -> None:
+    """
+    One step of an optimiser.
+
+    :param optimizer: The optimiser.
+    :param loss: scalar.
+    :param parameters: What to take the gradient of, where other networks were only a means; None for all.
+    """
+    optimizer.zero_grad()
+    loss.backward(inputs=parameters)
+    optimizer.step()
+    # autocast keeps its bfloat16 copies of weights for as long as it is entered: these are not the weights any more.
+    th.clear_autocast_cache()
 
 
 @contextmanager

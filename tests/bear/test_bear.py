@@ -18,9 +18,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset, save_dataset
+from sb3_pg_extras.bear import bear as bear_module
 from sb3_pg_extras.bear import losses
 from sb3_pg_extras.datasets import collect_dataset
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
+from sb3_pg_extras.offline.losses import mixed_target_q_values
+from sb3_pg_extras.offline.policies import q_values
 
 NETWORKS = ("vae", "critic", "critic_target", "actor", "alpha")
 
@@ -263,9 +266,9 @@ def test_targets_are_the_target_critics_at_the_policys_next_actions(monkeypatch)
         for network in model.critic_target.q_networks:  # a constant that no other network gives
             network[-1].weight.zero_()
             network[-1].bias.fill_(7.0)
-    raw_actions, target = model.policy.raw_actions, losses.mixed_target_q_values
+    raw_actions, target = model.policy.raw_actions, mixed_target_q_values
     monkeypatch.setattr(model.policy, "raw_actions", lambda *args: seen.append(args) or raw_actions(*args))
-    monkeypatch.setattr(losses, "mixed_target_q_values", lambda *args: seen.append(args) or target(*args))
+    monkeypatch.setattr("sb3_pg_extras.bear.bear.mixed_target_q_values", lambda *args: seen.append(args) or target(*args))
     batch = model.replay_buffer.sample(16)
     model._critic_loss(batch, {})
     (obs, noise), (rewards, dones, next_q_values, *_) = seen
@@ -344,7 +347,7 @@ def test_critics_solve_a_known_problem():
         arrays |= {"observations": np.zeros((n, 3)), "next_observations": np.zeros((n, 3))}
         model = tiny_bear(arrays, gamma=0.5, tau=0.2, critic_learning_rate=1e-2).learn(400)
         actions = th.as_tensor(model.replay_buffer.actions)
-        return model.policy.q_values(model.critic, th.zeros(n, 3), actions).mean().item()
+        return q_values(model.critic, th.zeros(n, 3), actions).mean().item()
 
     assert value(terminated=True) == pytest.approx(1.0, abs=0.05)
     assert value(terminated=False) == pytest.approx(2.0, abs=0.1)
@@ -577,7 +580,7 @@ def test_acts_by_the_best_of_n_candidates_under_the_first_critic():
     obs = th.as_tensor(make_arrays()["observations"][:6])
     with th.no_grad():
         candidates = th.tanh(model.policy.raw_actions(obs, model.policy.candidate_noise)[0])
-        values = model.policy.q_values(model.critic, obs, candidates)[0]
+        values = q_values(model.critic, obs, candidates)[0]
     best = candidates[th.arange(6), values.argmax(dim=1)].numpy()
     np.testing.assert_allclose(
         model.predict(obs.numpy(), deterministic=True)[0], model.policy.unscale_action(best), rtol=1e-5
@@ -775,17 +778,18 @@ def test_losses_are_called_with_the_knobs(monkeypatch):
     """What reaches the mathematics is what the user said."""
     seen = {}
 
-    def spy(name):
-        original = getattr(losses, name)
+    def spy(module, name):
+        original = getattr(module, name)
 
         def call(*args, **kwargs):
             seen[name] = args
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(losses, name, call)
+        monkeypatch.setattr(module, name, call)
 
-    for name in ("mmd_divergence", "mixed_target_q_values", "reduce_q_values"):
-        spy(name)
+    spy(losses, "mmd_divergence")
+    spy(bear_module, "mixed_target_q_values")
+    spy(losses, "reduce_q_values")
     tiny_bear(
         mmd_kernel="gaussian", mmd_sigma=3.0, n_mmd_samples=6, mmd_estimator="unbiased", n_target_samples=7, gamma=0.9,
         target_q_mixture=0.5, q_reduction="mean", variance_penalty=0.3, policy_kwargs={"n_critics": 3},
@@ -796,5 +800,5 @@ def test_losses_are_called_with_the_knobs(monkeypatch):
     assert not y.requires_grad
     _, _, next_q_values, gamma, mixture = seen["mixed_target_q_values"]
     assert (next_q_values.shape, gamma, mixture) == ((3, 16, 7), 0.9, 0.5)
-    q_values, reduction, penalty = seen["reduce_q_values"]
-    assert (q_values.shape, reduction, penalty) == ((3, 16), "mean", 0.3)
+    values, reduction, penalty = seen["reduce_q_values"]
+    assert (values.shape, reduction, penalty) == ((3, 16), "mean", 0.3)

@@ -6,12 +6,14 @@ import torch as th
 from conftest import Operators, make_arrays
 
 from sb3_pg_extras import BC, BEAR, load_dataset
-from sb3_pg_extras.bear import behavior_samples, losses
+from sb3_pg_extras.bear import behavior_samples
 from sb3_pg_extras.bear.behavior_samples import BehaviorSamples
 from sb3_pg_extras.fast import matmuls
 from sb3_pg_extras.offline import offline_algorithm
+from sb3_pg_extras.offline.losses import vae_loss
 
 SMALL = {"net_arch": [32, 32], "vae_net_arch": [32, 32]}
+VAE_LOSS = "sb3_pg_extras.bear.bear.vae_loss"
 DATASET = "bundled:pendulum-mixed-v0"
 
 
@@ -74,8 +76,8 @@ def products(operators: list[str]) -> int:
 
 def test_the_users_matmul_precision_comes_back(monkeypatch):
     seen = []
-    original = losses.vae_loss
-    monkeypatch.setattr(losses, "vae_loss", lambda *args: seen.append(th.get_float32_matmul_precision()) or original(*args))
+    original = vae_loss
+    monkeypatch.setattr(VAE_LOSS, lambda *args: seen.append(th.get_float32_matmul_precision()) or original(*args))
     assert th.get_float32_matmul_precision() == "highest"
     pendulum().learn(1)  # too small to gain
     assert seen.pop() == "highest"
@@ -86,7 +88,7 @@ def test_the_users_matmul_precision_comes_back(monkeypatch):
     def fail(*_):
         raise RuntimeError("stop")
 
-    monkeypatch.setattr(losses, "vae_loss", fail)
+    monkeypatch.setattr(VAE_LOSS, fail)
     with pytest.raises(RuntimeError, match="stop"):
         model.learn(1, reset_num_timesteps=False)
     assert th.get_float32_matmul_precision() == "highest"
@@ -125,8 +127,8 @@ def bf16(monkeypatch):
 @pytest.mark.usefixtures("bf16")
 def test_bf16_keeps_weights_and_losses_in_single_precision(monkeypatch):
     seen = []
-    original = losses.vae_loss
-    monkeypatch.setattr(losses, "vae_loss", lambda *args: seen.append([a.dtype for a in args]) or original(*args))
+    original = vae_loss
+    monkeypatch.setattr(VAE_LOSS, lambda *args: seen.append([a.dtype for a in args]) or original(*args))
     model = pendulum(precision="bf16").learn(3)
     assert {dtype for dtypes in seen for dtype in dtypes} == {th.float32}
     assert {parameter.dtype for parameter in model.policy.parameters()} == {th.float32}

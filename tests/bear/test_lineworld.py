@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_pg_extras.bear.losses import mixed_target_q_values
+from sb3_pg_extras.offline.losses import mixed_target_q_values
 
 N, LOWEST, GAMMA, HORIZON = 5, -10, 0.99, 2000
 STATES = np.arange(LOWEST, N + 1)

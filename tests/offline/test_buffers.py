@@ -18,9 +18,11 @@ from sb3_pg_extras.datasets import mapped
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
 from sb3_pg_extras.datasets.readers import npz
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer
+from sb3_pg_extras.offline.losses import mixed_target_q_values
 from sb3_pg_extras.offline.normalization import running_returns, set_moments
 
 BOX = spaces.Box(-2.0, 2.0, (1,), np.float32)
+TARGET = "sb3_pg_extras.bear.bear.mixed_target_q_values"
 TINY = {"net_arch": [8], "vae_net_arch": [8]}
 
 
@@ -100,11 +102,9 @@ def test_n_step_returns_equal_sb3s():
 
 def test_the_targets_use_the_discounts(monkeypatch):
     """With n steps the value of the last state counts gamma^n, not gamma."""
-    from sb3_pg_extras.bear import losses
-
     seen = []
-    original = losses.mixed_target_q_values
-    monkeypatch.setattr(losses, "mixed_target_q_values", lambda *args: seen.append(args[3]) or original(*args))
+    original = mixed_target_q_values
+    monkeypatch.setattr(TARGET, lambda *args: seen.append(args[3]) or original(*args))
     model = BEAR(
         "MlpPolicy",
         None,
