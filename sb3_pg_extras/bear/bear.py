@@ -25,9 +25,6 @@ SelfBEAR = TypeVar("SelfBEAR", bound="BEAR")
 # Defaults of mmd_threshold: the published ones for each divergence.
 DEFAULT_THRESHOLDS = {"mmd": 0.05, "kl": -2.0}
 LOG_ALPHA_MIN = -5.0
-# mmd_threshold="auto": this much above the mean divergence of the warm-up's last steps.
-AUTO_MARGIN = 0.1
-AUTO_WINDOW = 1000
 MIN_SIGMA = 1e-9
 
 
@@ -36,14 +33,12 @@ class Step(NamedTuple):
     What a gradient step is, besides its batch.
 
     ``in_warmup``: the actor does not see the critics yet. ``behavior_is_frozen``: the VAE does not learn any more.
-    ``measures_threshold``: its divergence counts for ``mmd_threshold="auto"``. ``threshold``: what the divergence is
-    compared with, in its own unit; None while it is not known.
+    ``threshold``: what the divergence is compared with, in its own unit, a scalar.
     """
 
     in_warmup: bool
     behavior_is_frozen: bool
-    measures_threshold: bool
-    threshold: float | None
+    threshold: th.Tensor
 
 
 class BEAR(OfflineAlgorithm):
@@ -74,8 +69,9 @@ class BEAR(OfflineAlgorithm):
     :param mmd_kernel: "laplacian" or "gaussian".
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
-    :param mmd_threshold: epsilon; 0.05 by default (-2 for "kl"). "auto": 10% above what the divergence was at the end of
-        the warm-up, for there is a floor below which the policy cannot come.
+    :param mmd_threshold: epsilon; 0.05 by default (-2 for "kl"). "auto" starts from that, and where the policy cannot come
+        so low, so that alpha stays at its upper bound, raises it to 10% above the divergence that was reached
+        (:func:`losses.auto_threshold`).
     :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
         "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.
     :param alpha: The multiplier: "auto" to learn it, or a number of at least 0 to keep.
@@ -237,11 +233,11 @@ class BEAR(OfflineAlgorithm):
             self._check_numbers({"mmd_threshold": (-math.inf, math.inf)})
         n_candidates = self.policy_kwargs.get("n_action_samples", self.n_action_samples)
         n_critics = self.policy_kwargs.get("n_critics", 2)
-        unbiased, auto_threshold = self.mmd_estimator == "unbiased", self.mmd_threshold == "auto"
+        unbiased = self.mmd_estimator == "unbiased"
         wrong = {
             "bootstrap_probability=0: no critic would learn anything": self.bootstrap_probability == 0,
-            'mmd_threshold="auto" is measured in the warm-up, but warmup_fraction=0': (
-                auto_threshold and self.warmup_fraction == 0
+            f'mmd_threshold="auto" watches alpha, but alpha={self.alpha} is fixed: give a number': (
+                self.mmd_threshold == "auto" and self.alpha != "auto"
             ),
             'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
             'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
@@ -272,8 +268,9 @@ class BEAR(OfflineAlgorithm):
             self.log_alpha.requires_grad_(True)
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
             self._add_optimizer(self.alpha_optimizer, self.alpha_learning_rate)
-        # Sum and number of the divergences at the end of the warm-up.
-        self.warmup_divergence = th.zeros(2, dtype=th.float64, device=self.device)
+        lowest = losses.bound_of(DEFAULT_THRESHOLDS[self.divergence], self.mmd_estimator)
+        # mmd_threshold="auto": the threshold, steps that alpha has been at its bound, the divergence's moving average.
+        self.auto_threshold = th.tensor([lowest, 0.0, 0.0], device=self.device)
         self._add_optimizer(self.actor.optimizer, self.lr_schedule)
         self._add_optimizer(self.critic.optimizer, self.critic_learning_rate)
         self._add_optimizer(self.behavior_vae.optimizer, self.vae_learning_rate)
@@ -284,15 +281,8 @@ class BEAR(OfflineAlgorithm):
         return {**super()._full_policy_kwargs(), "n_action_samples": self.n_action_samples}
 
     def _kind_of_step(self) -> Step:
-        warmup_steps = self.warmup_steps or 0
-        in_warmup = self._n_updates < warmup_steps
-        in_window = in_warmup and self._n_updates >= warmup_steps - AUTO_WINDOW
-        return Step(
-            in_warmup=in_warmup,
-            behavior_is_frozen=self.behavior_is_frozen,
-            measures_threshold=self.mmd_threshold == "auto" and in_window,
-            threshold=self.constraint_threshold,
-        )
+        in_warmup = self._n_updates < (self.warmup_steps or 0)
+        return Step(in_warmup, self.behavior_is_frozen, self.constraint_threshold)
 
     def _update(self, batch: Any, step: Step) -> dict[str, th.Tensor]:
         """
@@ -309,7 +299,7 @@ class BEAR(OfflineAlgorithm):
         actor_loss, divergence = self._actor_loss(batch, step, logged)
         # The critics are a means here: their own gradient is not wanted.
         descend(self.actor.optimizer, actor_loss, [p for p in self.actor.parameters() if p.requires_grad])
-        if self.alpha_optimizer is not None and step.threshold is not None:
+        if self.alpha_optimizer is not None:
             logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, step.threshold)
             descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
@@ -318,8 +308,9 @@ class BEAR(OfflineAlgorithm):
         # Copied as they are (SB3 issue 996).
         polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
 
-        if step.measures_threshold:
-            self.warmup_divergence += th.stack([divergence.detach(), th.ones_like(divergence)])
+        if self.mmd_threshold == "auto":
+            is_at_bound = self.log_alpha.detach() >= self.log_alpha_max
+            self.auto_threshold = losses.auto_threshold(self.auto_threshold, divergence, is_at_bound)
         logged["alpha"] = self.log_alpha.exp().mean()
         return {name: value.detach() for name, value in logged.items()}
 
@@ -362,8 +353,7 @@ class BEAR(OfflineAlgorithm):
                 logged["mmd_floor"] = losses.mmd_noise_floor(behavior_actions, *kernel, self.mmd_estimator)
         else:
             divergence = losses.kl_divergence(behavior_actions, mean, log_std)
-        threshold = 0.0 if step.threshold is None else step.threshold
-        actor_loss = losses.support_penalty(self.log_alpha.exp(), divergence, threshold).sum()
+        actor_loss = losses.support_penalty(self.log_alpha.exp(), divergence, step.threshold).sum()
         if not step.in_warmup:
             policy_actions = th.tanh(raw_actions[:, :1])
             values = q_values(self.critic, batch.observations, policy_actions).squeeze(2)
@@ -372,9 +362,7 @@ class BEAR(OfflineAlgorithm):
             logged["actor_q_value"] = actor_q_value
         logged |= {"actor_loss": actor_loss, "std": log_std.exp().mean()}
         logged[self.divergence] = losses.in_unit_of_epsilon(divergence.detach(), self.mmd_estimator)
-        if step.threshold is not None:
-            threshold_of_log = losses.in_unit_of_epsilon(th.full_like(divergence, threshold), self.mmd_estimator)
-            logged["mmd_threshold"] = threshold_of_log
+        logged["mmd_threshold"] = losses.in_unit_of_epsilon(step.threshold, self.mmd_estimator)
         return actor_loss, divergence
 
     def _behavior_actions(self, batch: Any, step: Step) -> th.Tensor:
@@ -396,16 +384,11 @@ class BEAR(OfflineAlgorithm):
         return self.behavior_steps is not None and self._n_updates >= self.behavior_steps
 
     @property
-    def constraint_threshold(self) -> float | None:
-        """
-        :return: What the divergence is compared with, in its own unit (see :func:`losses.bound_of`); None while
-            ``mmd_threshold="auto"`` waits for the end of the warm-up.
-        """
-        if self.mmd_threshold != "auto":
-            assert not isinstance(self.mmd_threshold, str)
-            return losses.bound_of(self.mmd_threshold, self.mmd_estimator)
-        total, count = self.warmup_divergence.tolist() if self._n_updates >= (self.warmup_steps or 0) else (0.0, 0)
-        return None if count == 0 else total / count + AUTO_MARGIN * abs(total / count)
+    def constraint_threshold(self) -> th.Tensor:
+        """:return: What the divergence is compared with, in its own unit (see :func:`losses.bound_of`), a scalar."""
+        if isinstance(self.mmd_threshold, str):
+            return self.auto_threshold[0]
+        return self.auto_threshold.new_tensor(losses.bound_of(self.mmd_threshold, self.mmd_estimator))
 
     def _noise(self, *shape: int) -> th.Tensor:
         return th.randn(shape, generator=self.generator, device=self.device)
@@ -428,11 +411,6 @@ class BEAR(OfflineAlgorithm):
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.warmup_steps is None:
             self.warmup_steps = round(self.warmup_fraction * total_timesteps)
-        if self.mmd_threshold == "auto" and self._n_updates >= self.warmup_steps and self.constraint_threshold is None:
-            raise ValueError(
-                f'mmd_threshold="auto" is measured in the warm-up, which ended after warmup_steps={self.warmup_steps} of '
-                f"the {self._n_updates} updates so far: give a number"
-            )
         return super()._setup_learn(total_timesteps, *args, **kwargs)
 
     def set_dataset(self, dataset: DatasetSource) -> None:
@@ -452,4 +430,4 @@ class BEAR(OfflineAlgorithm):
         state_dicts = ["policy", "actor.optimizer", "critic.optimizer", "behavior_vae.optimizer"]
         if self.alpha_optimizer is not None:
             state_dicts.append("alpha_optimizer")
-        return state_dicts, ["log_alpha", "warmup_divergence"]
+        return state_dicts, ["log_alpha", "auto_threshold"]

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 SQRT_EPSILON = 1e-6
 # delta in the variance penalty sqrt((1 - delta) / delta) * std Q: delta_conf in BEAR's algos.py.
 VARIANCE_PENALTY_DELTA = 0.1
+# auto_threshold: steps to wait, and how far above the divergence reached.
+PATIENCE = 1000
+MARGIN = 0.1
 
 
 def pairwise_kernel(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
@@ -182,7 +185,27 @@ def reduce_q_values(q_values: th.Tensor, reduction: str, variance_penalty: float
     return value - variance_penalty * math.sqrt((1.0 - VARIANCE_PENALTY_DELTA) / VARIANCE_PENALTY_DELTA) * std
 
 
-def support_penalty(alpha: th.Tensor, divergence: th.Tensor, threshold: float) -> th.Tensor:
+def auto_threshold(state: th.Tensor, divergence: th.Tensor, is_at_bound: th.Tensor) -> th.Tensor:
+    """
+    A threshold that the policy can reach. Below the lowest divergence that it can reach, alpha grows up to its upper bound
+    and stays there: once it has for ``PATIENCE`` steps, the threshold becomes 10% more than the divergence that such an
+    alpha brought about (ours, not the paper's).
+
+    :param state: The threshold; the steps with alpha at its bound, less those without; the divergence's moving average.
+        Shape (3,).
+    :param divergence: This step's, scalar.
+    :param is_at_bound: Whether alpha is at its upper bound, shape (1,).
+    :return: The state after this step, shape (3,).
+    """
+    threshold, n_steps, average = state.unbind()
+    average = average.lerp(divergence.detach(), 5.0 / PATIENCE)
+    n_steps = (n_steps + 2.0 * is_at_bound.squeeze(0) - 1.0).clamp(min=0.0)
+    is_unreachable = n_steps >= PATIENCE
+    threshold = th.where(is_unreachable, average + MARGIN * average.abs(), threshold)
+    return th.stack([threshold, th.where(is_unreachable, 0.0, n_steps), average])
+
+
+def support_penalty(alpha: th.Tensor, divergence: th.Tensor, threshold: float | th.Tensor) -> th.Tensor:
     """
     The policy's side of the constraint ``divergence <= threshold``: ``alpha (divergence - threshold)`` with alpha held
     fixed (BEAR, equation 1, by dual gradient descent as in Algorithm 1).
@@ -195,7 +218,7 @@ def support_penalty(alpha: th.Tensor, divergence: th.Tensor, threshold: float) -
     return alpha.detach() * (divergence - threshold)
 
 
-def alpha_loss(log_alpha: th.Tensor, divergence: th.Tensor, threshold: float) -> th.Tensor:
+def alpha_loss(log_alpha: th.Tensor, divergence: th.Tensor, threshold: float | th.Tensor) -> th.Tensor:
     """
     The multiplier's side of the same constraint: descending it lets ``log_alpha`` ascend
     ``exp(log_alpha) (divergence - threshold)``, so alpha grows while the constraint is violated.

@@ -455,39 +455,22 @@ def test_fixed_alpha_stays():
     assert model.alpha_optimizer is None
 
 
-def test_auto_threshold_after_the_warmup_is_refused(tmp_path):
-    """It would never be measured, and alpha never learn."""
-    model = BEAR(
-        "MlpPolicy", None, "bundled:pendulum-mixed-v0", warmup_fraction=0.75, batch_size=8, policy_kwargs=TINY
-    ).learn(4)
-    model.save(tmp_path / "model")
-    loaded = BEAR.load(tmp_path / "model", mmd_threshold="auto")
-    with pytest.raises(
-        ValueError, match='mmd_threshold="auto" is measured in the warm-up, which ended after warmup_steps=3'
-    ):
-        loaded.learn(1, reset_num_timesteps=False)
-
-
-def test_auto_threshold_is_a_margin_over_the_warmups_divergence(monkeypatch):
-    seen, original = [], losses.mmd_divergence
-
-    def spy(*args):
-        seen.append(original(*args))
-        return seen[-1]
-
-    monkeypatch.setattr(losses, "mmd_divergence", spy)
-    model = tiny_bear(mmd_threshold="auto", warmup_fraction=1.0, mmd_estimator="unbiased").learn(30)
-    assert model.log_alpha.item() == 0.0  # the multiplier waits for its threshold
-    expected = th.stack(seen).mean().item()
-    assert model.constraint_threshold == pytest.approx(expected + 0.1 * abs(expected), rel=1e-4)
-    threshold = model.constraint_threshold
-    model.learn(5, reset_num_timesteps=False)
-    assert model.constraint_threshold == threshold
-    assert model.log_alpha.item() != 0.0
+def test_auto_threshold_starts_as_published_and_rises_while_alpha_is_at_its_bound(monkeypatch):
+    monkeypatch.setattr(losses, "PATIENCE", 5)
+    model = tiny_bear(mmd_threshold="auto", alpha_learning_rate=1.0, log_alpha_max=2.0)
+    assert model.constraint_threshold == pytest.approx(0.05)
+    model.learn(5)  # tiny networks far from the data: alpha reaches its bound in the second step
+    assert model.constraint_threshold == pytest.approx(0.05)
+    model.learn(10, reset_num_timesteps=False)
+    assert model.constraint_threshold > 0.05
+    # Far above any divergence, nothing moves it.
+    model = tiny_bear(mmd_threshold="auto", alpha_learning_rate=1.0, log_alpha_max=2.0)
+    model.auto_threshold[0] = 10.0
+    assert model.learn(15).constraint_threshold == 10.0
 
 
 def test_threshold_is_squared_for_the_unbiased_estimator():
-    assert tiny_bear().constraint_threshold == 0.05
+    assert tiny_bear().constraint_threshold == pytest.approx(0.05)
     assert tiny_bear(divergence="kl").constraint_threshold == -2.0
     assert tiny_bear(mmd_estimator="unbiased", mmd_threshold=0.2).constraint_threshold == pytest.approx(0.04)
 
@@ -507,7 +490,7 @@ def test_threshold_is_squared_for_the_unbiased_estimator():
         ({"alpha": -1.0}, ["alpha", "-1"]),
         ({"alpha": float("nan")}, ["alpha", "nan"]),
         ({"mmd_threshold": "low"}, ["mmd_threshold", "low"]),
-        ({"mmd_threshold": "auto", "warmup_fraction": 0}, ["mmd_threshold", "warmup_fraction"]),
+        ({"mmd_threshold": "auto", "alpha": 1.0}, ["mmd_threshold", "alpha"]),
         ({"mmd_estimator": "unbiased", "divergence": "kl"}, ["mmd_estimator", "divergence"]),
         ({"mmd_estimator": "unbiased", "n_mmd_samples": 1}, ["mmd_estimator", "n_mmd_samples"]),
         ({"variance_penalty": 1.0, "policy_kwargs": {"n_critics": 1}}, ["variance_penalty", "n_critics"]),
@@ -649,7 +632,7 @@ def test_same_seed_same_weights_whatever_runs_in_between():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"alpha": 3.0, "bootstrap_probability": 0.8}, {"mmd_threshold": "auto", "warmup_fraction": 0.4}]
+    "kwargs", [{}, {"alpha": 3.0, "bootstrap_probability": 0.8}, {"mmd_threshold": "auto", "alpha_learning_rate": 0.5}]
 )
 def test_going_on_after_loading_equals_never_having_stopped(tmp_path, kwargs):
     whole = tiny_bear(**kwargs).learn(10)

@@ -188,3 +188,48 @@ def test_support_penalty_holds_alpha_fixed_and_pushes_the_divergence_down():
     penalty.sum().backward()
     assert divergence.grad.item() == pytest.approx(3.0)
     assert log_alpha.grad is None
+
+
+def test_auto_threshold_by_hand(monkeypatch):
+    monkeypatch.setattr(losses, "PATIENCE", 10)
+    at_bound, below = th.tensor([True]), th.tensor([False])
+    # The average moves half of the way; a step below the bound takes one at the bound back.
+    state = losses.auto_threshold(th.tensor([0.05, 0.0, 0.2]), th.tensor(0.4), at_bound)
+    assert state.tolist() == pytest.approx([0.05, 1.0, 0.3])
+    state = losses.auto_threshold(state, th.tensor(0.3), below)
+    assert state.tolist() == pytest.approx([0.05, 0.0, 0.3])
+    state = losses.auto_threshold(th.tensor([0.05, 9.0, 0.2]), th.tensor(0.2), at_bound)
+    assert state.tolist() == pytest.approx([0.22, 0.0, 0.2])
+    # Looser where the divergence is negative, too.
+    state = losses.auto_threshold(th.tensor([-2.0, 9.0, -1.0]), th.tensor(-1.0), at_bound)
+    assert state[0].item() == pytest.approx(-0.9)
+    divergence = th.tensor(0.2, requires_grad=True)
+    assert not losses.auto_threshold(state, divergence, at_bound).requires_grad
+
+
+@pytest.mark.parametrize("rule", ["published", "auto"])
+def test_auto_threshold_ends_just_above_a_known_floor(monkeypatch, rule):
+    """Four samples of N(0, .3^2 I_3) read 0.109 at best: 0.05 is out of reach, and alpha stays at its bound for ever."""
+    monkeypatch.setattr(losses, "PATIENCE", 100)
+    mean, log_std = th.full((3,), 0.5, requires_grad=True), th.zeros(3, requires_grad=True)
+    log_alpha, state = th.zeros(1, requires_grad=True), th.tensor([0.05, 0.0, 0.0])
+    optimizer, alpha_optimizer = th.optim.Adam([mean, log_std], 0.01), th.optim.Adam([log_alpha], 0.05)
+    for _ in range(600):
+        policy, behavior = mean + log_std.exp() * th.randn(32, 4, 3), 0.3 * th.randn(32, 4, 3)
+        divergence = losses.mmd_divergence(policy, behavior, "laplacian", 20.0, "biased")
+        pull = 0.1 * policy.mean()  # what the critics stand for
+        penalty = losses.support_penalty(log_alpha.exp(), divergence, state[0])
+        for loss, one in (
+            (penalty.sum() - pull, optimizer),
+            (losses.alpha_loss(log_alpha, divergence, state[0]), alpha_optimizer),
+        ):
+            one.zero_grad()
+            loss.backward()
+            one.step()
+        log_alpha.data.clamp_(-5.0, 5.0)
+        if rule == "auto":
+            state = losses.auto_threshold(state, divergence, log_alpha >= 5.0)
+    assert (log_alpha.item() == 5.0) == (rule == "published")
+    if rule == "auto":
+        assert state[0].item() == pytest.approx(0.12, abs=0.01)
+        assert state[2] < state[0]
