@@ -104,7 +104,8 @@ class BEARPolicy(FinitePolicy, SACPolicy):
             noise = th.randn(len(arrays_of(observation)[0]), *noise.shape[1:], device=self.device)
         actions = th.tanh(self.raw_actions(observation, noise)[0])
         values = self.critic.q_networks[0](critic_inputs(self.critic, observation, actions))
-        return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
+        best = values.argmax(dim=1, keepdim=True).expand(-1, -1, actions.shape[2])
+        return actions.gather(1, best).squeeze(1)
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras.common.dicts import arrays_of
+from sb3_pg_extras.common.export import ExportableAlgorithm
 from sb3_pg_extras.common.files import atomic_write, open_to_save
 
 WHAT_TO_DO = (
@@ -72,7 +73,7 @@ class WholeVecNormalize(VecNormalize):
         return object.__new__, (VecNormalize,), self.__getstate__()
 
 
-class CheckedAlgorithm(BaseAlgorithm):
+class CheckedAlgorithm(ExportableAlgorithm):
     """An algorithm that names what is wrong with its arguments, stops when a weight is not finite, and is saved whole."""
 
     _check_choices, _check_numbers = check_choices, check_numbers

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
@@ -21,6 +20,7 @@ from stable_baselines3.common.utils import FloatSchedule, configure_logger, upda
 
 from sb3_pg_extras.common.algorithm import check_choices, check_numbers, is_number
 from sb3_pg_extras.common.dicts import map_arrays
+from sb3_pg_extras.common.export import ExportableAlgorithm
 from sb3_pg_extras.common.files import open_to_save
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
@@ -41,7 +41,7 @@ REPLAY_BUFFER_KWARGS = {"normalize_rewards", "max_bytes"}
 EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
 
 
-class OfflineAlgorithm(BaseAlgorithm):
+class OfflineAlgorithm(ExportableAlgorithm):
     """
     Base class of algorithms that learn from a fixed dataset and never step the environment.
 
