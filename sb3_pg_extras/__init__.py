@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from sb3_pg_extras.bc import BC
     from sb3_pg_extras.bear import BEAR
     from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score, save_dataset
+    from sb3_pg_extras.offline.evaluation import FQE, FQECallback
     from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
     from sb3_pg_extras.reinforce import REINFORCE
     from sb3_pg_extras.single_step_a2c import STREAM_PRESET, SingleStepA2C
@@ -19,6 +20,8 @@ __version__ = version("sb3-pg-extras")
 _HOME = {
     "BC": "bc",
     "BEAR": "bear",
+    "FQE": "offline.evaluation",
+    "FQECallback": "offline.evaluation",
     "REINFORCE": "reinforce",
     "STREAM_PRESET": "single_step_a2c",
     "DatasetError": "datasets",
@@ -34,9 +37,11 @@ _HOME = {
 __all__ = [
     "BC",
     "BEAR",
+    "FQE",
     "REINFORCE",
     "STREAM_PRESET",
     "DatasetError",
+    "FQECallback",
     "ObGD",
     "OfflineAlgorithm",
     "OfflineDataset",

@@ -1,0 +1,418 @@
+"""How good a policy is, judged from a dataset: fitted Q evaluation (Le et al. 2019, arXiv:1903.08738) and cheaper signs."""
+
+import pathlib
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from scipy.stats import bootstrap
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.utils import polyak_update
+from stable_baselines3.sac.policies import Actor
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_pg_extras.common.dicts import arrays_of, map_arrays
+from sb3_pg_extras.common.files import atomic_write
+from sb3_pg_extras.datasets import DatasetError, DatasetSource, OfflineDataset
+from sb3_pg_extras.datasets.layout import check_spaces, scale_actions
+from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
+from sb3_pg_extras.offline.policies import descend, q_values, set_observation_statistics
+
+# Observations that a policy acts on at a time.
+CHUNK = 4096
+# Rows of the held-out data behind the cheaper figures.
+MAX_ROWS = 10_000
+
+
+class Value(NamedTuple):
+    """The mean value of the initial states, its bootstrap interval over episodes, and how many episodes there are."""
+
+    mean: float
+    low: float
+    high: float
+    n_episodes: int
+
+
+class FQEPolicy(BasePolicy):
+    """
+    Q(s, a) for any action space: actions are scaled to [-1, 1], or one-hot. It does not act.
+
+    :param observation_space: Observation space.
+    :param action_space: Action space.
+    :param lr_schedule: Learning rate schedule.
+    :param net_arch: Hidden layers, ``[256, 256]`` by default.
+    :param activation_fn: Activation function.
+    :param kwargs: As in SB3's ``BasePolicy``: ``features_extractor_class``, ``optimizer_class``, ...
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        **kwargs: Any,
+    ) -> None:
+        default: Any = CombinedExtractor if isinstance(observation_space, spaces.Dict) else FlattenExtractor
+        default = NatureCNN if is_image_space(observation_space) else default
+        super().__init__(observation_space, action_space, **{"features_extractor_class": default, **kwargs})
+        self.features = self.make_features_extractor()
+        n_inputs = self.features.features_dim + get_flattened_obs_dim(action_space)
+        self.q_network = nn.Sequential(*create_mlp(n_inputs, 1, [256, 256] if net_arch is None else net_arch, activation_fn))
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: Observations of B states.
+        :param actions: As the replay buffer holds them, (B, A).
+        :return: Q values, (B, 1).
+        """
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.squeeze(1)
+        encoded = preprocess_obs(actions, self.action_space)
+        assert isinstance(encoded, th.Tensor)
+        features = self.extract_features(obs, self.features)
+        return self.q_network(th.cat([features, encoded.flatten(start_dim=1)], dim=1)).float()
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        raise NotImplementedError("FQE judges a policy, it is none")
+
+
+def fqe_target(rewards: th.Tensor, terminations: th.Tensor, next_q_values: th.Tensor, gamma: float) -> th.Tensor:
+    """
+    What the Q values of a fixed policy are fitted to: ``r + gamma (1 - terminated) Q'(s', a' ~ pi(s'))``
+    (Le et al. 2019, Algorithm 3).
+
+    :param rewards: shape (B, 1).
+    :param terminations: 1 where s' is terminal, shape (B, 1).
+    :param next_q_values: shape (B, 1).
+    :param gamma: Discount factor.
+    :return: shape (B, 1).
+    """
+    assert rewards.shape == terminations.shape == next_q_values.shape
+    return rewards + gamma * (1.0 - terminations) * next_q_values
+
+
+class FQE(OfflineAlgorithm):
+    """
+    Fitted Q evaluation: the Q function of a fixed policy, learnt from a dataset, and by it the value that the policy would
+    reach from the dataset's initial states, discounted. No environment is needed.
+
+    :param policy: What to judge: a model, or a policy, of SB3 or of this package: whatever has ``predict``. A model with a
+        ``VecNormalize`` environment sees observations as that normalises them.
+    :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, best one that the policy was not trained on.
+    :param env: Not needed: the spaces are the dataset's.
+    :param learning_rate: Learning rate, a number or a function of the remaining progress (from 1 to 0).
+    :param batch_size: Transitions per gradient step.
+    :param gamma: Discount factor.
+    :param tau: What the target network takes over at each update, 1 for a copy.
+    :param target_update_interval: Gradient steps between two updates of the target network.
+    :param deterministic: Whether to judge the policy as ``predict(deterministic=True)`` acts. Its actions are then computed
+        once for the whole dataset.
+    :param normalize_observations: Whether the network normalises vectors with the dataset's mean and standard deviation.
+    :param policy_kwargs: Arguments of :class:`FQEPolicy`: ``net_arch``, ...
+    :param verbose: 0 for no output, 1 for info messages.
+    :param seed: Seed of the pseudo random generators.
+    :param device: PyTorch device, "auto" for a GPU if there is one.
+    :param _init_setup_model: Whether to read the dataset and build the networks at once.
+    :raises ValueError: for arguments that are out of range, and for what has no ``predict``.
+    :raises DatasetError: when the dataset cannot be used, its spaces are not the policy's, or nothing in it ends.
+    """
+
+    default_total_timesteps: ClassVar[int] = 20_000
+    policy: FQEPolicy
+
+    def __init__(
+        self,
+        policy: Any,
+        dataset: DatasetSource | None = None,
+        env: Any = None,
+        learning_rate: float | Schedule = 3e-4,
+        batch_size: int = 256,
+        gamma: float = 0.99,
+        tau: float = 1.0,
+        target_update_interval: int = 100,
+        deterministic: bool = True,
+        normalize_observations: bool = False,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            FQEPolicy,
+            env,
+            dataset,
+            learning_rate,
+            batch_size,
+            gamma,
+            normalize_observations=normalize_observations,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+        )
+        # A loaded FQE is given its policy again: FQE.load(path, evaluated=policy, dataset=dataset).
+        self.evaluated = None if isinstance(policy, type) else policy
+        self.tau = tau
+        self.target_update_interval = target_update_interval
+        self.deterministic = deterministic
+        self._next_actions: th.Tensor | None = None
+        if _init_setup_model:
+            if not hasattr(self.evaluated, "predict"):
+                raise ValueError(f"policy={policy!r}: must be a model or a policy, with predict()")
+            self._start()
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        self._check_numbers({"tau": (0, 1)})
+        self._check_numbers({"target_update_interval": (1, np.inf)}, integer=True)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.target = FQEPolicy(self.observation_space, self.action_space, self.lr_schedule, **self._full_policy_kwargs())
+        self.target.to(self.device).load_state_dict(self.policy.state_dict())
+        self._add_optimizer(self.policy.optimizer, self.lr_schedule)
+
+    def set_dataset(self, dataset: DatasetSource) -> None:
+        """
+        Judge the policy by this dataset from now on.
+
+        :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes.
+        :raises DatasetError: when it cannot be used, its spaces are not the policy's, or no episode in it ends.
+        """
+        super().set_dataset(dataset)
+        data = self._data()
+        if self.evaluated is not None:
+            check_spaces(data, self.evaluated.observation_space, self.evaluated.action_space)
+        if np.any(getattr(self.action_space, "start", 0)):
+            raise ValueError(
+                f"action_space={self.action_space}: SB3's policies count actions from 0, start is not supported"
+            )
+        if not (data.terminations.any() or data.truncations.any()):
+            raise DatasetError(
+                "terminations and truncations are False in all rows: where episodes begin, and what follows their ends, "
+                "cannot be known. Mark each episode's last row"
+            )
+        if hasattr(self, "target"):
+            set_observation_statistics(self.target, data)
+        self._next_actions = None
+
+    def _data(self) -> OfflineDataset:
+        assert self.replay_buffer is not None
+        return self.replay_buffer.whole_dataset()
+
+    def actions_at(self, observations: Any) -> th.Tensor:
+        """
+        :param observations: As the environment gives them, (N, ...) or a dict of such arrays.
+        :return: The judged policy's actions there, as the replay buffer holds them, (N, A).
+        """
+        return th.as_tensor(actions_of(self.evaluated, observations, self.action_space, self.deterministic)).to(self.device)
+
+    def _update(self, batch: Any, step: Any) -> dict[str, th.Tensor]:
+        """
+        One gradient step on ``(Q(s, a) - y)^2``.
+
+        :param batch: The transitions.
+        :param step: Unused: all steps are alike.
+        :return: The loss, and the mean Q value.
+        """
+        with th.no_grad():
+            next_q_values = self.target(batch.next_observations, self._actions_after(batch.indices))
+            target_q_values = fqe_target(batch.rewards, batch.dones, next_q_values, self.gamma)
+        current_q_values = self.policy(batch.observations, batch.actions)
+        loss = F.mse_loss(current_q_values, target_q_values)
+        descend(self.policy.optimizer, loss)
+        if (self._n_updates + 1) % self.target_update_interval == 0:
+            polyak_update(self.policy.parameters(), self.target.parameters(), self.tau)
+        return {"loss": loss.detach(), "q_value": current_q_values.detach().mean()}
+
+    def _actions_after(self, indices: th.Tensor) -> th.Tensor:
+        if not self.deterministic:
+            rows = indices.cpu().numpy()
+            return self.actions_at(map_arrays(lambda array: array[rows], self._data().next_observations))
+        if self._next_actions is None:
+            self._next_actions = self.actions_at(self._data().next_observations)
+        return self._next_actions[indices]
+
+    def q_values(self, observations: Any, actions: th.Tensor) -> np.ndarray:
+        """
+        :param observations: As the environment gives them, (N, ...) or a dict of such arrays.
+        :param actions: As the replay buffer holds them, (N, A).
+        :return: Q values, (N,).
+        """
+        self.policy.set_training_mode(False)
+        n_rows, values = len(actions), []
+        with th.no_grad():
+            for start in range(0, n_rows, CHUNK):
+                rows = slice(start, start + CHUNK)
+                obs, _ = self.policy.obs_to_tensor(map_arrays(lambda array, rows=rows: array[rows], observations))
+                values.append(self.policy(obs, actions[rows]).squeeze(1).cpu().numpy())
+        return np.concatenate(values)
+
+    def initial_values(self) -> np.ndarray:
+        """:return: ``Q(s, pi(s))`` at each episode's first state, (E,)."""
+        starts = np.concatenate([[0], self._data().episode_ends[:-1]])
+        observations = map_arrays(lambda array: array[starts], self._data().observations)
+        return self.q_values(observations, self.actions_at(observations))
+
+    def value(self, confidence: float = 0.95) -> Value:
+        """
+        :param confidence: Of the interval.
+        :return: The mean of the initial states' values, with a bootstrap interval over episodes. It does not hold the error
+            of the learnt Q function.
+        """
+        values = self.initial_values()
+        mean = float(values.mean())
+        if len(values) < 2 or np.ptp(values) == 0:
+            return Value(mean, mean, mean, len(values))
+        interval = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", rng=0).confidence_interval
+        return Value(mean, float(interval.low), float(interval.high), len(values))
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "evaluated", "target", "_next_actions"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", "policy.optimizer", "target"], []
+
+
+def actions_of(policy: Any, observations: Any, action_space: spaces.Space, deterministic: bool = True) -> np.ndarray:
+    """
+    :param policy: A model or a policy.
+    :param observations: As the environment gives them, (N, ...) or a dict of such arrays.
+    :param action_space: Its action space.
+    :param deterministic: As for ``predict``.
+    :return: Its actions, as replay buffers hold them, (N, A).
+    """
+    n_rows = len(arrays_of(observations)[0])
+    chosen = []
+    for start in range(0, n_rows, CHUNK):
+        chunk = map_arrays(lambda array, start=start: array[start : start + CHUNK], observations)
+        chosen.append(policy.predict(_normalized(policy, chunk), deterministic=deterministic)[0])
+    return scale_actions(np.concatenate(chosen), action_space).reshape(n_rows, -1)
+
+
+def offline_figures(model: BaseAlgorithm, fqe: FQE) -> dict[str, float]:
+    """
+    Cheap signs of what a policy is worth, on at most 10,000 rows of the dataset that ``fqe`` learnt from.
+
+    :param model: The model.
+    :param fqe: Its evaluation.
+    :return: ``advantage``, mean ``Q(s, pi(s)) - Q(s, a)`` by ``fqe``; ``action_error``, mean squared difference of the
+        policy's actions from the data's, scaled; where the model has what it takes, ``log_likelihood`` of the data's
+        actions, and ``td_error``, the mean squared TD error of the model's own critics.
+    """
+    data, buffer = fqe._data(), fqe.replay_buffer
+    assert buffer is not None
+    rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), MAX_ROWS)).astype(int))
+    batch = buffer.get(rows)
+    observations, next_observations = (
+        map_arrays(lambda array: array[rows], values) for values in (data.observations, data.next_observations)
+    )
+    chosen = fqe.actions_at(observations)
+    advantage = fqe.q_values(observations, chosen) - fqe.q_values(observations, batch.actions)
+    error = (chosen.float() - batch.actions.float()).square().mean()
+    figures = {"advantage": float(advantage.mean()), "action_error": float(error)}
+    policy: Any = model.policy
+    policy.set_training_mode(False)
+    with th.no_grad():
+        obs, next_obs = (policy.obs_to_tensor(_normalized(model, values))[0] for values in (observations, next_observations))
+        if isinstance(policy, ActorCriticPolicy) and not isinstance(fqe.action_space, spaces.Box):
+            figures["log_likelihood"] = float(policy.evaluate_actions(obs, batch.actions.float().squeeze(1))[1].mean())
+        actor = getattr(policy, "actor", None)
+        if isinstance(actor, Actor) and getattr(model, "actor", None) != "deterministic":
+            mean, log_std, _ = actor.get_action_dist_params(obs)
+            distribution: Any = actor.action_dist
+            log_prob = distribution.proba_distribution(mean, log_std).log_prob(batch.actions.to(mean.device))
+            figures["log_likelihood"] = float(log_prob.mean())
+        critic = getattr(model, "critic", None)
+        if isinstance(critic, ContinuousCritic):
+            next_actions = fqe.actions_at(next_observations).unsqueeze(1)
+            next_q_values = q_values(critic, next_obs, next_actions).amin(dim=0)
+            target = fqe_target(batch.rewards, batch.dones, next_q_values, fqe.gamma)
+            figures["td_error"] = float((q_values(critic, obs, batch.actions.unsqueeze(1)) - target).square().mean())
+    return figures
+
+
+def _normalized(policy: Any, observations: Any) -> Any:
+    normalize = policy.get_vec_normalize_env() if isinstance(policy, BaseAlgorithm) else None
+    return observations if normalize is None else normalize.normalize_obs(observations)
+
+
+class FQECallback(BaseCallback):
+    """
+    Judges the model every so many steps from a held-out dataset, as SB3's ``EvalCallback`` does in an environment: logs
+    ``offline/value`` and :func:`offline_figures`, and keeps the best model.
+
+    :param dataset: The held-out data, whatever :func:`sb3_pg_extras.load_dataset` takes.
+    :param eval_freq: Calls between two evaluations.
+    :param n_steps: Gradient steps of each evaluation.
+    :param best_model_save_path: Folder for ``best_model.zip``, the one with the highest value; None keeps none.
+    :param log_path: Folder for ``offline_evaluations.npz``: ``timesteps``, ``value``, ``low``, ``high`` and the figures.
+    :param seed: Seed of each evaluation. Training's own random numbers are left as they are.
+    :param verbose: 1 to print each value.
+    :param fqe_kwargs: Arguments of :class:`FQE`: ``gamma``, ``policy_kwargs``, ...
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetSource,
+        eval_freq: int = 10_000,
+        n_steps: int = 10_000,
+        best_model_save_path: str | pathlib.Path | None = None,
+        log_path: str | pathlib.Path | None = None,
+        seed: int = 0,
+        verbose: int = 0,
+        **fqe_kwargs: Any,
+    ) -> None:
+        super().__init__(verbose)
+        self.dataset, self.eval_freq, self.n_steps, self.seed = dataset, eval_freq, n_steps, seed
+        self.best_model_save_path, self.log_path, self.fqe_kwargs = best_model_save_path, log_path, fqe_kwargs
+        self.best_value = -np.inf
+        self.evaluations: list[dict[str, float]] = []
+
+    def _init_callback(self) -> None:
+        # What is wrong with the dataset is said before any time is spent.
+        with th.random.fork_rng():
+            FQE(self.model, self.dataset, **self.fqe_kwargs)
+
+    def evaluate(self) -> tuple[Value, dict[str, float]]:
+        """:return: The model's value, and the cheaper figures."""
+        model: Any = self.model
+        with th.random.fork_rng():
+            th.manual_seed(self.seed)
+            fqe = FQE(model, self.dataset, **{"gamma": model.gamma, "device": model.device, **self.fqe_kwargs})
+            fqe.learn(self.n_steps, log_interval=None)
+            return fqe.value(), offline_figures(model, fqe)
+
+    def _on_step(self) -> bool:
+        if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
+            return True
+        value, figures = self.evaluate()
+        self.evaluations.append(
+            {"timesteps": self.num_timesteps, "value": value.mean, "low": value.low, "high": value.high, **figures}
+        )
+        for name in ("value", *figures):
+            self.logger.record(f"offline/{name}", self.evaluations[-1][name])
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+        if self.verbose:
+            print(f"Step {self.num_timesteps}: offline value {value.mean:.2f} ({value.low:.2f} to {value.high:.2f})")
+        if self.log_path is not None:
+            columns: Any = {name: np.array([row[name] for row in self.evaluations]) for name in self.evaluations[0]}
+            with atomic_write(pathlib.Path(self.log_path) / "offline_evaluations.npz") as file:
+                np.savez(file, **columns)
+        if value.mean > self.best_value:
+            self.best_value = value.mean
+            if self.best_model_save_path is not None:
+                self.model.save(pathlib.Path(self.best_model_save_path) / "best_model")
+        return True

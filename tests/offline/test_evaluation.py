@@ -1,0 +1,211 @@
+"""Fitted Q evaluation: golden values on small MDPs, any policy and space, the callback, wrong input."""
+
+import numpy as np
+import pytest
+import torch as th
+from conftest import TINY, make_arrays
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pg_extras import BC, BEAR, FQE, DatasetError, FQECallback, OfflineDataset, load_dataset
+from sb3_pg_extras.offline.evaluation import Value, fqe_target, offline_figures
+from sb3_pg_extras.offline.sources import DatasetEnv
+
+PENDULUM = "bundled:pendulum-mixed-v0"
+GAMMA = 0.9
+
+
+class Table:
+    """A policy of a small MDP: the probability of action 1 in each state."""
+
+    observation_space, action_space = spaces.Discrete(3), spaces.Discrete(2)
+
+    def __init__(self, *probabilities: float) -> None:
+        self.probabilities = np.array(probabilities)
+        self.rng = np.random.default_rng(0)
+
+    def predict(self, observations, deterministic=False):
+        chances = self.probabilities[observations]
+        return np.where(deterministic, chances > 0.5, self.rng.random(len(chances)) < chances).astype(np.int64), None
+
+    def get_vec_normalize_env(self):
+        return None
+
+
+def chain(n_episodes: int = 150, time_limit: int | None = None) -> OfflineDataset:
+    """
+    Three states. Action 1 moves right, action 0 stays, each for the reward of its state (0, 1, 2); right of the last state
+    the episode terminates. Actions are uniformly random.
+    """
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(n_episodes):
+        state, t = 0, 0
+        while state < 3:
+            action, t = int(rng.integers(2)), t + 1
+            following = state + action
+            rows.append((state, action, state, min(following, 2), following == 3, t == time_limit and following < 3))
+            state = 3 if t == time_limit else following
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    names = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
+    return OfflineDataset(
+        **dict(zip(names, columns, strict=True)), observation_space=Table.observation_space, action_space=Table.action_space
+    )
+
+
+def exact_value(right: np.ndarray) -> float:
+    """``V = r + gamma P V``, solved; the value of state 0."""
+    transitions = np.diag(1 - right) + np.diag(right[:2], 1)
+    return float(np.linalg.solve(np.eye(3) - GAMMA * transitions, np.arange(3.0))[0])
+
+
+def small(policy, dataset, **kwargs) -> FQE:
+    kwargs = {"gamma": GAMMA, "learning_rate": 1e-2, "batch_size": 128, "target_update_interval": 10} | kwargs
+    return FQE(policy, dataset, seed=0, device="cpu", policy_kwargs={"net_arch": [32]}, **kwargs)
+
+
+@pytest.mark.parametrize("time_limit", [None, 3])
+def test_value_of_a_deterministic_policy_is_exact(time_limit):
+    """With a time limit no episode ends otherwise than by it half the time: its states' values are bootstrapped."""
+    fqe = small(Table(1, 1, 0), chain(time_limit=time_limit)).learn(900)
+    assert exact_value(np.array([1.0, 1.0, 0.0])) == pytest.approx(0.9 + 0.81 * 20)
+    assert fqe.value().mean == pytest.approx(0.9 + 0.81 * 20, rel=0.05)
+
+
+def test_value_of_a_stochastic_policy_is_exact():
+    fqe = small(Table(0.5, 0.8, 0.5), chain(), deterministic=False).learn(700)
+    expected = exact_value(np.array([0.5, 0.8, 0.5]))
+    assert np.mean([fqe.value().mean for _ in range(10)]) == pytest.approx(expected, rel=0.05)
+    # It is the policy that is judged, not the data: these stay in state 0 for ever.
+    assert small(Table(0.0, 0.0, 0.0), chain()).learn(400).value().mean == pytest.approx(0.0, abs=0.5)
+
+
+def test_target_by_hand():
+    rewards, terminations = th.tensor([[7.0], [7.0]]), th.tensor([[0.0], [1.0]])
+    assert fqe_target(rewards, terminations, th.tensor([[5.0], [5.0]]), 0.1).tolist() == [[7.5], [7.0]]
+    with pytest.raises(AssertionError):
+        fqe_target(rewards, terminations, th.zeros(2), 0.1)
+
+
+def test_interval_is_over_episodes():
+    fqe = small(Table(1, 1, 1), chain(20))
+    fqe.initial_values = lambda: np.array([1.0, 3.0] * 50)
+    value = fqe.value()
+    assert value.mean == 2.0
+    # 1.96 standard errors of 0.1.
+    assert (value.low, value.high) == pytest.approx((1.8, 2.2), abs=0.03)
+    fqe.initial_values = lambda: np.array([4.0])
+    assert fqe.value() == Value(4.0, 4.0, 4.0, 1)
+
+
+@pytest.mark.parametrize("make", [lambda: BEAR("MlpPolicy", "Pendulum-v1", PENDULUM, policy_kwargs=TINY),
+                                  lambda: BC("MlpPolicy", "Pendulum-v1", PENDULUM),
+                                  lambda: SAC("MlpPolicy", "Pendulum-v1"), lambda: PPO("MlpPolicy", "Pendulum-v1"),
+                                  lambda: SAC("MlpPolicy", VecNormalize(make_vec_env("Pendulum-v1")))])  # fmt: skip
+def test_any_model_is_judged(make):
+    model = make()
+    fqe = FQE(model, PENDULUM, policy_kwargs={"net_arch": [8]}, batch_size=16, seed=0).learn(3)
+    assert fqe.value().n_episodes == 150
+    figures = offline_figures(model, fqe)
+    assert all(np.isfinite(list(figures.values())))
+    assert ("td_error" in figures) == hasattr(model, "critic")
+    again = FQE(model, PENDULUM, policy_kwargs={"net_arch": [8]}, batch_size=16, seed=0).learn(3)
+    assert again.value() == fqe.value()
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space"),
+    [
+        (spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([2, 3])),
+        (spaces.Box(-1, 1, (3,)), spaces.MultiBinary(2)),
+        (spaces.Box(0, 255, (36, 36, 3), np.uint8), spaces.Discrete(3)),
+        (spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}), spaces.Discrete(2)),
+    ],
+)
+def test_any_space_is_judged(observation_space, action_space):
+    def draw(space):
+        if isinstance(space, spaces.Dict):
+            return {key: draw(part) for key, part in space.spaces.items()}
+        return np.stack([space.sample() for _ in range(12)])
+
+    ends = np.arange(12) % 4 == 3
+    dataset = OfflineDataset(
+        observations=draw(observation_space), actions=draw(action_space), rewards=np.ones(12),
+        next_observations=draw(observation_space), terminations=ends, truncations=~ends & False,
+        observation_space=observation_space, action_space=action_space,
+    )  # fmt: skip
+    policy = "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "MlpPolicy"
+    model = PPO(policy, DatasetEnv(dataset), policy_kwargs={"net_arch": [8]}, device="cpu")
+    fqe = FQE(model, dataset, policy_kwargs={"net_arch": [8]}, batch_size=4).learn(2)
+    assert fqe.value().n_episodes == 3
+    assert np.isfinite(list(offline_figures(model, fqe).values())).all()
+
+
+def test_likelihood_and_errors_tell_a_cloned_policy_from_a_fresh_one():
+    figures = []
+    for steps in (0, 300):
+        model = BC(
+            "MlpPolicy", None, PENDULUM, actor="gaussian", policy_kwargs={"net_arch": [32]}, seed=0, learning_rate=3e-3
+        )
+        model.learn(steps)
+        figures.append(offline_figures(model, FQE(model, PENDULUM, policy_kwargs={"net_arch": [8]})))
+    assert figures[1]["log_likelihood"] > figures[0]["log_likelihood"]
+    assert figures[1]["action_error"] < figures[0]["action_error"]
+
+
+def test_going_on_after_loading_equals_never_having_stopped(tmp_path):
+    policy, data = Table(1, 1, 0), chain(20)
+    whole = small(policy, data, target_update_interval=3).learn(10)
+    part = small(policy, data, target_update_interval=3).learn(5)
+    part.save(tmp_path / "fqe")
+    loaded = FQE.load(tmp_path / "fqe", dataset=data, evaluated=policy).learn(5, reset_num_timesteps=False)
+    assert loaded.value() == whole.value()
+
+
+def test_callback_logs_keeps_the_best_and_leaves_training_alone(tmp_path, monkeypatch):
+    kwargs = {"policy_kwargs": TINY, "batch_size": 8, "seed": 0, "device": "cpu"}
+    plain = BEAR("MlpPolicy", None, PENDULUM, **kwargs).learn(6)
+    values = iter([1.0, 3.0, 2.0])
+    callback = FQECallback(PENDULUM, 2, 3, tmp_path / "best", tmp_path, policy_kwargs={"net_arch": [8]}, batch_size=8)
+    original = callback.evaluate
+    monkeypatch.setattr(callback, "evaluate", lambda: (Value(next(values), 0.0, 4.0, 2), original()[1]))
+    model = BEAR("MlpPolicy", None, PENDULUM, **kwargs).learn(6, callback=callback)
+    for ours, theirs in zip(model.policy.parameters(), plain.policy.parameters(), strict=True):
+        assert th.equal(ours, theirs)
+    with np.load(tmp_path / "offline_evaluations.npz") as saved:
+        assert saved["timesteps"].tolist() == [2, 4, 6]
+        assert saved["value"].tolist() == [1.0, 3.0, 2.0]
+        assert {"low", "high", "advantage", "action_error", "log_likelihood", "td_error"} <= set(saved)
+    assert BEAR.load(tmp_path / "best" / "best_model").num_timesteps == 4
+    assert callback.best_value == 3.0
+
+
+def test_callback_evaluates_a_discrete_policy_too():
+    data = chain(20)
+    model = DQN("MlpPolicy", DatasetEnv(data), policy_kwargs={"net_arch": [8]}, device="cpu")
+    callback = FQECallback(data, n_steps=5, policy_kwargs={"net_arch": [8]})
+    callback.model = model
+    value, figures = callback.evaluate()
+    assert np.isfinite([value.mean, *figures.values()]).all()
+
+
+def test_wrong_input_ends_in_one_error():
+    data = chain(5)
+    with pytest.raises(ValueError, match=r"policy='greedy'.*predict"):
+        FQE("greedy", data)
+    with pytest.raises(DatasetError, match="observation_space"):
+        FQE(Table(1, 1, 1), PENDULUM)
+    arrays = make_arrays() | {"terminations": np.zeros(40, bool), "truncations": np.zeros(40, bool)}
+    with pytest.raises(DatasetError, match="terminations and truncations are False"):
+        FQE(BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY), arrays)
+    with pytest.raises(ValueError, match="target_update_interval=0"):
+        FQE(Table(1, 1, 1), data, target_update_interval=0)
+    shifted = OfflineDataset(**make_arrays() | {"actions": np.ones(40, int), "action_space": spaces.Discrete(2, start=1)})
+    with pytest.raises(ValueError, match=r"start=1.*count actions from 0"):
+        FQE(PPO("MlpPolicy", DatasetEnv(shifted)), shifted)
+    model = BEAR("MlpPolicy", None, PENDULUM, policy_kwargs=TINY, batch_size=8)
+    with pytest.raises(DatasetError, match="observation_space"):
+        model.learn(2, callback=FQECallback(data))
+    assert model.num_timesteps == 0
+    assert isinstance(load_dataset(PENDULUM), OfflineDataset)
