@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_pg_extras.offline.candidates import CandidatePolicy
@@ -17,41 +16,19 @@ class BEARPolicy(CandidatePolicy, SACPolicy):
     SB3's SAC actor and critics (so that weights move freely between BEAR and SAC), and a behaviour VAE.
 
     It acts by drawing ``n_action_samples`` actions from the actor and taking the one that the first critic values most.
-    ``deterministic=True`` draws them with noise that is fixed when the policy is made and saved with it.
 
-    :param observation_space: Observation space.
-    :param action_space: Action space.
-    :param lr_schedule: Learning rate schedule of all optimisers (BEAR sets each one's own afterwards).
-    :param vae_net_arch: Hidden layers of the VAE's encoder and decoder, ``[750, 750]`` by default.
-    :param vae_latent_dim: Latent dimensions of the VAE, twice the action dimensions by default.
-    :param n_action_samples: Candidate actions when acting.
-    :param optimizer_class: The optimiser of all networks.
-    :param optimizer_kwargs: Its arguments but for the learning rate; ``fused=True`` for Adam by default, which is faster.
-    :param sac_kwargs: As in SB3's ``SACPolicy``: ``net_arch``, ``activation_fn``, ``n_critics``,
-        ``features_extractor_class``, ...
+    :param args: As in :class:`~sb3_pg_extras.offline.candidates.CandidatePolicy`: the spaces, the schedule, ...
+    :param kwargs: Likewise, and as in SB3's ``SACPolicy``: ``net_arch``, ``n_critics``, ``features_extractor_class``, ...
     :raises ValueError: for ``use_sde``: gSDE explores an environment, which offline learning never does.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        vae_net_arch: list[int] | None = None,
-        vae_latent_dim: int | None = None,
-        n_action_samples: int = 100,
-        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
-        optimizer_kwargs: dict[str, Any] | None = None,
-        **sac_kwargs: Any,
-    ) -> None:
-        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
-            optimizer_kwargs = {"fused": True}
-        sac_kwargs |= {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
-        if sac_kwargs.get("use_sde"):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("use_sde"):
             raise ValueError("policy_kwargs use_sde=True: gSDE explores an environment, which BEAR never does. Leave it out")
-        super().__init__(observation_space, action_space, lr_schedule, **sac_kwargs)
-        noise_dim = get_action_dim(action_space)
-        self._add_candidates(lr_schedule, vae_net_arch, vae_latent_dim, n_action_samples, noise_dim)
+        super().__init__(*args, **kwargs)
+
+    def _noise_dim(self) -> int:
+        return get_action_dim(self.action_space)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -49,7 +49,8 @@ def to_sac(
         policy = type(bear.policy)
     else:
         networks = {key: value for key, value in networks.items() if key not in BEAR_POLICY_KWARGS}
-    return go_online(bear, SAC, policy, networks, env, keep_dataset, sac_kwargs, learning_rate=bear.critic_learning_rate)
+    sac_kwargs = {"learning_rate": bear.critic_learning_rate} | sac_kwargs
+    return go_online(bear, SAC, policy, networks, env, keep_dataset, sac_kwargs)
 
 
 def from_sac(bear_class: type[SelfBEAR], sac_model: SAC, env: GymEnv | str | None = None, **bear_kwargs: Any) -> SelfBEAR:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -18,7 +19,17 @@ class CandidatePolicy(FinitePolicy):
     A policy with a behaviour VAE. It acts by the candidate that its first critic values most; ``deterministic=True`` makes
     candidates of noise that is fixed when the policy is made and saved with it.
 
-    It stands before a policy of SB3 with critics, whose constructor makes the other networks.
+    It stands before a policy of SB3, whose constructor makes the other networks.
+
+    :param observation_space: Observation space.
+    :param action_space: Action space.
+    :param lr_schedule: Learning rate schedule of all optimisers (an algorithm may set each one's own afterwards).
+    :param vae_net_arch: Hidden layers of the VAE's encoder and decoder, ``[750, 750]`` by default.
+    :param vae_latent_dim: Latent dimensions of the VAE, twice the action dimensions by default.
+    :param n_action_samples: Candidate actions when acting.
+    :param optimizer_class: The optimiser of all networks.
+    :param optimizer_kwargs: Its arguments but for the learning rate; ``fused=True`` for Adam by default, which is faster.
+    :param kwargs: As in the policy of SB3.
     """
 
     behavior_vae: BehaviorVAE
@@ -27,27 +38,28 @@ class CandidatePolicy(FinitePolicy):
     share_features_extractor: bool
     activation_fn: Any
 
-    def _add_candidates(
+    def __init__(
         self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
         lr_schedule: Schedule,
-        vae_net_arch: list[int] | None,
-        vae_latent_dim: int | None,
-        n_action_samples: int,
-        noise_dim: int | None = None,
+        vae_net_arch: list[int] | None = None,
+        vae_latent_dim: int | None = None,
+        n_action_samples: int = 100,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
-        """
-        :param lr_schedule: Learning rate schedule of the VAE.
-        :param vae_net_arch: Hidden layers of the VAE's encoder and decoder, ``[750, 750]`` by default.
-        :param vae_latent_dim: Latent dimensions of the VAE, twice the action dimensions by default.
-        :param n_action_samples: Number of candidates.
-        :param noise_dim: Dimensions of a candidate's noise, those of the latent by default.
-        """
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = {"fused": True}
+        kwargs |= {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.n_action_samples = n_action_samples
-        self.vae_kwargs: dict[str, Any] = {
-            "observation_space": self.observation_space,
-            "action_space": self.action_space,
+        self.vae_kwargs = {
+            "observation_space": observation_space,
+            "action_space": action_space,
             "net_arch": [750, 750] if vae_net_arch is None else vae_net_arch,
-            "latent_dim": 2 * get_action_dim(self.action_space) if vae_latent_dim is None else vae_latent_dim,
+            "latent_dim": 2 * get_action_dim(action_space) if vae_latent_dim is None else vae_latent_dim,
             "activation_fn": self.activation_fn,
             "normalize_images": self.normalize_images,
         }
@@ -57,8 +69,11 @@ class CandidatePolicy(FinitePolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
-        noise_dim = noise_dim or self.vae_kwargs["latent_dim"]
-        self.register_buffer("candidate_noise", th.randn(1, n_action_samples, noise_dim, device=self.device))
+        self.register_buffer("candidate_noise", th.randn(1, n_action_samples, self._noise_dim(), device=self.device))
+
+    def _noise_dim(self) -> int:
+        """:return: Dimensions of the noise that a candidate is made of, those of the VAE's latent."""
+        return self.behavior_vae.latent_dim
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {

@@ -31,7 +31,6 @@ def go_online(
     env: GymEnv | str | None,
     keep_dataset: bool,
     kwargs: dict[str, Any],
-    **defaults: Any,
 ) -> OnlineAlgorithm:
     """
     :param model: The offline model.
@@ -39,14 +38,14 @@ def go_online(
     :param policy: Its policy, whose networks are among the offline policy's.
     :param networks: Arguments of that policy.
     :param env: The environment; None for the model's own.
-    :param keep_dataset: Whether the model's dataset is put into the replay buffer.
-    :param kwargs: The user's arguments of the algorithm.
-    :param defaults: Where they differ from :func:`shared_arguments`, those to take unless the user has others.
+    :param keep_dataset: Whether the model's dataset is put into the replay buffer. ``learning_starts`` is then 0 by default,
+        and ``buffer_size`` (1,000,000 by default) is the room beside the dataset.
+    :param kwargs: Arguments of the algorithm, besides or instead of :func:`shared_arguments`.
     :return: The online model, with the offline one's weights.
     :raises ValueError: when ``env`` is missing or does not fit, when there is no dataset to keep, or for arguments that
         would change the networks.
     """
-    kwargs = shared_arguments(model) | defaults | kwargs
+    kwargs = shared_arguments(model) | kwargs
     changes = checked_policy_kwargs(kwargs.pop("policy_kwargs", None), OPTIMIZER_KWARGS)
     vec_env = _online_env(model, env)
     if model.replay_buffer_kwargs.get("normalize_rewards"):
