@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.readers.hdf5_arrays import (
     check_lengths,
-    get_group,
+    get_member,
     has_member,
     listed,
     open_hdf5,
@@ -44,14 +44,14 @@ def load_robomimic(
     :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
     """
     with open_hdf5(path, "a robomimic dataset") as file:
-        data = get_group(file, "data")
+        data = get_member(file, "data", "Group")
         demos = _demo_names(data)
         # A key that only some demonstrations have is then reported as missing from the others.
-        keys = obs_keys or sorted(set().union(*(get_group(data, f"{demo}/obs") for demo in demos)))
+        keys = obs_keys or sorted(set().union(*(get_member(data, f"{demo}/obs", "Group") for demo in demos)))
         if not keys:
             raise DatasetError("field 'obs' is empty: at least one observation is needed")
         groups = {"obs": "observations"}
-        if has_member(get_group(data, demos[0]), "next_obs"):
+        if has_member(get_member(data, demos[0], "Group"), "next_obs"):
             groups["next_obs"] = "next_observations"
         names = ["actions", "rewards", *(f"{group}/{key}" for group in groups for key in keys)]
         columns = {name: read_rows(data, (f"{demo}/{name}" for demo in demos)) for name in names}
@@ -82,7 +82,7 @@ def _demo_names(data: Any) -> list[str]:
 
 def _check_num_samples(data: Any, demos: list[str], lengths: np.ndarray) -> None:
     for demo, length in zip(demos, lengths, strict=True):
-        n_samples = get_group(data, demo).attrs.get("num_samples", length)
+        n_samples = get_member(data, demo, "Group").attrs.get("num_samples", length)
         if n_samples != length:
             raise DatasetError(f"field 'data/{demo}' has {length} steps, but its num_samples is {n_samples}")
 
