@@ -7,7 +7,7 @@ so are sizes that the file cannot hold, before any memory is taken for them.
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,25 +83,47 @@ def get_member(group: Any, path: str, kind: str = "HLObject") -> Any:
         return member
 
 
-def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+def read_columns(
+    group: Any, columns: Mapping[str, Sequence[str]], flags: Container[str] = ()
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """
-    Read arrays one after the other into a single one, each value written once.
+    Read fields whose arrays stand in the file one by one, such as one per episode.
 
     :param group: An HDF5 group.
-    :param names: One or more paths below it, of arrays of numbers that differ at most in their first axis.
-    :return: The rows of all, floats as float32, integers and bools as they are; and the number of rows of each.
+    :param columns: For each field, the paths below the group of its arrays of numbers, which differ at most in their first
+        axis; as many for each field, at least one.
+    :param flags: The fields whose values are 0 or 1.
+    :return: The rows of each field, floats as float32, flags as bools, integers as they are; and the number of rows of each
+        of its arrays.
     :raises DatasetError: when an array is missing, is not stored in this file, claims a size that the file cannot hold,
-        does not fit the one before, cannot be decoded, or holds a value that is not finite.
+        does not fit the one before, cannot be decoded, is empty, or as long as another field's is not; or when a value is
+        not finite, or not a flag.
     """
+    rows, lengths = {}, {}
+    for name, paths in columns.items():
+        rows[name], lengths[name] = _read_rows(group, paths, name in flags)
+    first, expected = next(iter(lengths.items()))
+    for name, other in lengths.items():
+        wrong = np.flatnonzero((other != expected) | (other == 0))
+        if len(wrong):
+            raise DatasetError(
+                f"episode {wrong[0]} has {other[wrong[0]]} rows of {name!r} and {expected[wrong[0]]} of {first!r}: "
+                "there must be as many of each, at least one"
+            )
+    return rows, expected
+
+
+def _read_rows(group: Any, paths: Sequence[str], flags: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Each value is written once."""
     file_size = Path(group.file.filename).stat().st_size
     rows: np.ndarray | None = None
     lengths: list[int] = []
     n_rows = n_stored = 0
-    for name in names:
-        label = _field(group, name)
+    for path in paths:
+        label = _field(group, path)
         with naming(label):
             # Opened one at a time: each open dataset has buffers of its own.
-            array = get_member(group, name, "Dataset")
+            array = get_member(group, path, "Dataset")
             shape, dtype = array.shape, array.dtype
             if dtype.kind not in "biuf":
                 raise DatasetError(f"must hold numbers, not {dtype}")
@@ -118,25 +140,15 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
             if n_rows + shape[0] > len(rows):
                 # In place, where numpy's copy would need the memory twice.
                 rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
-            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes, label)
+            own = rows[n_rows : n_rows + shape[0]]
+            _read_into(array, own, n_bytes, label)
+            if flags and len(own):
+                as_flags(label, own)
             n_rows += shape[0]
             lengths.append(shape[0])
     assert rows is not None
     rows.resize((n_rows, *rows.shape[1:]), refcheck=False)
-    return rows, np.array(lengths)
-
-
-def read_flags(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """
-    :param group: An HDF5 group.
-    :param names: One or more paths below it, of arrays of shape ``(N,)`` or ``(N, 1)``.
-    :return: Their values, one after the other, as bools; and the number of rows of each.
-    :raises DatasetError: when a value is neither 0 nor 1, or as :func:`read_rows` says.
-    """
-    names = list(names)
-    values, lengths = read_rows(group, names)
-    episodes = zip(names, np.split(values, np.cumsum(lengths)[:-1]), strict=True)
-    return np.concatenate([as_flags(_field(group, name), flags) for name, flags in episodes]), lengths
+    return rows.reshape(-1).astype(bool) if flags else rows, np.array(lengths)
 
 
 def read_integer(group: Any, name: str) -> int:
@@ -152,23 +164,6 @@ def read_integer(group: Any, name: str) -> int:
             raise DatasetError(f"must be one integer, not {array.dtype} of shape {array.shape}")
         checked_storage(array, file_size=array.dtype.itemsize)
         return int(array[()])
-
-
-def check_lengths(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """
-    :param columns: For each field, the number of rows of each episode.
-    :return: The number of rows of each episode.
-    :raises DatasetError: when an episode is empty, or its fields differ.
-    """
-    first, lengths = next(iter(columns.items()))
-    for name, other in columns.items():
-        wrong = np.flatnonzero((other != lengths) | (other == 0))
-        if len(wrong):
-            raise DatasetError(
-                f"episode {wrong[0]} has {other[wrong[0]]} rows of {name!r} and {lengths[wrong[0]]} of {first!r}: "
-                "there must be as many of each, at least one"
-            )
-    return lengths
 
 
 def listed(names: Any) -> str:
