@@ -364,13 +364,12 @@ def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
         low, high = space.start, space.start + (space.nvec - 1)
     # No choice is a fraction.
     no_fractions = array.dtype.kind == "f" and not isinstance(space, spaces.Box)
+    row = 0
     for part in parts(array):
-        # The extremes first: they need no array of flags. By columns, which is many times faster than along the rows.
-        columns = part.reshape(len(part), -1).T
-        lowest, highest = (np.reshape([f(column) for column in columns], part.shape[1:]) for f in (np.min, np.max))
-        if (lowest < low).any() or (highest > high).any() or (no_fractions and (part % 1).any()):
-            inside = (array >= low) & (array <= high) & ((array % 1 == 0) if no_fractions else True)
-            return int(np.argmin(inside.reshape(len(array), -1).all(axis=1)))
+        inside = (part >= low) & (part <= high) & ((part % 1 == 0) if no_fractions else True)
+        if not inside.all():
+            return row + int(np.argmin(inside.reshape(len(part), -1).all(axis=1)))
+        row += len(part)
     return None
 
 
