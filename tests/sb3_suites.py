@@ -37,7 +37,8 @@ class Plugin:
         self.name, self.place = name, PLACES[name]
         self.ours = getattr(sb3_pg_extras, name)
         self.theirs = {getattr(stable_baselines3, other) for other in ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")}
-        self.used, self.rows = False, []  # type: ignore[var-annotated]
+        self.used = False
+        self.rows: list[dict[str, str]] = []
         make = self.ours.__init__
         known = inspect.signature(make).parameters
 
@@ -52,10 +53,7 @@ class Plugin:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Tests of SB3's other algorithms are its own affair."""
-        items[:] = [
-            item for item in items
-            if not any(value in self.theirs for value in vars(getattr(item, "callspec", item)).get("params", {}).values() if isinstance(value, type))
-        ]  # fmt: skip
+        items[:] = [item for item in items if not self.theirs.intersection(_classes(item))]
 
     def pytest_runtest_setup(self) -> None:
         self.used = False
@@ -71,6 +69,12 @@ class Plugin:
         return report
 
 
+def _classes(item: Any) -> list[type]:
+    """:return: The classes among a test's parameters."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return [value for value in parameters if isinstance(value, type)]
+
+
 def run(name: str, results: Path, pytest_arguments: list[str]) -> int:
     """
     :param name: The class to try, in the folder that the tests are in.
@@ -80,7 +84,10 @@ def run(name: str, results: Path, pytest_arguments: list[str]) -> int:
     """
     plugin = Plugin(name)
     files = [str(path) for path in sorted(Path("tests").glob("test_*.py")) if plugin.place in path.read_text()]
-    status = pytest.main([*files, "-q", "--tb=line", "--continue-on-collection-errors", "-p", "no:cacheprovider", *pytest_arguments], plugins=[plugin])
+    status = pytest.main(
+        [*files, "-q", "--tb=line", "--continue-on-collection-errors", "-p", "no:cacheprovider", *pytest_arguments],
+        plugins=[plugin],
+    )
     new = not results.exists()
     with results.open("a", newline="") as file:
         writer = csv.DictWriter(file, ["class", "test", "outcome", "why"], lineterminator="\n")
@@ -94,7 +101,9 @@ def run(name: str, results: Path, pytest_arguments: list[str]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", nargs="?", default="https://github.com/DLR-RM/stable-baselines3", help="what git can clone")
+    parser.add_argument(
+        "source", nargs="?", default="https://github.com/DLR-RM/stable-baselines3", help="what git can clone"
+    )
     parser.add_argument("--ref", default=f"v{stable_baselines3.__version__}", help="tag or commit of the tests")
     parser.add_argument("--classes", nargs="+", choices=PLACES, default=list(PLACES))
     parser.add_argument("--results", type=Path, default=RESULTS)

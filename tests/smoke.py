@@ -1,4 +1,4 @@
-"""An installed package: each algorithm trains, saves, loads and predicts, each format is read. ``python_versions.sh`` runs it."""
+"""``python_versions.sh`` runs it: each algorithm trains, saves, loads and predicts, each format is read."""
 
 import importlib.util
 import os
