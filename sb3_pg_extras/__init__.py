@@ -1,4 +1,4 @@
-"""REINFORCE, SingleStepA2C, BEAR and BC for Stable-Baselines3 and the RL Zoo."""
+"""REINFORCE, SingleStepA2C, BEAR, BCQ, TD3+BC and BC for Stable-Baselines3 and the RL Zoo."""
 
 from importlib import import_module
 from importlib.metadata import version
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sb3_pg_extras.bc import BC
+    from sb3_pg_extras.bcq import BCQ
     from sb3_pg_extras.bear import BEAR
     from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score, save_dataset
     from sb3_pg_extras.offline.evaluation import FQE, FQECallback
@@ -13,17 +14,20 @@ if TYPE_CHECKING:
     from sb3_pg_extras.reinforce import REINFORCE
     from sb3_pg_extras.single_step_a2c import STREAM_PRESET, SingleStepA2C
     from sb3_pg_extras.single_step_a2c.optimizers import ObGD
+    from sb3_pg_extras.td3_bc import TD3BC
 
 __version__ = version("sb3-pg-extras")
 
 # Public name -> the module it is imported from when it is first asked for: who uses one algorithm waits for no other.
 _HOME = {
     "BC": "bc",
+    "BCQ": "bcq",
     "BEAR": "bear",
     "FQE": "offline.evaluation",
     "FQECallback": "offline.evaluation",
     "REINFORCE": "reinforce",
     "STREAM_PRESET": "single_step_a2c",
+    "TD3BC": "td3_bc",
     "DatasetError": "datasets",
     "ObGD": "single_step_a2c.optimizers",
     "OfflineAlgorithm": "offline.offline_algorithm",
@@ -36,10 +40,12 @@ _HOME = {
 
 __all__ = [
     "BC",
+    "BCQ",
     "BEAR",
     "FQE",
     "REINFORCE",
     "STREAM_PRESET",
+    "TD3BC",
     "DatasetError",
     "FQECallback",
     "ObGD",

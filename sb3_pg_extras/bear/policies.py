@@ -3,87 +3,38 @@
 from typing import Any
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_pg_extras.common.dicts import arrays_of
-from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
-from sb3_pg_extras.offline.policies import FinitePolicy, critic_inputs
+from sb3_pg_extras.offline.candidates import CandidatePolicy
 
 
-class BEARPolicy(FinitePolicy, SACPolicy):
+class BEARPolicy(CandidatePolicy, SACPolicy):
     """
     SB3's SAC actor and critics (so that weights move freely between BEAR and SAC), and a behaviour VAE.
 
     It acts by drawing ``n_action_samples`` actions from the actor and taking the one that the first critic values most.
-    ``deterministic=True`` draws them with noise that is fixed when the policy is made and saved with it.
 
-    :param observation_space: Observation space.
-    :param action_space: Action space.
-    :param lr_schedule: Learning rate schedule of all optimisers (BEAR sets each one's own afterwards).
-    :param vae_net_arch: Hidden layers of the VAE's encoder and decoder, ``[750, 750]`` by default.
-    :param vae_latent_dim: Latent dimensions of the VAE, twice the action dimensions by default.
-    :param n_action_samples: Candidate actions when acting.
-    :param optimizer_class: The optimiser of all networks.
-    :param optimizer_kwargs: Its arguments but for the learning rate; ``fused=True`` for Adam by default, which is faster.
-    :param sac_kwargs: As in SB3's ``SACPolicy``: ``net_arch``, ``activation_fn``, ``n_critics``,
-        ``features_extractor_class``, ...
+    :param args: As in :class:`~sb3_pg_extras.offline.candidates.CandidatePolicy`: the spaces, the schedule, ...
+    :param kwargs: Likewise, and as in SB3's ``SACPolicy``: ``net_arch``, ``n_critics``, ``features_extractor_class``, ...
     :raises ValueError: for ``use_sde``: gSDE explores an environment, which offline learning never does.
     """
 
-    behavior_vae: BehaviorVAE
-    candidate_noise: th.Tensor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        lr_schedule: Schedule,
-        vae_net_arch: list[int] | None = None,
-        vae_latent_dim: int | None = None,
-        n_action_samples: int = 100,
-        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
-        optimizer_kwargs: dict[str, Any] | None = None,
-        **sac_kwargs: Any,
-    ) -> None:
-        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
-            optimizer_kwargs = {"fused": True}
-        sac_kwargs |= {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
-        if sac_kwargs.get("use_sde"):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("use_sde"):
             raise ValueError("policy_kwargs use_sde=True: gSDE explores an environment, which BEAR never does. Leave it out")
-        super().__init__(observation_space, action_space, lr_schedule, **sac_kwargs)
-        action_dim = get_action_dim(action_space)
-        self.n_action_samples = n_action_samples
-        self.vae_kwargs = {
-            "observation_space": observation_space,
-            "action_space": action_space,
-            "net_arch": [750, 750] if vae_net_arch is None else vae_net_arch,
-            "latent_dim": 2 * action_dim if vae_latent_dim is None else vae_latent_dim,
-            "activation_fn": self.activation_fn,
-            "normalize_images": self.normalize_images,
-        }
-        self.behavior_vae = BehaviorVAE(**self._update_features_extractor(self.vae_kwargs)).to(self.device)
-        self.behavior_vae.optimizer = self.optimizer_class(
-            self.behavior_vae.parameters(),
-            lr=lr_schedule(1),  # type: ignore[call-arg]
-            **self.optimizer_kwargs,
-        )
-        self.register_buffer("candidate_noise", th.randn(1, n_action_samples, action_dim, device=self.device))
+        super().__init__(*args, **kwargs)
+
+    def _noise_dim(self) -> int:
+        return get_action_dim(self.action_space)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         # The actor's gSDE settings, which this policy refuses.
         for name in ("use_sde", "log_std_init", "use_expln", "clip_mean"):
             data.pop(name)
-        data.update(
-            vae_net_arch=self.vae_kwargs["net_arch"],
-            vae_latent_dim=self.vae_kwargs["latent_dim"],
-            n_action_samples=self.n_action_samples,
-            share_features_extractor=self.share_features_extractor,
-        )
         return data
 
     def raw_actions(self, obs: PyTorchObs, noise: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
@@ -98,24 +49,13 @@ class BEARPolicy(FinitePolicy, SACPolicy):
         mean, log_std = mean.float(), log_std.float()
         return mean.unsqueeze(1) + log_std.exp().unsqueeze(1) * noise, mean, log_std
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        noise = self.candidate_noise
-        if not deterministic:
-            noise = th.randn(len(arrays_of(observation)[0]), *noise.shape[1:], device=self.device)
-        actions = th.tanh(self.raw_actions(observation, noise)[0])
-        values = self.critic.q_networks[0](critic_inputs(self.critic, observation, actions))
-        return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
-
-    def set_training_mode(self, mode: bool) -> None:
+    def candidates(self, obs: PyTorchObs, noise: th.Tensor) -> th.Tensor:
         """
-        Put the networks in training or evaluation mode (batch normalisation, dropout).
-
-        :param mode: True for training.
+        :param obs: Observations of B states.
+        :param noise: Standard normal noise, shape (B, n, A).
+        :return: Samples of the actor, in [-1, 1], shape (B, n, A).
         """
-        super().set_training_mode(mode)
-        # Called by SB3 before the VAE is made, too.
-        if hasattr(self, "behavior_vae"):
-            self.behavior_vae.set_training_mode(mode)
+        return th.tanh(self.raw_actions(obs, noise)[0])
 
 
 class CnnPolicy(BEARPolicy):

@@ -13,6 +13,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.torch_layers import CombinedExtractor as SB3CombinedExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, TensorDict
+from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch import nn
 
 from sb3_pg_extras.common.algorithm import WholePolicy
@@ -191,6 +192,19 @@ def descend(optimizer: th.optim.Optimizer, loss: th.Tensor, parameters: list[nn.
     th.clear_autocast_cache()
 
 
+def update_target(network: nn.Module, target: nn.Module, tau: float) -> None:
+    """
+    ``target <- tau network + (1 - tau) target``; running statistics of batch normalisation are copied (SB3 issue 996).
+
+    :param network: The network that learns.
+    :param target: The network that follows it.
+    :param tau: Polyak coefficient, between 0 and 1.
+    """
+    polyak_update(network.parameters(), target.parameters(), tau)
+    statistics = [get_parameters_by_name(module, ["running_"]) for module in (network, target)]
+    polyak_update(statistics[0], statistics[1], 1.0)
+
+
 @contextmanager
 def seeded_dropout(policy: nn.Module, generator: th.Generator) -> Iterator[None]:
     """
@@ -215,6 +229,14 @@ def is_vector_space(space: spaces.Space) -> bool:
     :return: Whether its observations are vectors of real numbers.
     """
     return isinstance(space, spaces.Box) and len(space.shape) == 1 and space.dtype.kind == "f" and not is_image_space(space)
+
+
+def has_vectors(space: spaces.Space | None) -> bool:
+    """
+    :param space: An observation space, or None where it is not known.
+    :return: Whether there is a vector of real numbers in it, which can be normalised.
+    """
+    return space is not None and any(is_vector_space(part) for part in _parts(space).values())
 
 
 def _parts(space: spaces.Space) -> dict[str, spaces.Space]:

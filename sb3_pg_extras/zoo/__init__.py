@@ -18,7 +18,14 @@ from typing import Any
 import sb3_pg_extras
 
 # Id -> class among our public names. Its search space is in search_spaces.py, its entries are in hyperparams/.
-CLASSES = {"bc": "BC", "bear": "BEAR", "reinforce": "REINFORCE", "single_step_a2c": "SingleStepA2C"}
+CLASSES = {
+    "bc": "BC",
+    "bcq": "BCQ",
+    "bear": "BEAR",
+    "reinforce": "REINFORCE",
+    "single_step_a2c": "SingleStepA2C",
+    "td3_bc": "TD3BC",
+}
 # Command -> the module that is run, or the function that is called.
 ZOO_COMMANDS = {
     "train": "rl_zoo3.train:train",

@@ -25,6 +25,27 @@ def _draw_bc(trial: optuna.Trial) -> None:
     _draw_policy_kwargs(trial, "net_arch", "activation_fn")
 
 
+def _draw_bcq(trial: optuna.Trial) -> None:
+    _draw_critics(trial)
+    trial.suggest_float("max_perturbation", 0.01, 0.5, log=True)
+    trial.suggest_float("target_q_mixture", 0.5, 1.0)
+    _draw_policy_kwargs(trial, "net_arch", "vae_net_arch")
+
+
+def _draw_td3_bc(trial: optuna.Trial) -> None:
+    _draw_critics(trial)
+    trial.suggest_float("alpha", 0.1, 50.0, log=True)
+    _draw_policy_kwargs(trial, "net_arch")
+
+
+def _draw_critics(trial: optuna.Trial) -> None:
+    trial.suggest_float("learning_rate", 1e-4, 3e-3, log=True)
+    trial.suggest_categorical("batch_size", [100, 256, 512])
+    trial.suggest_float("tau", 1e-3, 2e-2, log=True)
+    trial.suggest_float("one_minus_gamma", 1e-3, 3e-2, log=True)
+    trial.suggest_categorical("n_steps", [1, 3, 5])
+
+
 def _draw_bear(trial: optuna.Trial) -> None:
     # The dataset and warmup_fraction are those of the entry or of the command line.
     trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
@@ -92,6 +113,13 @@ def _sampler(draw: Callable[[optuna.Trial], None]) -> Callable[..., dict[str, An
     return sample
 
 
-DRAWS = {"bc": _draw_bc, "bear": _draw_bear, "reinforce": _draw_reinforce, "single_step_a2c": _draw_single_step_a2c}
+DRAWS = {
+    "bc": _draw_bc,
+    "bcq": _draw_bcq,
+    "bear": _draw_bear,
+    "reinforce": _draw_reinforce,
+    "single_step_a2c": _draw_single_step_a2c,
+    "td3_bc": _draw_td3_bc,
+}
 SAMPLERS = {algo: _sampler(draw) for algo, draw in DRAWS.items()}
 CONVERTERS = dict.fromkeys(DRAWS, convert)

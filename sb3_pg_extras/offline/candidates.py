@@ -1,0 +1,110 @@
+"""Policies that act by the best of several candidate actions: BCQ's and BEAR's."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+
+from sb3_pg_extras.common.dicts import arrays_of
+from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
+from sb3_pg_extras.offline.policies import FinitePolicy, critic_inputs
+
+
+class CandidatePolicy(FinitePolicy):
+    """
+    A policy with a behaviour VAE. It acts by the candidate that its first critic values most; ``deterministic=True`` makes
+    candidates of noise that is fixed when the policy is made and saved with it.
+
+    It stands before a policy of SB3, whose constructor makes the other networks.
+
+    :param observation_space: Observation space.
+    :param action_space: Action space.
+    :param lr_schedule: Learning rate schedule of all optimisers (an algorithm may set each one's own afterwards).
+    :param vae_net_arch: Hidden layers of the VAE's encoder and decoder, ``[750, 750]`` by default.
+    :param vae_latent_dim: Latent dimensions of the VAE, twice the action dimensions by default.
+    :param n_action_samples: Candidate actions when acting.
+    :param optimizer_class: The optimiser of all networks.
+    :param optimizer_kwargs: Its arguments but for the learning rate; ``fused=True`` for Adam by default, which is faster.
+    :param kwargs: As in the policy of SB3.
+    """
+
+    behavior_vae: BehaviorVAE
+    candidate_noise: th.Tensor
+    critic: ContinuousCritic
+    share_features_extractor: bool
+    activation_fn: Any
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        lr_schedule: Schedule,
+        vae_net_arch: list[int] | None = None,
+        vae_latent_dim: int | None = None,
+        n_action_samples: int = 100,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if optimizer_kwargs is None and optimizer_class is th.optim.Adam:
+            optimizer_kwargs = {"fused": True}
+        kwargs |= {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        self.n_action_samples = n_action_samples
+        self.vae_kwargs = {
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "net_arch": [750, 750] if vae_net_arch is None else vae_net_arch,
+            "latent_dim": 2 * get_action_dim(action_space) if vae_latent_dim is None else vae_latent_dim,
+            "activation_fn": self.activation_fn,
+            "normalize_images": self.normalize_images,
+        }
+        self.behavior_vae = BehaviorVAE(**self._update_features_extractor(self.vae_kwargs)).to(self.device)
+        self.behavior_vae.optimizer = self.optimizer_class(
+            self.behavior_vae.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+        self.register_buffer("candidate_noise", th.randn(1, n_action_samples, self._noise_dim(), device=self.device))
+
+    def _noise_dim(self) -> int:
+        """:return: Dimensions of the noise that a candidate is made of, those of the VAE's latent."""
+        return self.behavior_vae.latent_dim
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {
+            "vae_net_arch": self.vae_kwargs["net_arch"],
+            "vae_latent_dim": self.vae_kwargs["latent_dim"],
+            "n_action_samples": self.n_action_samples,
+            "share_features_extractor": self.share_features_extractor,
+        }
+
+    @abstractmethod
+    def candidates(self, obs: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+        """
+        :param obs: Observations of B states.
+        :param noise: Standard normal noise, shape (B, n, noise dimensions).
+        :return: Candidate actions in [-1, 1], shape (B, n, A).
+        """
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        shape = (len(arrays_of(observation)[0]), *self.candidate_noise.shape[1:])
+        noise = self.candidate_noise.expand(shape) if deterministic else th.randn(shape, device=self.device)
+        actions = self.candidates(observation, noise)
+        values = self.critic.q_networks[0](critic_inputs(self.critic, observation, actions))
+        return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the networks in training or evaluation mode (batch normalisation, dropout).
+
+        :param mode: True for training.
+        """
+        super().set_training_mode(mode)
+        # Called by SB3 before the VAE is made, too.
+        if hasattr(self, "behavior_vae"):
+            self.behavior_vae.set_training_mode(mode)
