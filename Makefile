@@ -7,7 +7,7 @@ export SDL_VIDEODRIVER ?= dummy
 # d3rlpy needs an older gymnasium than ours.
 D3RLPY ?= benchmarks/runs/venv-d3rlpy
 
-.PHONY: demo test test-slow lint type format pytest benchmark searches dataset wheel clean install
+.PHONY: demo docs test test-slow lint type format pytest benchmark searches dataset wheel clean install
 
 install: $(INSTALLED)
 
@@ -19,6 +19,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
+
+# The documentation site, in docs/_build.
+docs: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
 
 test: lint type pytest
 
@@ -84,4 +89,4 @@ wheel: $(INSTALLED)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) demo demo-[0-9]* dist build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) docs/_build demo demo-[0-9]* dist build .mypy_cache .pytest_cache .ruff_cache

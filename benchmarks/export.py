@@ -1,9 +1,10 @@
 """
 Do exported policies act as ``predict(deterministic=True)``? ``python benchmarks/export.py`` writes ``results/export.csv``.
 
-Each policy has random weights (He et al. 2015, so that its actions fill their space). Half of the observations are random, half
-are made of bounds, 0, 1 and 1e6 of either sign; a fifth of the images has extreme pixels only. The exported policy gets them in
-batches of 1, 7 and more, ``predict`` in batches of 500; the rows of the format "predict" are ``predict`` itself in the former.
+Each policy has random weights (He et al. 2015, so that its actions fill their space). Half of the observations are random,
+half are made of bounds, 0, 1 and 1e6 of either sign; a fifth of the images has extreme pixels only. The exported policy gets
+them in batches of 1, 7 and more, ``predict`` in batches of 500; the rows of the format "predict" are ``predict`` itself in the
+former.
 
 Vectors that are uniform up to 1e6 are a kind of their own: where terms of a million cancel in a sum, single precision leaves
 an error of 0.1, by which ``predict`` is as wrong as its copy.
@@ -31,7 +32,9 @@ from sb3_pg_extras.common.dicts import arrays_of, map_arrays
 RESULTS = Path(__file__).parent / "results" / "export.csv"
 VECTOR = spaces.Box(-np.inf, np.inf, (6,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
-DICT = spaces.Dict({"vector": VECTOR, "image": IMAGE, "bounded": spaces.Box(-2, 3, (2,), np.float64), "mode": spaces.Discrete(4)})
+DICT = spaces.Dict(
+    {"vector": VECTOR, "image": IMAGE, "bounded": spaces.Box(-2, 3, (2,), np.float64), "mode": spaces.Discrete(4)}
+)
 BOX = spaces.Box(np.array([-2, 0, -1], np.float32), np.array([3, 1, 1], np.float32))
 ACTIONS = {"Box": BOX, "Discrete": spaces.Discrete(5), "MultiDiscrete": spaces.MultiDiscrete([2, 5])}
 ACTIONS |= {"MultiBinary": spaces.MultiBinary(3)}
@@ -152,7 +155,9 @@ def predict(model: BaseAlgorithm, observations: Any) -> np.ndarray:
 def compare(model: BaseAlgorithm, observations: Any) -> Iterator[dict[str, Any]]:
     wanted = run_in_batches(lambda obs: predict(model, obs), observations, [500])
     for name, act in formats(model):
-        difference = np.abs(run_in_batches(act, observations, [1, 7, 992]).astype(np.float64) - wanted).reshape(len(wanted), -1)
+        difference = np.abs(run_in_batches(act, observations, [1, 7, 992]).astype(np.float64) - wanted).reshape(
+            len(wanted), -1
+        )
         yield {
             "format": name,
             "observations": len(wanted),

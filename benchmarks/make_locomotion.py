@@ -15,8 +15,8 @@ A training that was stopped goes on from its last checkpoint, with other random 
 import argparse
 import csv
 import hashlib
+import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch as th
@@ -33,8 +33,11 @@ from sb3_pg_extras.datasets import collect_dataset
 HERE = Path(__file__).parent
 RUNS, RESULTS = HERE / "runs" / "locomotion", HERE / "results" / "locomotion_datasets.csv"
 ENVS = ("Hopper-v5", "HalfCheetah-v5", "Walker2d-v5")
+COLUMNS = [
+    *("dataset", "env", "transitions", "episodes", "return_mean", "return_std", "return_best"),
+    *("medium_steps", "medium_return", "expert_steps", "expert_return", "sha256"),
+]
 SEED, CHECKPOINT_EVERY, EPISODES, DATASET_STEPS = 0, 5_000, 10, 100_000
-ARRAYS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
 
 
 class Checkpoints(BaseCallback):
@@ -78,21 +81,6 @@ def train(env_id: str, n_steps: int) -> None:
         model.learn(n_steps - done, Checkpoints(folder), reset_num_timesteps=not done)
 
 
-def rows(dataset: OfflineDataset, where: slice) -> OfflineDataset:
-    """:return: Some of a dataset's rows."""
-    arrays: dict[str, Any] = {name: getattr(dataset, name)[where] for name in ARRAYS}
-    spaces = {"observation_space": dataset.observation_space, "action_space": dataset.action_space}
-    return OfflineDataset(**arrays, **spaces, env_id=dataset.env_id)
-
-
-def joined(first: OfflineDataset, second: OfflineDataset) -> OfflineDataset:
-    """:return: The rows of both. The first must end with an episode, or its last row counts as cut."""
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in ARRAYS}
-    return OfflineDataset(
-        **arrays, observation_space=first.observation_space, action_space=first.action_space, env_id=first.env_id
-    )
-
-
 def play(env_id: str, steps: int, seed: int) -> OfflineDataset:
     """:return: What a checkpoint does, acting stochastically."""
     set_random_seed(seed)
@@ -110,26 +98,27 @@ def make(env_id: str) -> None:
     replay = CrossQ.load(RUNS / env_id / str(medium), make_vec_env(env_id))
     replay.load_replay_buffer(RUNS / env_id / "buffer.pkl")
     played = {"medium": play(env_id, medium, 1), "expert": play(env_id, expert, 2)}
-    half = slice(DATASET_STEPS // 2)
+    half = DATASET_STEPS // 2
     datasets = {
         "medium": played["medium"],
-        "medium-replay": rows(load_dataset(replay.replay_buffer), slice(medium)),
-        "medium-expert": joined(rows(played["medium"], half), rows(played["expert"], half)),
+        "medium-replay": load_dataset(replay.replay_buffer)[:medium],
+        "medium-expert": played["medium"][:half].concatenate(played["expert"][:half]),
     }
-    table = []
     for name, dataset in datasets.items():
         path = RUNS / f"{env_id.removesuffix('-v5').lower()}-{name}.npz"
         save_dataset(dataset, path)
         own = dataset.episode_returns()
-        sha = hashlib.sha256(path.read_bytes()).hexdigest()
-        table.append([path.stem, env_id, len(dataset), len(own), *np.round([own.mean(), own.std(), own.max()], 1)])
-        table[-1] += [medium, returns[medium], expert, returns[expert], sha]
-    fresh = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
-        names = "dataset env transitions episodes return_mean return_std return_best medium_steps medium_return"
-        if fresh:
-            csv.writer(file).writerow([*names.split(), "expert_steps", "expert_return", "sha256"])
-        csv.writer(file).writerows(table)
+        measured = [len(dataset), len(own), *np.round([own.mean(), own.std(), own.max()], 1)]
+        agents = [medium, returns[medium], expert, returns[expert]]
+        write_row([path.stem, env_id, *measured, *agents, hashlib.sha256(path.read_bytes()).hexdigest()])
+
+
+def write_row(row: list[object]) -> None:
+    """Write a dataset's row in place of an earlier one."""
+    table = list(csv.reader(RESULTS.open())) if RESULTS.exists() else [COLUMNS]
+    table = [table[0], *sorted([*(old for old in table[1:] if old[0] != row[0]), list(map(str, row))])]
+    with atomic_write(RESULTS) as file, io.TextIOWrapper(file, newline="") as text:
+        csv.writer(text).writerows(table)
 
 
 def main() -> None:

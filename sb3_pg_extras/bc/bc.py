@@ -6,12 +6,28 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.sac.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACPolicy
+from stable_baselines3.sac import policies
+from stable_baselines3.sac.policies import SACPolicy
 from torch.nn import functional as F
 
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
-from sb3_pg_extras.offline.policies import descend
+from sb3_pg_extras.offline.policies import FinitePolicy, descend
+
+
+class MlpPolicy(FinitePolicy, SACPolicy):
+    """SB3's SAC policy for vectors; the actor is all that learns."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}
+
+
+class CnnPolicy(MlpPolicy, policies.CnnPolicy):
+    """The same for images."""
+
+
+class MultiInputPolicy(MlpPolicy, policies.MultiInputPolicy):
+    """The same for dicts of vectors and images."""
 
 
 class BC(OfflineAlgorithm):

@@ -6,14 +6,15 @@ import pathlib
 import pickle
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pg_extras.common import export
 from sb3_pg_extras.common.dicts import arrays_of
-from sb3_pg_extras.common.export import ExportableAlgorithm
 from sb3_pg_extras.common.files import atomic_write, open_to_save
 
 WHAT_TO_DO = (
@@ -73,10 +74,22 @@ class WholeVecNormalize(VecNormalize):
         return object.__new__, (VecNormalize,), self.__getstate__()
 
 
-class CheckedAlgorithm(ExportableAlgorithm):
+class WholePolicy(BasePolicy):
+    """A policy that is saved whole or not at all."""
+
+    def save(self, path: Any) -> None:
+        """:param path: The file to save weights and constructor arguments to, or a file object."""
+        with open_to_save(path) as file:
+            super().save(file)  # type: ignore[arg-type]
+
+
+class CheckedAlgorithm(BaseAlgorithm):
     """An algorithm that names what is wrong with its arguments, stops when a weight is not finite, and is saved whole."""
 
+    export_onnx, export_torchscript = export.export_onnx, export.export_torchscript
     _check_choices, _check_numbers = check_choices, check_numbers
+    # Learning rates that may be None.
+    _optional_rates: ClassVar[tuple[str, ...]] = ()
 
     def _check_arguments(self) -> None:
         """:raises ValueError: naming the argument and its value, before any time is spent."""
@@ -84,8 +97,9 @@ class CheckedAlgorithm(ExportableAlgorithm):
             raise ValueError(f"env=None: {type(self).__name__} needs an environment")
         if not isinstance(self.policy_kwargs, dict):
             raise ValueError(f"policy_kwargs={self.policy_kwargs!r}: must be a dict")
-        rates = [name for name, value in vars(self).items() if name.endswith("learning_rate") and value is not None]
-        self._check_numbers({name: (0, math.inf) for name in rates if not callable(getattr(self, name))})
+        rates = {name: value for name, value in vars(self).items() if name.endswith("learning_rate") and not callable(value)}
+        missing = [name for name in self._optional_rates if rates.get(name) is None]
+        self._check_numbers({name: (0, math.inf) for name in rates if name not in missing})
 
     def _check_learn(self, total_timesteps: Any, log_interval: Any) -> None:
         if not is_number(total_timesteps, 0):

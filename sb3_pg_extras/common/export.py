@@ -6,7 +6,7 @@ import pathlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 import torch as th
@@ -19,49 +19,58 @@ from torch import nn
 
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.files import open_to_save
+from sb3_pg_extras.common.optional import require
 
 # onnxruntime has known it since 1.12 (2022).
 OPSET = 17
+Target = str | pathlib.Path | io.BufferedIOBase
+Normalizes = bool | VecNormalize
 
 
-class ExportableAlgorithm(BaseAlgorithm):
-    """An algorithm whose policy can be written to a file that a robot runs."""
+def export_onnx(
+    model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBase, vec_normalize: Normalizes = True
+) -> None:
+    """
+    Write a policy as an ONNX file, whole or not at all.
 
-    def export_onnx(self, path: str | pathlib.Path | io.BufferedIOBase, vec_normalize: bool | VecNormalize = True) -> None:
-        """
-        Write the policy as an ONNX file, whole or not at all.
+    Its inputs are raw observations, as the environment (the dataset) has them: ``observation``, or one input for each key of
+    a Dict, with the type of the observation space and shape ``(batch, *shape)`` for any batch size. Its output ``action``,
+    shape ``(batch, *action_space.shape)``, is in environment units, and equals ``predict(deterministic=True)`` but for
+    rounding. Nothing is checked in it: an observation that is not finite may give an action that is not.
 
-        Its inputs are raw observations, as the environment (the dataset) has them: ``observation``, or one input for each
-        key of a Dict, with the type of the observation space and shape ``(batch, *shape)`` for any batch size. Its output
-        ``action``, shape ``(batch, *action_space.shape)``, is in environment units, and equals
-        ``predict(deterministic=True)`` but for rounding. Nothing is checked in it: an observation that is not finite may
-        give an action that is not.
+    :param model: Any algorithm of SB3 whose actions follow from single observations.
+    :param path: Path of the file (``.onnx`` is added where no suffix is), or a file object.
+    :param vec_normalize: Whether observations are normalised in it as by the environment's ``VecNormalize``, which
+        ``predict`` leaves to the environment. A ``VecNormalize`` is taken instead of the environment's, for a model that was
+        loaded without one.
+    :raises ValueError: for a policy that, exported, does not act as ``predict`` does, and for observations that are stacked
+        after they were normalised.
+    :raises MissingPackageError: without ``onnx``.
+    """
+    require("onnx", "export")
+    with open_to_save(path, ".onnx") as file, _traced(model, vec_normalize) as (module, _, observations):
+        names = list(observations) if isinstance(observations, dict) else ["observation"]
+        batched = {name: {0: "batch"} for name in [*names, "action"]}
+        args = (observations, {}) if isinstance(observations, dict) else (observations,)
+        # The exporter that is the default since PyTorch 2.9 fails on SB3's distributions.
+        th.onnx.export(
+            module, args, cast(Any, file), input_names=names, output_names=["action"], dynamic_axes=batched, opset_version=OPSET,
+            dynamo=False,
+        )  # fmt: skip
 
-        :param path: Path of the file (``.onnx`` is added where no suffix is), or a file object.
-        :param vec_normalize: Whether the file normalises observations as the environment's ``VecNormalize`` does, which
-            ``predict`` leaves to the environment. A ``VecNormalize`` is taken instead of the environment's, for a model
-            that was loaded without one.
-        :raises ValueError: for a policy that does not act as ``predict`` when it is exported, and for observations that are
-            stacked after they were normalised.
-        """
-        with open_to_save(path, ".onnx") as file:
-            _write(self, file, "onnx", vec_normalize)
 
-    def export_torchscript(
-        self, path: str | pathlib.Path | io.BufferedIOBase, vec_normalize: bool | VecNormalize = True
-    ) -> None:
-        """
-        Write the policy as a TorchScript file, whole or not at all, for ``torch.jit.load`` in Python or C++.
+def export_torchscript(model: BaseAlgorithm, path: Target, vec_normalize: Normalizes = True) -> None:
+    """
+    Write a policy as a TorchScript file, whole or not at all, for ``torch.jit.load`` in Python or C++: a function of raw
+    observations, a tensor or a dict of tensors on the CPU, that returns the actions of :func:`export_onnx`.
 
-        It is a function of raw observations, a tensor or a dict of tensors, that returns actions: those of
-        :meth:`export_onnx`.
-
-        :param path: Path of the file (``.pt`` is added where no suffix is), or a file object.
-        :param vec_normalize: As in :meth:`export_onnx`.
-        :raises ValueError: As :meth:`export_onnx` does.
-        """
-        with open_to_save(path, ".pt") as file:
-            _write(self, file, "torchscript", vec_normalize)
+    :param model: As for :func:`export_onnx`.
+    :param path: Path of the file (``.pt`` is added where no suffix is), or a file object.
+    :param vec_normalize: As for :func:`export_onnx`.
+    :raises ValueError: as :func:`export_onnx` does.
+    """
+    with open_to_save(path, ".pt") as file, _traced(model, vec_normalize) as (_, traced, _):
+        th.jit.save(traced, file)
 
 
 class ExportedPolicy(nn.Module):
@@ -85,8 +94,8 @@ class ExportedPolicy(nn.Module):
             shape = _part(observation_space, key).shape
             if rms.mean.shape != shape:
                 raise ValueError(
-                    f"observations of shape {shape}, and VecNormalize's are {rms.mean.shape}: they are stacked after they were "
-                    "normalised. Export with vec_normalize=False and do both outside"
+                    f"observations of shape {shape}, and VecNormalize's are {rms.mean.shape}: they are stacked after they "
+                    "were normalised. Export with vec_normalize=False and do both outside"
                 )
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
@@ -119,37 +128,27 @@ class ExportedPolicy(nn.Module):
         return observations.reshape(-1, *shape)  # type: ignore[misc]
 
 
-def _write(model: BaseAlgorithm, file: Any, kind: Literal["onnx", "torchscript"], vec_normalize: bool | VecNormalize) -> None:
-    normalizer = model.get_vec_normalize_env() if vec_normalize is True else vec_normalize or None
-    with _on_cpu(model.policy), th.no_grad(), warnings.catch_warnings():
-        # Of the tracer, about what is checked here, and of what will not be there in some later version.
-        warnings.simplefilter("ignore")
-        module = ExportedPolicy(model.policy, _raw_observation_space(model, normalizer), normalizer)
-        observations = module_inputs(_examples(module.observation_space, 2))
-        traced = th.jit.freeze(th.jit.trace(module.eval(), (observations,), check_trace=False), optimize_numerics=False)
-        _check(traced, module)
-        if kind == "torchscript":
-            th.jit.save(traced, file)
-            return
-        names = list(observations) if isinstance(observations, dict) else ["observation"]
-        batched = {name: {0: "batch"} for name in [*names, "action"]}
-        args = (observations, {}) if isinstance(observations, dict) else (observations,)
-        th.onnx.export(
-            module, args, file, input_names=names, output_names=["action"], dynamic_axes=batched, opset_version=OPSET,
-            dynamo=False,
-        )  # fmt: skip
-
-
 @contextmanager
-def _on_cpu(policy: BasePolicy) -> Iterator[None]:
-    """For the while, the policy is on the CPU, and acts rather than learns, as ``predict`` leaves it."""
-    device = policy.device
+def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[nn.Module, Any, Any]]:
+    """On the CPU for the while, the policy as a module of raw observations, the same as TorchScript, and examples."""
+    policy, device = model.policy, model.policy.device
+    normalizer = model.get_vec_normalize_env() if vec_normalize is True else vec_normalize or None
+    module = ExportedPolicy(policy, _raw_observation_space(model, normalizer), normalizer)
+    observations = _tensors(_examples(module.observation_space, 2))
+    # As predict leaves it.
     policy.set_training_mode(False)
-    try:
-        policy.to("cpu")
-        yield
-    finally:
-        policy.to(device)
+    with th.no_grad(), warnings.catch_warnings():
+        # The tracer's, of what is checked here, and PyTorch's, of what a later version will not have.
+        warnings.simplefilter("ignore")
+        try:
+            policy.to("cpu")
+            traced = th.jit.trace(module.eval(), (observations,), check_trace=False)
+            # Without the networks that do not act.
+            traced = th.jit.freeze(traced, optimize_numerics=False)
+            _check(traced, module)
+            yield module, traced, observations
+        finally:
+            policy.to(device)
 
 
 def _raw_observation_space(model: BaseAlgorithm, normalizer: VecNormalize | None) -> spaces.Space:
@@ -160,9 +159,9 @@ def _raw_observation_space(model: BaseAlgorithm, normalizer: VecNormalize | None
 
 
 def _check(traced: Any, module: ExportedPolicy) -> None:
-    """:raises ValueError: when the exported policy, at another batch size than it was traced with, does not act as ``predict``."""
+    """:raises ValueError: when the traced policy, at another batch size than before, does not act as ``predict`` does."""
     observations = _examples(module.observation_space, 3)
-    actions = traced(module_inputs(observations)).numpy()
+    actions = traced(_tensors(observations)).numpy()
     if module.normalizer is not None:
         observations = module.normalizer.normalize_obs(observations)
     wanted = module.policy.predict(observations, deterministic=True)[0]
@@ -173,11 +172,7 @@ def _check(traced: Any, module: ExportedPolicy) -> None:
         )
 
 
-def module_inputs(observations: Any) -> Any:
-    """
-    :param observations: An array, or a dict of arrays.
-    :return: The same as tensors.
-    """
+def _tensors(observations: Any) -> Any:
     return map_arrays(th.as_tensor, observations)
 
 

@@ -64,12 +64,12 @@ def _remove_leftovers(path: pathlib.Path) -> None:
 
 
 @contextmanager
-def open_to_save(target: str | pathlib.Path | io.BufferedIOBase, suffix: str) -> Iterator[io.BufferedIOBase]:
+def open_to_save(target: str | pathlib.Path | io.BufferedIOBase, suffix: str = "") -> Iterator[io.BufferedIOBase]:
     """
     What the ``save`` methods of SB3 write to: a file object as it is, a file whole or not at all.
 
     :param target: A file object, or a path.
-    :param suffix: Suffix for a path without one, such as ".zip".
+    :param suffix: Suffix for a path without one, such as ".zip"; none by default.
     :return: The file object. As in SB3, for a folder it is a file of its name and "_2".
     """
     if not isinstance(target, (str, pathlib.Path)):

@@ -11,14 +11,14 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
-from sb3_pg_extras.common.algorithm import WHAT_TO_DO, CheckedAlgorithm
+from sb3_pg_extras.common.algorithm import WHAT_TO_DO, CheckedAlgorithm, WholePolicy
 from sb3_pg_extras.fast.numpy_actor import NumpyActor
 
 T = TypeVar("T")
 
 
-class CompletePolicy(ActorCriticPolicy):
-    """SB3's policy, saved with the one constructor argument that SB3 leaves out."""
+class CompletePolicy(WholePolicy, ActorCriticPolicy):
+    """SB3's policy, saved whole, and with the one constructor argument that SB3 leaves out."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}

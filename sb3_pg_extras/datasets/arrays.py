@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.common.dicts import map_arrays, named_arrays
-from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset, as_array
 
 # What others call the flags. A done may be a time limit, and must not become a terminal state unasked.
 ENDS = "'terminations' where a terminal state was reached and 'truncations' where a time limit was"
@@ -81,10 +81,7 @@ def joined(parts: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
 def _infer_observation_space(observations: Any) -> spaces.Space:
     if isinstance(observations, Mapping):
         return spaces.Dict({key: _infer_observation_space(value) for key, value in observations.items()})
-    try:
-        array = np.asarray(observations)
-    except ValueError as error:
-        raise DatasetError(f"observations is not a rectangular array: {error}") from error
+    array = as_array("observations", observations)
     if array.dtype == np.uint8 and array.ndim == 4:
         return spaces.Box(0, 255, array.shape[1:], np.uint8)
     # Networks take vectors: a single number per row is one of length 1.

@@ -1,15 +1,16 @@
 """``OfflineDataset``: a log of transitions that is checked once, when it is made, and read-only from then on."""
 
 import warnings
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from sb3_pg_extras.common.dicts import arrays_of, map_named_arrays, named_arrays
+from sb3_pg_extras.common.dicts import arrays_of, map_arrays, map_named_arrays, named_arrays
 from sb3_pg_extras.datasets.mapped import parts, stays_in_file
 
 Observations = np.ndarray | dict[str, np.ndarray]
@@ -115,6 +116,20 @@ class OfflineDataset:
         """:return: The number of transitions, ``N``."""
         return len(self.actions)
 
+    def __getitem__(self, rows: slice) -> "OfflineDataset":
+        """
+        :param rows: Successive transitions, ``dataset[start:stop]``.
+        :return: Those, as views. An episode that they cut neither terminates nor is truncated there.
+        :raises DatasetError: when there are none.
+        """
+        start, stop, step = rows.indices(len(self))
+        if step != 1 or start >= stop:
+            raise DatasetError(
+                f"dataset[{rows.start}:{rows.stop}:{rows.step}] of {len(self)} transitions: must be successive rows"
+            )
+        ends = np.unique(np.clip(self.episode_ends, start, stop)) - start
+        return self._rows(slice(start, stop), ends[ends > 0])
+
     def __repr__(self) -> str:
         origin = f"{self.env_id}, " if self.env_id else ""
         return (
@@ -127,6 +142,11 @@ class OfflineDataset:
         """:return: The number of episodes, ``E``, one that the end of the data cuts short included."""
         return len(self.episode_ends)
 
+    @property
+    def episode_starts(self) -> np.ndarray:
+        """:return: The row of each episode's first transition, shape ``(E,)``."""
+        return np.concatenate([[0], self.episode_ends[:-1]])
+
     def episode_lengths(self) -> np.ndarray:
         """:return: Transitions in each episode, shape ``(E,)``."""
         return np.diff(self.episode_ends, prepend=0)
@@ -138,10 +158,103 @@ class OfflineDataset:
         :return: shape ``(C,)``. Episodes that neither terminate nor reach their time limit (the data just stops) are
             left out, unless there are no others.
         """
-        starts = np.concatenate([[0], self.episode_ends[:-1]])
-        returns = np.add.reduceat(self.rewards, starts, dtype=np.float64)
+        returns = np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64)
         complete = self.terminations[self.episode_ends - 1] | self.truncations[self.episode_ends - 1]
         return returns[complete] if complete.any() else returns
+
+    def episodes(self) -> Iterator["OfflineDataset"]:
+        """:return: The episodes, one after the other, each a dataset whose arrays are views of this one's."""
+        for start, end in zip(self.episode_starts, self.episode_ends, strict=True):
+            yield self[start:end]
+
+    def split(self, fraction: float = 0.8, seed: int | None = 0) -> tuple["OfflineDataset", "OfflineDataset"]:
+        """
+        Two datasets of whole episodes, to train on and to judge by.
+
+        :param fraction: Share of the episodes in the first, between 0 and 1.
+        :param seed: Seed of the draw; None keeps the episodes' order, so that the second holds the last ones.
+        :return: The two datasets. Of memory-mapped data both are copies in memory.
+        :raises ValueError: when ``fraction`` is not between 0 and 1.
+        :raises DatasetError: when one of them would be empty.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction={fraction}: must be between 0 and 1")
+        first = round(fraction * self.n_episodes)
+        if first in (0, self.n_episodes):
+            raise DatasetError(f"split({fraction}) of {self.n_episodes} episodes leaves one part empty")
+        order = np.arange(self.n_episodes) if seed is None else np.random.default_rng(seed).permutation(self.n_episodes)
+        return self._episodes(np.sort(order[:first])), self._episodes(np.sort(order[first:]))
+
+    def filter_episodes(
+        self,
+        predicate: Callable[["OfflineDataset"], bool] | None = None,
+        top: float | None = None,
+        min_return: float | None = None,
+    ) -> "OfflineDataset":
+        """
+        The episodes that meet all conditions given.
+
+        :param predicate: Takes an episode, says whether to keep it.
+        :param top: Share of the episodes to keep, those with the highest undiscounted returns.
+        :param min_return: The lowest undiscounted return to keep.
+        :return: Those episodes, in their order.
+        :raises ValueError: when ``top`` is not in (0, 1].
+        :raises DatasetError: when none is left.
+        """
+        if top is not None and not 0 < top <= 1:
+            raise ValueError(f"top={top}: must be above 0 and at most 1")
+        returns = np.add.reduceat(self.rewards, self.episode_starts, dtype=np.float64)
+        keep = np.full(self.n_episodes, True)
+        if min_return is not None:
+            keep &= returns >= min_return
+        if top is not None:
+            best = np.argsort(-returns, kind="stable")[: max(1, round(top * self.n_episodes))]
+            keep &= np.isin(np.arange(self.n_episodes), best)
+        if predicate is not None:
+            keep &= [bool(predicate(episode)) for episode in self.episodes()]
+        if not keep.any():
+            raise DatasetError(
+                f"no episode of {self.n_episodes} is left: predicate={predicate}, top={top}, min_return={min_return}, "
+                f"returns go from {returns.min():g} to {returns.max():g}"
+            )
+        return self._episodes(np.flatnonzero(keep))
+
+    def sample(self, n: int, seed: int | None = None) -> dict[str, Any]:
+        """
+        :param n: Transitions to draw, with replacement.
+        :param seed: Seed of the draw; None for another one each time.
+        :return: The six fields by name, each (n, ...).
+        """
+        rows = np.random.default_rng(seed).integers(len(self), size=n)
+        return {name: map_arrays(lambda array: array[rows], getattr(self, name)) for name in ARRAY_FIELDS}
+
+    def concatenate(self, *others: "OfflineDataset") -> "OfflineDataset":
+        """
+        :param others: Datasets with this one's spaces.
+        :return: All transitions, in memory: this dataset's, then the others'. No episode goes on from one to the next.
+        :raises DatasetError: when the spaces differ.
+        """
+        for other in others:
+            for name in ("observation_space", "action_space"):
+                if getattr(other, name) != getattr(self, name):
+                    raise DatasetError(f"{name} differs: {getattr(self, name)} and {getattr(other, name)}")
+        parts = [self, *others]
+        offsets = np.cumsum([0, *map(len, parts)])
+        ends = np.concatenate([part.episode_ends + offset for part, offset in zip(parts, offsets, strict=False)])
+        fields = {
+            name: map_arrays(lambda *arrays: np.concatenate(arrays), *(getattr(part, name) for part in parts))
+            for name in ARRAY_FIELDS
+        }
+        return replace(self, **fields, episode_ends=ends)
+
+    def _episodes(self, numbers: np.ndarray) -> "OfflineDataset":
+        lengths = self.episode_lengths()[numbers]
+        rows = np.concatenate([np.arange(self.episode_starts[i], self.episode_ends[i]) for i in numbers])
+        return self._rows(rows, np.cumsum(lengths))
+
+    def _rows(self, rows: Any, ends: np.ndarray) -> "OfflineDataset":
+        fields = {name: map_arrays(lambda array: array[rows], getattr(self, name)) for name in ARRAY_FIELDS}
+        return replace(self, **fields, episode_ends=ends)
 
 
 # The names of the array fields that every dataset has.
@@ -251,13 +364,12 @@ def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
         low, high = space.start, space.start + (space.nvec - 1)
     # No choice is a fraction.
     no_fractions = array.dtype.kind == "f" and not isinstance(space, spaces.Box)
+    row = 0
     for part in parts(array):
-        # The extremes first: they need no array of flags. By columns, which is many times faster than along the rows.
-        columns = part.reshape(len(part), -1).T
-        lowest, highest = (np.reshape([f(column) for column in columns], part.shape[1:]) for f in (np.min, np.max))
-        if (lowest < low).any() or (highest > high).any() or (no_fractions and (part % 1).any()):
-            inside = (array >= low) & (array <= high) & ((array % 1 == 0) if no_fractions else True)
-            return int(np.argmin(inside.reshape(len(array), -1).all(axis=1)))
+        inside = (part >= low) & (part <= high) & ((part % 1 == 0) if no_fractions else True)
+        if not inside.all():
+            return row + int(np.argmin(inside.reshape(len(part), -1).all(axis=1)))
+        row += len(part)
     return None
 
 

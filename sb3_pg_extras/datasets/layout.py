@@ -90,15 +90,16 @@ def unscale_actions(actions: np.ndarray, space: spaces.Space) -> np.ndarray:
     """
     The inverse of :func:`scale_actions`.
 
-    :param actions: shape ``(N, *space.shape)``, in [-1, 1].
+    :param actions: in [-1, 1], shape ``(N, *space.shape)``, or flat as in SB3's replay buffers.
     :param space: The action space.
-    :return: The same shape, in environment units.
+    :return: shape ``(N, *space.shape)``, in environment units.
     :raises DatasetError: when an action is not scaled.
     """
     if not isinstance(space, spaces.Box):
         return actions
     if not space.low.shape == space.high.shape == space.shape:
         raise DatasetError(f"action_space has bounds of shape {space.low.shape}, {space.high.shape}, not {space.shape}")
+    actions = actions.reshape(len(actions), *space.shape)
     too_large = np.abs(actions).reshape(len(actions), -1).max(axis=1) > 1 + ACTION_TOLERANCE
     if too_large.any():
         row = int(np.argmax(too_large))

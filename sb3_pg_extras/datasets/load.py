@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+import pandas as pd
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
@@ -22,16 +23,18 @@ from sb3_pg_extras.datasets.readers.npz import load_npz, save_npz
 from sb3_pg_extras.datasets.readers.parquet import load_parquet, parquet_shards
 from sb3_pg_extras.datasets.readers.replay_buffer import from_replay_buffer, load_replay_buffer
 from sb3_pg_extras.datasets.readers.sharded_parquet import PREFIX as SHARDED_PREFIX
+from sb3_pg_extras.datasets.readers.table import Columns, from_table, load_csv
 
 if TYPE_CHECKING:
     from minari import MinariDataset
 
-DatasetSource = Union[OfflineDataset, ReplayBuffer, Mapping[str, Any], "MinariDataset", str, Path]
+DatasetSource = Union[OfflineDataset, ReplayBuffer, Mapping[str, Any], pd.DataFrame, "MinariDataset", str, Path]
 Loader = Callable[[Path, spaces.Space | None], OfflineDataset]
 
 # A new file format is one more module and one more line here: suffix -> (path, action_space of the environment or None).
 FILE_LOADERS: dict[str, Loader] = {
     ".npz": load_npz,
+    ".csv": load_csv,
     ".hdf5": load_hdf5,
     ".h5": load_hdf5,
     ".pkl": lambda path, _: load_replay_buffer(path),
@@ -58,12 +61,13 @@ def load_dataset(
     *,
     clip_actions: bool = False,
     observation_keys: Sequence[str] | None = None,
+    columns: Columns | None = None,
 ) -> OfflineDataset:
     """
     Load a dataset from whatever holds it.
 
     :param source: An :class:`OfflineDataset` (returned as it is), an SB3 ``ReplayBuffer``, a ``minari.MinariDataset``, a
-        dict of arrays, the path of a file or a folder in one of the formats of ``docs/datasets.md``,
+        dict of arrays, a pandas DataFrame, the path of a file or a folder in one of the formats of ``docs/datasets.md``,
         ``"minari:<id>"``, or ``"bundled:<name>"``. A file that has not changed since it was last loaded is not read again.
     :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``,
         HDF5, trajectories of ``imitation``, parquet files).
@@ -71,13 +75,15 @@ def load_dataset(
     :param clip_actions: Whether real actions outside the bounds of the action space are clipped, with a warning that says
         how many, instead of refused. Bounds that are only assumed, for want of an action space, are never clipped to.
     :param observation_keys: Which of several observations to keep; one gives a Box observation space, several a Dict.
+    :param columns: For a CSV file or a DataFrame, which of its columns hold ``"observations"``, ``"actions"``,
+        ``"rewards"``, ``"terminations"``, ``"truncations"``, and the ``"episode"``.
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
     :raises MissingPackageError: when the format needs a package that is not installed.
     """
     token = CLIP_ACTIONS.set(clip_actions)
     try:
-        dataset = _load(source, action_space, verbose)
+        dataset = _load(source, action_space, verbose, columns)
     finally:
         CLIP_ACTIONS.reset(token)
     return dataset if observation_keys is None else _with_observations(dataset, list(observation_keys))
@@ -97,7 +103,13 @@ def _with_observations(dataset: OfflineDataset, keys: list[str]) -> OfflineDatas
     return replace(dataset, **kept)
 
 
-def _load(source: Any, action_space: spaces.Space | None, verbose: int) -> OfflineDataset:
+def _load(source: Any, action_space: spaces.Space | None, verbose: int, columns: Columns | None) -> OfflineDataset:
+    if isinstance(source, pd.DataFrame):
+        return from_table(source, action_space, columns)
+    if columns is not None:
+        if Path(str(source)).suffix != ".csv":
+            raise DatasetError(f"columns={columns}: only CSV files and DataFrames have columns to name, not {source!r}")
+        return load_csv(source, action_space, columns)
     if isinstance(source, OfflineDataset):
         return source
     if isinstance(source, ReplayBuffer):
@@ -111,7 +123,7 @@ def _load(source: Any, action_space: spaces.Space | None, verbose: int) -> Offli
     if not isinstance(source, (str, Path)):
         raise DatasetError(
             f"dataset={source!r}: expected an OfflineDataset, an SB3 ReplayBuffer, a MinariDataset, a dict of arrays, "
-            f'a path, "{MINARI_PREFIX}<id>" or "{BUNDLED_PREFIX}<name>", not {type(source).__name__}'
+            f'a DataFrame, a path, "{MINARI_PREFIX}<id>" or "{BUNDLED_PREFIX}<name>", not {type(source).__name__}'
         )
     path, loader = _path_and_loader(str(source))
     stamp = _stamp(path)

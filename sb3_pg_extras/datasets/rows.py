@@ -1,7 +1,5 @@
 """Rows of episodes with one observation per step, as many files hold them -> OfflineDataset, with the next ones too."""
 
-from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,36 +60,27 @@ def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[d
     starts = np.append(0, ends[:-1])
     moved = last[(last > starts) & truncations[last] & ~terminations[last]]
     truncations[moved - 1] = True
-    following = map_arrays(partial(_following, keep=keep, terminations=terminations), fields["observations"])
-    fields = {name: map_arrays(partial(_compacted, keep=keep), value) for name, value in fields.items()}
+
+    def following(array: np.ndarray) -> np.ndarray:
+        rows = np.empty((np.count_nonzero(keep), *array.shape[1:]), array.dtype)
+        return _fill(rows, array, keep, ~terminations)
+
+    next_observations = map_arrays(following, fields["observations"])
+    # To the front of the same memory.
+    fields = {name: map_arrays(lambda array: _fill(array, array, keep), value) for name, value in fields.items()}
     # An episode without rows ends where the one before it does.
     ends = np.unique(ends - np.searchsorted(lost, last, side="right"))
-    return fields | {"next_observations": following}, ends[ends > 0]
+    return fields | {"next_observations": next_observations}, ends[ends > 0]
 
 
-def _following(array: np.ndarray, keep: np.ndarray, terminations: np.ndarray) -> np.ndarray:
-    rows = np.empty((np.count_nonzero(keep), *array.shape[1:]), array.dtype)
-    for index, target in _moves(keep):
-        index += ~terminations[index]
-        # Unlike "raise", "clip" writes to `out` without a buffer; no index is out of range.
-        np.take(array, index, axis=0, out=rows[target], mode="clip")
-    return rows
-
-
-def _compacted(array: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    # To the front of the same memory.
-    for index, target in _moves(keep):
-        array[target] = np.take(array, index, axis=0)
-    return array[: np.count_nonzero(keep)]
-
-
-def _moves(keep: np.ndarray) -> Iterator[tuple[np.ndarray, slice]]:
-    """The numbers of the kept rows, in parts, and where they go."""
+def _fill(target: np.ndarray, array: np.ndarray, keep: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
+    """Write the kept rows, or where ``shift`` is set those that follow them, to the front of ``target``, part by part."""
     stop = 0
     for start in range(0, len(keep), CHUNK):
         index = start + np.flatnonzero(keep[start : start + CHUNK])
-        yield index, slice(stop, stop + len(index))
+        target[stop : stop + len(index)] = array[index if shift is None else index + shift[index]]
         stop += len(index)
+    return target[:stop]
 
 
 def _assumed_action_space(actions: np.ndarray) -> spaces.Space:

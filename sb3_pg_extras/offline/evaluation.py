@@ -261,8 +261,7 @@ class FQE(OfflineAlgorithm):
 
     def initial_values(self) -> np.ndarray:
         """:return: ``Q(s, pi(s))`` at each episode's first state, (E,)."""
-        starts = np.concatenate([[0], self._data().episode_ends[:-1]])
-        observations = map_arrays(lambda array: array[starts], self._data().observations)
+        observations = map_arrays(lambda array: array[self._data().episode_starts], self._data().observations)
         return self.q_values(observations, self.actions_at(observations))
 
     def value(self, confidence: float = 0.95) -> Value:

@@ -41,9 +41,7 @@ def running_returns(dataset: OfflineDataset, gamma: float) -> np.ndarray:
         normalise rewards; shape (N,), float64.
     """
     # The same sum as a return-to-go, backwards.
-    n_rows = len(dataset)
-    starts = np.concatenate([[0], dataset.episode_ends[:-1]])
-    return discounted_returns(dataset.rewards[::-1], (n_rows - starts)[::-1], gamma)[::-1]
+    return discounted_returns(dataset.rewards[::-1], (len(dataset) - dataset.episode_starts)[::-1], gamma)[::-1]
 
 
 def freeze_statistics(env: VecNormalize, dataset: OfflineDataset) -> None:

@@ -18,10 +18,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
-from sb3_pg_extras.common.algorithm import check_choices, check_numbers, is_number
+from sb3_pg_extras.common.algorithm import CheckedAlgorithm
 from sb3_pg_extras.common.dicts import map_arrays
-from sb3_pg_extras.common.export import ExportableAlgorithm
-from sb3_pg_extras.common.files import open_to_save
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
@@ -41,7 +39,7 @@ REPLAY_BUFFER_KWARGS = {"normalize_rewards", "max_bytes"}
 EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
 
 
-class OfflineAlgorithm(ExportableAlgorithm):
+class OfflineAlgorithm(CheckedAlgorithm):
     """
     Base class of algorithms that learn from a fixed dataset and never step the environment.
 
@@ -78,7 +76,6 @@ class OfflineAlgorithm(ExportableAlgorithm):
     # learn()'s default number of gradient steps.
     default_total_timesteps: ClassVar[int] = 100_000
     policy: BasePolicy
-    _check_choices, _check_numbers = check_choices, check_numbers
     replay_buffer: OfflineReplayBuffer | None
 
     def __init__(
@@ -147,10 +144,11 @@ class OfflineAlgorithm(ExportableAlgorithm):
         self._setup_model()
 
     def _check_arguments(self) -> None:
-        """:raises ValueError: naming the argument and its value, before any time is spent."""
-        for name in ("policy_kwargs", "replay_buffer_kwargs"):
-            if not isinstance(getattr(self, name), dict):
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be a dict")
+        if not hasattr(self, "action_space"):
+            raise ValueError(f"{type(self).__name__} needs env= or dataset=, both are None. {HOW_TO_PASS_A_DATASET}")
+        super()._check_arguments()
+        if not isinstance(self.replay_buffer_kwargs, dict):
+            raise ValueError(f"replay_buffer_kwargs={self.replay_buffer_kwargs!r}: must be a dict")
         unknown = sorted(set(self.replay_buffer_kwargs) - REPLAY_BUFFER_KWARGS)
         if unknown:
             raise ValueError(f"replay_buffer_kwargs {unknown[0]!r}: must be among {sorted(REPLAY_BUFFER_KWARGS)}")
@@ -158,8 +156,6 @@ class OfflineAlgorithm(ExportableAlgorithm):
         sizes = dict.fromkeys(("batch_size", "n_collect_steps", "n_steps"), (1, math.inf))
         self._check_numbers(sizes, integer=True)
         self._check_numbers({"gamma": (0, 1)})
-        rates = [name for name in vars(self) if name.endswith("learning_rate")]
-        self._check_numbers({name: (0, math.inf) for name in rates if not callable(getattr(self, name))})
 
     def _check_device(self) -> None:
         """What a model needs to learn, but not to be loaded and to act."""
@@ -168,8 +164,6 @@ class OfflineAlgorithm(ExportableAlgorithm):
 
     def _setup_model(self) -> None:
         """Build the networks. Subclasses go on with their optimisers."""
-        if not hasattr(self, "action_space"):
-            raise ValueError(f"{type(self).__name__} needs env= or dataset=, both are None. {HOW_TO_PASS_A_DATASET}")
         self._check_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
@@ -346,10 +340,7 @@ class OfflineAlgorithm(ExportableAlgorithm):
         :return: The trained model.
         """
         total_timesteps = self.default_total_timesteps if total_timesteps is None else total_timesteps
-        if not is_number(total_timesteps, lowest=0):
-            raise ValueError(f"total_timesteps={total_timesteps!r}: must be a number of gradient steps")
-        if log_interval is not None and not is_number(log_interval, lowest=1):
-            raise ValueError(f"log_interval={log_interval!r}: must be a number of at least 1, or None for no log")
+        self._check_learn(total_timesteps, log_interval)
         total_timesteps, callback = self._setup_learn(
             total_timesteps,
             callback,
@@ -372,15 +363,15 @@ class OfflineAlgorithm(ExportableAlgorithm):
             if not callback.on_step():
                 break
             if self.num_timesteps % CHECK_EVERY == 0:
-                self._check_finite()
+                self._check_weights()
             if log_interval is not None and self.num_timesteps % log_interval == 0:
                 self.dump_logs()
 
-        self._check_finite()
+        self._check_weights()
         callback.on_training_end()
         return self
 
-    def _check_finite(self) -> None:
+    def _check_weights(self) -> None:
         """:raises ValueError: for a logged quantity, or a weight, that is not a finite number."""
         wrong = [name for name, (total, _) in self._sums.items() if not math.isfinite(total)]
         wrong = wrong or [name for name, weight in self.policy.named_parameters() if not weight.isfinite().all()]
@@ -399,7 +390,7 @@ class OfflineAlgorithm(ExportableAlgorithm):
 
     def dump_logs(self) -> None:
         """Write the log: ``time/fps`` is gradient steps per second."""
-        self._check_finite()
+        self._check_weights()
         elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
         self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
         self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
@@ -428,12 +419,10 @@ class OfflineAlgorithm(ExportableAlgorithm):
         :param include: Names of attributes to save although they are left out by default.
         :raises ValueError: when a weight is not a finite number.
         """
-        self._check_finite()
         self._generator_state = (self.device.type, self.generator.get_state(), self.seed)
         if isinstance(self.replay_buffer, ShardedReplayBuffer):
             self._sharded_position = (str(self.dataset), self.replay_buffer.position())
-        with open_to_save(path, ".zip") as file:
-            super().save(file, exclude, include)
+        super().save(path, exclude, include)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """

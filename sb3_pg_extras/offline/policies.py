@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
@@ -16,14 +16,15 @@ from stable_baselines3.common.type_aliases import PyTorchObs, TensorDict
 from stable_baselines3.common.utils import get_parameters_by_name, polyak_update
 from torch import nn
 
+from sb3_pg_extras.common.algorithm import WholePolicy
 from sb3_pg_extras.datasets import OfflineDataset
 from sb3_pg_extras.offline.normalization import CLIP, EPSILON, set_moments
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-class FinitePolicy(BasePolicy):
-    """A policy whose ``predict`` raises, as SAC's does, rather than return an action that is not a number."""
+class FinitePolicy(WholePolicy):
+    """A policy whose ``predict`` raises, as SAC's does, rather than return an action that is not a number; saved whole."""
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """

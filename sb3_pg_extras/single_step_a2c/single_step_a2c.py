@@ -78,6 +78,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         finite.
     """
 
+    _optional_rates = ("critic_learning_rate",)
+
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],

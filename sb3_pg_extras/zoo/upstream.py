@@ -88,24 +88,11 @@ def use_our_manager() -> None:
     importlib.import_module("rl_zoo3.train").ExperimentManager = Manager  # type: ignore[attr-defined]
 
 
-def link_folders_with_spaces() -> None:
-    """``record_training`` gives paths to a shell without quotes: replace those that have a space by links to them."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("-f", "--folder", default="rl-trained-agents")
-    parser.add_argument("-o", "--output-folder")
-    known, arguments = parser.parse_known_args(sys.argv[1:])
-    if known.output_folder is not None:
-        # As the command does; it would leave a link as it is.
-        shutil.rmtree(known.output_folder, ignore_errors=True)
-        os.makedirs(known.output_folder)
-    for flag, folder in {"-f": known.folder, "-o": known.output_folder}.items():
-        if folder is not None and " " in os.path.abspath(folder):
-            link = Path(_temporary_folder(), "link")
-            link.symlink_to(os.path.abspath(folder), target_is_directory=True)
-            print(f"{link} is a link to {folder}: record_training takes no paths with spaces")
-            folder = str(link)
-        arguments += [] if folder is None else [flag, folder]
-    sys.argv[1:] = arguments
+def refuse_paths_with_spaces() -> None:
+    """``record_training`` gives paths to a shell without quotes, and leaves no video."""
+    for path in (os.getcwd(), *sys.argv[1:]):
+        if " " in path:
+            raise UsageError(f"{path!r} has a space, which record_training does not take: run it on a link without")
 
 
 def start_our_commands() -> None:
@@ -135,7 +122,8 @@ def provide_ffmpeg() -> None:
         return
     import imageio_ffmpeg
 
-    folder = _temporary_folder()
+    folder = tempfile.mkdtemp(prefix="sb3-pg-extras-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     Path(folder, "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
     os.environ["PATH"] = os.pathsep.join([folder, os.environ.get("PATH", "")])
 
@@ -254,16 +242,10 @@ def skip_title_of_pybullet() -> None:
     plt.title = lambda label, **kwargs: None if label == "PyBullet envs" else title(label, **kwargs)  # type: ignore
 
 
-def _temporary_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="sb3-pg-extras-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 # Command -> what is done before it runs.
 WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
     "train": [take_strings_without_quotes, refuse_unknown_environments, use_our_manager],
-    "record_training": [find_models, link_folders_with_spaces, provide_ffmpeg, start_our_commands],
+    "record_training": [find_models, refuse_paths_with_spaces, provide_ffmpeg, start_our_commands],
     "record_video": [find_models, take_strings_without_quotes],
     "benchmark": [start_our_commands, raise_the_error_for_missing_files],
     "enjoy": [find_models, take_strings_without_quotes, raise_the_error_for_missing_files],

@@ -148,6 +148,7 @@ def test_a_policy_saved_and_loaded_computes_the_same(policy, observation_space, 
     ("kwargs", "words"),
     [
         ({"policy_kwargs": "dict(net_arch=[8])"}, r"policy_kwargs='dict\(net_arch=\[8\]\)': must be a dict"),
+        ({"learning_rate": None}, "learning_rate=None: must be a number"),
         ({"env": None}, "env=None: .* needs an environment"),
     ],
 )

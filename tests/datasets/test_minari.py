@@ -251,15 +251,15 @@ def hdf5_with(name, data):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (hdf5_without("episode_3/rewards"), ["episode_3", "'rewards' is missing"]),
+        (hdf5_without("episode_3/rewards"), ["'episode_3/rewards' is missing"]),
         (hdf5_without("episode_3"), ["total_episodes is 5", "there are 4"]),
         (hdf5_with("episode_0/observations", np.zeros((3, 1))), ["episode 0: observations has 3 rows", "expected 4"]),
         (hdf5_with("episode_0/actions", np.zeros((4, 1))), ["episode 0: actions has 4 rows", "expected 3"]),
         (hdf5_with("episode_1/actions", np.zeros((2, 2))), ["episode 1: actions", "(2,)"]),
         (hdf5_with("episode_0/rewards", np.array([0, np.nan, 0])), ["rewards row 1", "nan"]),
         (hdf5_with("episode_0/rewards", 1.0), ["rewards"]),
-        (hdf5_with("episode_0/actions", {"x": np.zeros((3, 1))}), ["episode_0", "'actions' must be a Dataset"]),
-        (hdf5_with("episode_1/observations", {"x": np.zeros((3, 1))}), ["'observations' must be a Dataset"]),
+        (hdf5_with("episode_0/actions", {"x": np.zeros((3, 1))}), ["'episode_0/actions' must be an array"]),
+        (hdf5_with("episode_1/observations", {"x": np.zeros((3, 1))}), ["'episode_1/observations' must be an array"]),
         (hdf5_with("episode_0/rewards", [b"a", b"b", b"c"]), ["episode 0: rewards", "numbers"]),
         (hdf5_with("episode_0/terminations", [1, 0, 0]), ["row 0 is terminated"]),
         (hdf5_with("episode_0/actions", np.full((3, 1), 11)), ["actions row 0", "11"]),

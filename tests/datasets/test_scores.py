@@ -17,6 +17,22 @@ def test_normalized_scores_by_hand(arrays):
 
 
 @pytest.mark.parametrize(
+    ("name", "random", "expert"),
+    [
+        ("hopper-medium-replay-v2", -20.272305, 3234.3),
+        ("antmaze-umaze-diverse-v2", 0.0, 1.0),
+        ("kitchen-mixed-v0", 0.0, 4.0),
+        ("maze2d-umaze-v1", 23.85, 161.86),
+        ("maze2d-umaze-dense-v1", 68.537689, 193.66285642381482),
+        ("door-human-v1", -56.512833, 2880.5693087298737),
+        ("AdroitHandDoor-v1", -56.512833, 2880.5693087298737),
+    ],
+)
+def test_d4rl_names_find_the_references_of_their_task(name, random, expert):
+    np.testing.assert_allclose(normalized_score(name, [random, expert]), [0, 100], atol=1e-12)
+
+
+@pytest.mark.parametrize(
     ("source", "words"),
     [("CartPole-v1", "CartPole-v1"), ("Hopper", "'Hopper'"), (gym.make("CartPole-v1"), "CartPole-v1")],
 )

@@ -24,6 +24,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from warm_python import this_environment
 
 from sb3_pg_extras import SingleStepA2C
 from sb3_pg_extras.common.algorithm import WholeVecNormalize
@@ -70,10 +71,7 @@ def objective(trial: optuna.Trial) -> float:
 def optimize(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The command as a user types it."""
     search = ["train", "--algo", "reinforce", "--env", "CartPole-v1", "-optimize"]
-    return subprocess.run(
-        [sys.executable, "-m", "sb3_pg_extras.zoo", *search, *arguments],
-        cwd=folder, text=True, capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
+    return this_environment().run("sb3_pg_extras.zoo", *search, *arguments, folder=folder)
 
 
 # -- heartbeats

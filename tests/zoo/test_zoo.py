@@ -4,6 +4,7 @@ import argparse
 import inspect
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import yaml
 from conftest import make_arrays
 from gymnasium import spaces
 from rl_zoo3.utils import StoreDict, get_wrapper_class
+from warm_python import this_environment
 
 import sb3_pg_extras
 from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
@@ -33,18 +35,24 @@ ROOT = Path(__file__).parents[2]
 SMALL = ["warmup_fraction:0.1", "policy_kwargs:dict(net_arch=[8],vae_net_arch=[8])"]
 
 
-def command(folder: Path, *arguments: str, module: str = "sb3_pg_extras.zoo", **env: str) -> subprocess.CompletedProcess:
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return this_environment().run("sb3_pg_extras.zoo", *arguments, folder=folder)
+
+
+def fresh(folder: Path, module: str, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+    """A module in a Python that has imported nothing yet."""
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=folder, env={**os.environ, **env}, text=True, capture_output=True, timeout=300, check=False,
     )  # fmt: skip
 
 
-def train(folder: Path, *arguments: str, params: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess:
-    return command(
-        folder, "train", "--algo", "bear", "--env", "Pendulum-v1", "-n", "20", "--seed", "1", "--num-threads", "1",
-        "--eval-freq", "10", "--eval-episodes", "1", *arguments, "-params", *SMALL, *params, **env,
-    )  # fmt: skip
+TRAIN = ["--algo", "bear", "--env", "Pendulum-v1", "-n", "20", "--seed", "1", "--num-threads", "1"]
+TRAIN += ["--eval-freq", "10", "--eval-episodes", "1"]
+
+
+def train(folder: Path, *arguments: str, params: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    return command(folder, "train", *TRAIN, *arguments, "-params", *SMALL, *params)
 
 
 @pytest.fixture(scope="module")
@@ -260,17 +268,6 @@ def test_the_first_trial_of_a_study_can_be_loaded(tmp_path):
     assert f"('learning_rate', {learning_rate})" in result.stdout
 
 
-def test_record_training_in_a_folder_with_spaces(tmp_path):
-    shutil.copytree(
-        ROOT / "rl-trained-agents", tmp_path / "my agents", ignore=lambda folder, names: {"bear", "single_step_a2c"}
-    )
-    arguments = ["--algo", "reinforce", "--env", "CartPole-v1", "-f", "my agents", "-n", "10", "--gif"]
-    result = command(tmp_path, "record_training", *arguments)
-    assert result.returncode == 0, result.stderr
-    for name in ("training.mp4", "training.gif"):
-        assert (tmp_path / "my agents" / "reinforce" / "CartPole-v1_1" / "videos" / name).stat().st_size > 0
-
-
 def test_a_missing_dataset_ends_in_one_line(tmp_path):
     result = train(tmp_path, params=("dataset:'nowhere.npz'",))
     assert result.returncode == 1
@@ -295,6 +292,7 @@ def test_a_missing_dataset_ends_in_one_line(tmp_path):
         ),
         ("enjoy --algo bear --env Pendulum-v1 -f logs --exp-id 3", "Pendulum-v1_3 folder was not found: train one"),
         ("record_training --algo bear --env Pendulum-v1 -f crashed", "no run of Pendulum-v1 in crashed/bear has a model"),
+        ("record_training --algo bear --env Pendulum-v1 -f 'my logs'", "'my logs' has a space"),
         ("all_plots -a bear -e Pendulum-v1 -f logs -o x", "no run of bear on Pendulum-v1 in logs has left evaluations.npz"),
         ("all_plots", "required: -a"),
         ("plot_train -a bear -e Pendulum-v1 -f logs", "no run of bear on Pendulum-v1 in logs has left .*monitor.csv"),
@@ -303,7 +301,7 @@ def test_a_missing_dataset_ends_in_one_line(tmp_path):
 )
 def test_a_command_that_cannot_be_followed_ends_in_one_line(tmp_path, arguments, words):
     (tmp_path / "crashed" / "bear" / "Pendulum-v1_1").mkdir(parents=True)
-    result = command(tmp_path, *arguments.split())
+    result = command(tmp_path, *shlex.split(arguments))
     assert result.returncode in (1, 2)
     assert re.search(f"^sb3-pg-extras {arguments.split()[0]}: error: .*{words}", result.stderr.splitlines()[-1])
     assert "Traceback" not in result.stderr
@@ -370,12 +368,12 @@ def test_literal_zoo_command_with_custom_envs(tmp_path):
         "-conf",
         str(hyperparams_file("bear")),
     ]
-    result = command(tmp_path, *arguments, "-params", *SMALL, module="rl_zoo3.train")
+    result = fresh(tmp_path, "rl_zoo3.train", *arguments, "-params", *SMALL)
     assert result.returncode == 0, result.stderr
 
 
 def test_usage_names_the_commands(tmp_path):
-    result = command(tmp_path, "fly")
+    result = fresh(tmp_path, "sb3_pg_extras.zoo", "fly")
     assert result.returncode == 2
     for name in ("train", "enjoy", "record_video", "collect"):
         assert name in result.stderr
@@ -383,7 +381,7 @@ def test_usage_names_the_commands(tmp_path):
 
 
 def test_version(tmp_path):
-    assert command(tmp_path, "--version").stdout == f"sb3-pg-extras {sb3_pg_extras.__version__}\n"
+    assert fresh(tmp_path, "sb3_pg_extras.zoo", "--version").stdout == f"sb3-pg-extras {sb3_pg_extras.__version__}\n"
 
 
 def test_help_waits_for_no_library(tmp_path):
@@ -425,7 +423,7 @@ def test_wheel_and_sdist_hold_everything_and_the_wheel_trains(tmp_path):
     installed, folder = tmp_path / "installed", tmp_path / "work"
     zipfile.ZipFile(wheel).extractall(installed)
     folder.mkdir()
-    result = train(folder, PYTHONPATH=str(installed))
+    result = fresh(folder, "sb3_pg_extras.zoo", "train", *TRAIN, "-params", *SMALL, PYTHONPATH=str(installed))
     assert result.returncode == 0, result.stderr
     assert f"Loading hyperparameters from: {installed}" in result.stdout
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from matplotlib import pyplot as plt
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.utils import set_random_seed
+from warm_python import WarmPython
 
 import sb3_pg_extras
 from sb3_pg_extras import BEAR
@@ -55,20 +57,23 @@ def installed(tmp_path_factory) -> Path:
     return folder / "installed"
 
 
-def run(folder: Path, installed: Path, command: str) -> subprocess.CompletedProcess:
-    """Run a line as typed in ``folder``. There is neither an ffmpeg nor a Python on the PATH, and no network is met."""
-    words = shlex.split(command)
+@cache
+def warm_python(installed: Path) -> WarmPython:
+    """There is neither an ffmpeg nor a Python on the PATH, and no network is met."""
     env = {"PYTHONPATH": str(installed), "PATH": "/nowhere", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    kept = {name: os.environ[name] for name in ("HOME", "SDL_VIDEODRIVER", "LD_LIBRARY_PATH") if name in os.environ}
+    return WarmPython(kept | env)
+
+
+def run(folder: Path, installed: Path, command: str) -> subprocess.CompletedProcess:
+    """Run a line as typed in ``folder``."""
+    words, env = shlex.split(command), {}
     while "=" in words[0]:
         name, _, value = words.pop(0).partition("=")
         env[name] = value
     assert words.pop(0) == "sb3-pg-extras"
-    program = [str(TESTS / "fake_hub.py"), "hub"] if words[0].endswith("_hub") else ["-m", "sb3_pg_extras.zoo"]
-    kept = {name: os.environ[name] for name in ("HOME", "SDL_VIDEODRIVER", "LD_LIBRARY_PATH") if name in os.environ}
-    return subprocess.run(
-        [sys.executable, *program, *words],
-        cwd=folder, env=kept | env, text=True, capture_output=True, timeout=600, check=False,
-    )  # fmt: skip
+    program = [str(TESTS / "fake_hub.py"), "hub"] if words[0].endswith("_hub") else ["sb3_pg_extras.zoo"]
+    return warm_python(installed).run(*program, *words, folder=folder, **env)
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -368,29 +373,6 @@ def test_children_are_our_commands_in_this_python(monkeypatch, capfd):
         assert "single_step_a2c" in capfd.readouterr().out
     with pytest.raises(FileNotFoundError):
         subprocess.call(["python", "other.py"])
-
-
-@pytest.mark.parametrize("flags", [["-f", "my logs", "-o", "my videos"], ["--output-folder=my videos", "--folder=my logs"]])
-def test_folders_with_spaces_are_given_to_record_training_as_links(flags, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("my logs", "my videos"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "old").touch()
-    monkeypatch.setattr(sys, "argv", ["record_training", "--algo", "bear", *flags, "-n", "10"])
-    upstream.link_folders_with_spaces()
-    name, *words, f, logs, o, videos = sys.argv
-    assert (name, words, f, o) == ("record_training", ["--algo", "bear", "-n", "10"], "-f", "-o")
-    assert " " not in logs + videos
-    assert (Path(logs).resolve(), Path(videos).resolve()) == (tmp_path / "my logs", tmp_path / "my videos")
-    # The command empties the folder of the videos; with a link it would not.
-    assert (os.listdir(logs), os.listdir(videos)) == (["old"], [])
-
-
-def test_folders_without_spaces_are_left_alone(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["record_training", "-f", "logs"])
-    upstream.link_folders_with_spaces()
-    assert sys.argv == ["record_training", "-f", "logs"]
 
 
 def all_plots(monkeypatch, folder: Path) -> dict[str, object]:

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
-from sb3_pg_extras.datasets.readers.hdf5_arrays import check_lengths, has_member, listed, open_hdf5, read_integer, read_rows
+from sb3_pg_extras.datasets.readers.hdf5_arrays import has_member, listed, open_hdf5, read_columns, read_integer
 from sb3_pg_extras.datasets.rows import from_rows
 
 COLUMNS = ("observations", "actions", "rewards")
@@ -33,12 +33,10 @@ def load_d3rlpy(path: str | Path, action_space: spaces.Space | None = None) -> O
         n_episodes = read_integer(file, "num_episodes")
         if not 1 <= n_episodes <= len(file) or has_member(file, f"observations_{n_episodes}"):
             raise DatasetError(f"field 'num_episodes' is {n_episodes}, but the file holds {listed(file)}")
-        columns = {name: read_rows(file, (f"{name}_{i}" for i in range(n_episodes))) for name in COLUMNS}
-        terminated = np.array([_terminated(file, i) for i in range(n_episodes)])
-        ends = np.cumsum(check_lengths({name: lengths for name, (_, lengths) in columns.items()}))
+        fields, lengths = read_columns(file, {name: [f"{name}_{i}" for i in range(n_episodes)] for name in COLUMNS})
+        terminated, ends = np.array([_terminated(file, i) for i in range(n_episodes)]), np.cumsum(lengths)
         terminations, truncations = np.zeros((2, ends[-1]), bool)
         terminations[ends - 1], truncations[ends - 1] = terminated, ~terminated
-        fields = {name: rows for name, (rows, _) in columns.items()}
         return from_rows(fields | {"terminations": terminations, "truncations": truncations}, ends, action_space)
 
 

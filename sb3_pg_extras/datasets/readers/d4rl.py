@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
-from sb3_pg_extras.datasets.readers.hdf5_arrays import has_member, open_hdf5, read_flags, read_rows
+from sb3_pg_extras.datasets.readers.hdf5_arrays import has_member, open_hdf5, read_columns
 from sb3_pg_extras.datasets.reading import warn_of_time_limits
 from sb3_pg_extras.datasets.rows import from_rows
 
@@ -31,15 +31,12 @@ def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> Off
     with open_hdf5(path, "a D4RL dataset") as file:
         if has_member(file, "episode_terminals"):
             raise DatasetError("field 'episode_terminals' is d3rlpy 1's: read the file with d3rlpy 2 and dump it again")
-        terminations, _ = read_flags(file, ["terminals"])
-        truncations = read_flags(file, ["timeouts"])[0] if has_member(file, "timeouts") else np.zeros_like(terminations)
-        if not has_member(file, "timeouts"):
+        names = ["terminals", "observations", "actions", "rewards"]
+        names += [name for name in ("timeouts", "next_observations") if has_member(file, name)]
+        fields, _ = read_columns(file, {name: [name] for name in names}, flags=("terminals", "timeouts"))
+        terminations = fields.pop("terminals")
+        if "timeouts" not in fields:
             warn_of_time_limits("terminals without timeouts")
-        if len(truncations) != len(terminations):
-            raise DatasetError(f"timeouts has {len(truncations)} rows but terminals has {len(terminations)}")
-        truncations &= ~terminations
-        names = ["observations", "actions", "rewards"] + ["next_observations"] * has_member(file, "next_observations")
-        fields = {name: read_rows(file, [name])[0] for name in names}
-        fields |= {"terminations": terminations, "truncations": truncations}
+        truncations = fields.pop("timeouts", np.zeros_like(terminations)) & ~terminations
         ends = np.union1d(np.flatnonzero(terminations | truncations) + 1, [len(terminations)])
-        return from_rows(fields, ends, action_space)
+        return from_rows(fields | {"terminations": terminations, "truncations": truncations}, ends, action_space)

@@ -7,7 +7,7 @@ so are sizes that the file cannot hold, before any memory is taken for them.
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,43 +55,75 @@ def has_member(group: Any, name: str) -> bool:
     :return: Whether the group has a member of that name, a link that leads nowhere included.
     """
     # `in` would follow a link, into another file too.
-    return bool(group.id.links.exists(name.encode()))
+    return group.get(name, getlink=True) is not None
 
 
-def get_group(group: Any, name: str) -> Any:
+def get_member(group: Any, path: str, kind: str = "HLObject") -> Any:
     """
     :param group: An HDF5 group.
-    :param name: A member that must be a group of this file.
-    :return: The member.
-    :raises DatasetError: when it is missing, a link, or not a group.
+    :param path: The path below it of a member that must be in this file.
+    :param kind: What of h5py it must be: ``"Group"``, ``"Dataset"``, or any of them.
+    :return: The member. The values of an array have not been looked at: see :func:`checked_storage`.
+    :raises DatasetError: when it is missing, reached through a link, or of another kind.
     """
     import h5py
 
+    parent, _, name = path.rpartition("/")
+    group = get_member(group, parent, "Group") if parent else group
     with naming(_field(group, name)):
-        return h5py.Group(_get(group, name, h5py.h5g.GroupID))
+        link = group.get(name, getlink=True)
+        if link is None:
+            raise DatasetError(f"is missing: found {listed(group)}")
+        # A soft link can name an external one in turn.
+        if not isinstance(link, h5py.HardLink):
+            raise DatasetError("is refused: it is a link, not data of this file")
+        member = group[name]
+        if not isinstance(member, getattr(h5py, kind)):
+            raise DatasetError(f"must be {'a group' if kind == 'Group' else 'an array'}, not a {type(member).__name__}")
+        return member
 
 
-def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+def read_columns(
+    group: Any, columns: Mapping[str, Sequence[str]], flags: Container[str] = ()
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """
-    Read arrays one after the other into a single one, each value written once.
+    Read fields whose arrays stand in the file one by one, such as one per episode.
 
     :param group: An HDF5 group.
-    :param names: One or more paths below it, of arrays of numbers that differ at most in their first axis.
-    :return: The rows of all, floats as float32, integers and bools as they are; and the number of rows of each.
+    :param columns: For each field, the paths below the group of its arrays of numbers, which differ at most in their first
+        axis; as many for each field, at least one.
+    :param flags: The fields whose values are 0 or 1.
+    :return: The rows of each field, floats as float32, flags as bools, integers as they are; and the number of rows of each
+        of its arrays.
     :raises DatasetError: when an array is missing, is not stored in this file, claims a size that the file cannot hold,
-        does not fit the one before, cannot be decoded, or holds a value that is not finite.
+        does not fit the one before, cannot be decoded, is empty, or as long as another field's is not; or when a value is
+        not finite, or not a flag.
     """
-    import h5py
+    rows, lengths = {}, {}
+    for name, paths in columns.items():
+        rows[name], lengths[name] = _read_rows(group, paths, name in flags)
+    first, expected = next(iter(lengths.items()))
+    for name, other in lengths.items():
+        wrong = np.flatnonzero((other != expected) | (other == 0))
+        if len(wrong):
+            raise DatasetError(
+                f"episode {wrong[0]} has {other[wrong[0]]} rows of {name!r} and {expected[wrong[0]]} of {first!r}: "
+                "there must be as many of each, at least one"
+            )
+    return rows, expected
 
+
+def _read_rows(group: Any, paths: Sequence[str], flags: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Each value is written once."""
     file_size = Path(group.file.filename).stat().st_size
     rows: np.ndarray | None = None
     lengths: list[int] = []
     n_rows = n_stored = 0
-    for name in names:
-        label = _field(group, name)
+    for path in paths:
+        label = _field(group, path)
         with naming(label):
             # Opened one at a time: each open dataset has buffers of its own.
-            array = _get(group, name, h5py.h5d.DatasetID)
+            array = get_member(group, path, "Dataset")
             shape, dtype = array.shape, array.dtype
             if dtype.kind not in "biuf":
                 raise DatasetError(f"must hold numbers, not {dtype}")
@@ -108,25 +140,15 @@ def read_rows(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]
             if n_rows + shape[0] > len(rows):
                 # In place, where numpy's copy would need the memory twice.
                 rows.resize((n_rows + max(shape[0], n_rows // GROWTH), *shape[1:]), refcheck=False)
-            _read_into(array, rows[n_rows : n_rows + shape[0]], n_bytes, label)
+            own = rows[n_rows : n_rows + shape[0]]
+            _read_into(array, own, n_bytes, label)
+            if flags and len(own):
+                as_flags(label, own)
             n_rows += shape[0]
             lengths.append(shape[0])
     assert rows is not None
     rows.resize((n_rows, *rows.shape[1:]), refcheck=False)
-    return rows, np.array(lengths)
-
-
-def read_flags(group: Any, names: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """
-    :param group: An HDF5 group.
-    :param names: One or more paths below it, of arrays of shape ``(N,)`` or ``(N, 1)``.
-    :return: Their values, one after the other, as bools; and the number of rows of each.
-    :raises DatasetError: when a value is neither 0 nor 1, or as :func:`read_rows` says.
-    """
-    names = list(names)
-    values, lengths = read_rows(group, names)
-    episodes = zip(names, np.split(values, np.cumsum(lengths)[:-1]), strict=True)
-    return np.concatenate([as_flags(_field(group, name), flags) for name, flags in episodes]), lengths
+    return rows.reshape(-1).astype(bool) if flags else rows, np.array(lengths)
 
 
 def read_integer(group: Any, name: str) -> int:
@@ -136,33 +158,12 @@ def read_integer(group: Any, name: str) -> int:
     :return: Its value.
     :raises DatasetError: when it is anything else.
     """
-    import h5py
-
     with naming(_field(group, name)):
-        array = _get(group, name, h5py.h5d.DatasetID)
+        array = get_member(group, name, "Dataset")
         if array.shape != () or array.dtype.kind not in "biu":
             raise DatasetError(f"must be one integer, not {array.dtype} of shape {array.shape}")
         checked_storage(array, file_size=array.dtype.itemsize)
-        value = np.empty((1,), array.dtype)
-        array.read(h5py.h5s.ALL, h5py.h5s.ALL, value)
-        return int(value[0])
-
-
-def check_lengths(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """
-    :param columns: For each field, the number of rows of each episode.
-    :return: The number of rows of each episode.
-    :raises DatasetError: when an episode is empty, or its fields differ.
-    """
-    first, lengths = next(iter(columns.items()))
-    for name, other in columns.items():
-        wrong = np.flatnonzero((other != lengths) | (other == 0))
-        if len(wrong):
-            raise DatasetError(
-                f"episode {wrong[0]} has {other[wrong[0]]} rows of {name!r} and {lengths[wrong[0]]} of {first!r}: "
-                "there must be as many of each, at least one"
-            )
-    return lengths
+        return int(array[()])
 
 
 def listed(names: Any) -> str:
@@ -179,46 +180,23 @@ def _field(group: Any, name: str) -> str:
     return f"field {path!r}"
 
 
-def _get(group: Any, path: str, kind: type) -> Any:
-    """The low-level object of a member, reached without following a link."""
-    import h5py
-
-    *parents, name = path.split("/")
-    for parent in parents:
-        group = get_group(group, parent)
-    if not has_member(group, name):
-        raise DatasetError(f"is missing: found {listed(group)}")
-    encoded = name.encode()
-    # A soft link can name an external one in turn.
-    if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
-        raise DatasetError("is refused: it is a link, not data of this file")
-    member = h5py.h5o.open(group.id, encoded)
-    if not isinstance(member, kind):
-        raise DatasetError(f"must be {'a group' if kind is h5py.h5g.GroupID else 'an array'}, not a {type(member).__name__}")
-    return member
-
-
 def checked_storage(array: Any, file_size: int) -> int:
     """
-    :param array: An array of an HDF5 file, a ``h5py.h5d.DatasetID``.
+    :param array: An array of an HDF5 file, a ``h5py.Dataset``.
     :param file_size: Bytes of the file.
     :return: Bytes of the file that the array takes.
     :raises DatasetError: when its values lie in another file, or when they are not all there.
     """
-    import h5py
-
-    layout = array.get_create_plist()
-    if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
+    if array.is_virtual or array.external:
         raise DatasetError("is refused: its values lie in another file")
-    chunked = layout.get_layout() == h5py.h5d.CHUNKED
     # Python's integers: a made-up shape overflows numpy's.
-    n_bytes = math.prod(map(int, array.shape)) * array.dtype.itemsize
-    stored = int(array.get_storage_size())
-    too_large = stored > file_size or n_bytes > stored * (MAX_INFLATION if chunked and layout.get_nfilters() else 1)
-    if chunked and not too_large:
+    n_bytes, stored = math.prod(array.shape) * array.dtype.itemsize, int(array.id.get_storage_size())
+    inflation = MAX_INFLATION if array.chunks and array.id.get_create_plist().get_nfilters() else 1
+    too_large = stored > file_size or n_bytes > stored * inflation
+    if array.chunks and not too_large:
         # Chunks that were never written read as zeros: they would not be data.
-        n_chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, layout.get_chunk(), strict=True))
-        too_large = array.get_num_chunks() < n_chunks
+        n_chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
+        too_large = array.id.get_num_chunks() < n_chunks
     if too_large:
         raise DatasetError(
             f"of shape {array.shape} needs {n_bytes} bytes, but {stored} are stored for it in a file of {file_size}: "
@@ -228,18 +206,14 @@ def checked_storage(array: Any, file_size: int) -> int:
 
 
 def _read_into(array: Any, values: np.ndarray, n_stored: int, name: str) -> None:
-    import h5py
-
     if values.size == 0:
         return
-    layout, space = array.get_create_plist(), array.get_space()
     # Whole chunks: each is decoded once.
-    chunk = layout.get_chunk()[0] if layout.get_layout() == h5py.h5d.CHUNKED else 1
+    chunk = array.chunks[0] if array.chunks else 1
     n_rows = -(-max(1, PART * len(values) // values.nbytes) // chunk) * chunk
     for start in range(0, len(values), n_rows):
         part = values[start : start + n_rows]
-        space.select_hyperslab((start, *[0] * (part.ndim - 1)), part.shape)
-        array.read(h5py.h5s.create_simple(part.shape), space, part)
+        array.read_direct(part, np.s_[start : start + len(part)])
         # Said here, where the row of the file is known, and the values are still in the processor's cache.
         check_finite(name, part, start)
         advance(n_stored * len(part) / len(values))

@@ -18,7 +18,7 @@ from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.progress import track
 from sb3_pg_extras.datasets.readers.arrow import check_size
-from sb3_pg_extras.datasets.readers.hdf5_arrays import checked_storage
+from sb3_pg_extras.datasets.readers.hdf5_arrays import checked_storage, get_member
 from sb3_pg_extras.datasets.reading import naming, reading
 
 PREFIX = "minari:"
@@ -124,30 +124,24 @@ def _check_hdf5(path: Path, composite: bool) -> int:
     :param composite: Whether an observation is a group of arrays.
     :return: The number of episodes.
     """
-    h5py = require("h5py", "minari")
-    file_size = path.stat().st_size
+    h5py, file_size = require("h5py", "minari"), path.stat().st_size
 
-    def check(name: str, item: Any) -> None:
-        where = f"{path.name}: {name}"
-        if isinstance(item, h5py.Group):
-            for key in item:
-                if not isinstance(item.get(key, getlink=True), h5py.HardLink):
-                    raise DatasetError(f"{where}/{key} is a link, which Minari does not write")
-            for field in EPISODE_FIELDS if name.startswith("episode_") and "/" not in name else ():
-                if field not in item:
-                    raise DatasetError(f"{where}: field {field!r} is missing")
-                expected = h5py.Group if composite and field == "observations" else h5py.Dataset
-                if not isinstance(item[field], expected):
-                    raise DatasetError(f"{where}: field {field!r} must be a {expected.__name__} of HDF5")
-        elif isinstance(item, h5py.Dataset):
-            if not item.shape and "/infos/" not in name:
-                raise DatasetError(f"{where} is a single value: expected one row per step")
-            with naming(where):
-                checked_storage(item.id, file_size)
+    def check(group: Any) -> None:
+        for name in group:
+            item = get_member(group, name)
+            if isinstance(item, h5py.Group):
+                check(item)
+                continue
+            with naming(item.name):
+                if not item.shape and "/infos/" not in item.name:
+                    raise DatasetError("is a single value: expected one row per step")
+                checked_storage(item, file_size)
 
-    with h5py.File(path, "r") as file:
-        check("", file)
-        file.visititems(check)
+    with naming(path.name, separator=": "), h5py.File(path, "r") as file:
+        for episode in (name for name in file if name.startswith("episode_")):
+            for field in EPISODE_FIELDS:
+                get_member(file, f"{episode}/{field}", "Group" if composite and field == "observations" else "Dataset")
+        check(file)
         return len(file)
 
 

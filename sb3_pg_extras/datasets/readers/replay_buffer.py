@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 
-from sb3_pg_extras.common.dicts import arrays_of, map_arrays
+from sb3_pg_extras.common.dicts import map_arrays, named_arrays
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.layout import unscale_actions
 from sb3_pg_extras.datasets.progress import CountedFile
@@ -135,26 +135,20 @@ def load_replay_buffer(path: str | Path) -> OfflineDataset:
 
 def _check(buffer: ReplayBuffer, max_bytes: float) -> None:
     """A pickle may hold a buffer that SB3 never made."""
-    for name in ("buffer_size", "n_envs", "pos"):
-        value = getattr(buffer, name, None)
-        if not isinstance(value, (int, np.integer)) or value < 0:
-            raise DatasetError(f"{name} is {value!r}: it must be an integer of at least 0")
-    if buffer.pos > buffer.buffer_size:
-        raise DatasetError(f"pos is {buffer.pos}, beyond the buffer_size {buffer.buffer_size}")
-    for name in ("observation_space", "action_space"):
-        if not isinstance(getattr(buffer, name, None), spaces.Space):
-            raise DatasetError(f"{name} is {getattr(buffer, name, None)!r}: it must be a space of gymnasium")
     shape = (buffer.buffer_size, buffer.n_envs)
     names = ["observations", "actions", "rewards", "dones", "timeouts"]
-    names += ["next_observations"] * (not getattr(buffer, "optimize_memory_usage", False))
-    for name in names:
-        for array in arrays_of(getattr(buffer, name, None)):
+    for name in names + ["next_observations"] * (not buffer.optimize_memory_usage):
+        for label, array in named_arrays(name, getattr(buffer, name, None)):
             if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-                raise DatasetError(f"{name} must be an array of numbers, not {type(array).__name__}")
+                raise DatasetError(f"{label} must be an array of numbers, not {type(array).__name__}")
             if array.nbytes > max_bytes:
-                raise DatasetError(f"{name} claims {array.nbytes} bytes in a file of {max_bytes}")
+                raise DatasetError(f"{label} claims {array.nbytes} bytes in a file of {max_bytes}")
             if array.shape[:2] != shape:
-                raise DatasetError(f"{name} has shape {array.shape}, but (buffer_size, n_envs) is {shape}")
+                raise DatasetError(f"{label} has shape {array.shape}, but (buffer_size, n_envs) is {shape}")
+    if buffer.pos not in range(buffer.buffer_size + 1):
+        raise DatasetError(
+            f"pos is {buffer.pos!r}: it must be an integer between 0 and the buffer_size {buffer.buffer_size}"
+        )
 
 
 def from_replay_buffer(buffer: ReplayBuffer, max_bytes: float = float("inf")) -> OfflineDataset:
@@ -192,7 +186,7 @@ def from_replay_buffer(buffer: ReplayBuffer, max_bytes: float = float("inf")) ->
         next_observations[dones & ~newest] = observations[dones & ~newest]
     return OfflineDataset(
         observations=observations,
-        actions=unscale_actions(actions.reshape(len(actions), *(buffer.action_space.shape or ())), buffer.action_space),
+        actions=unscale_actions(actions, buffer.action_space),
         rewards=_rows(buffer.rewards, order),
         next_observations=next_observations,
         terminations=dones & ~timeouts,

@@ -10,16 +10,8 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
-from sb3_pg_extras.datasets.readers.hdf5_arrays import (
-    check_lengths,
-    get_group,
-    has_member,
-    listed,
-    open_hdf5,
-    read_flags,
-    read_rows,
-)
-from sb3_pg_extras.datasets.reading import warn_of_time_limits
+from sb3_pg_extras.datasets.readers.hdf5_arrays import get_member, has_member, listed, open_hdf5, read_columns
+from sb3_pg_extras.datasets.reading import naming, warn_of_time_limits
 from sb3_pg_extras.datasets.rows import from_rows
 
 DEMO_NAME = re.compile("demo_([0-9]{1,18})")
@@ -44,25 +36,23 @@ def load_robomimic(
     :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
     """
     with open_hdf5(path, "a robomimic dataset") as file:
-        data = get_group(file, "data")
+        data = get_member(file, "data", "Group")
         demos = _demo_names(data)
         # A key that only some demonstrations have is then reported as missing from the others.
-        keys = obs_keys or sorted(set().union(*(get_group(data, f"{demo}/obs") for demo in demos)))
+        keys = obs_keys or sorted(set().union(*(get_member(data, f"{demo}/obs", "Group") for demo in demos)))
         if not keys:
             raise DatasetError("field 'obs' is empty: at least one observation is needed")
         groups = {"obs": "observations"}
-        if has_member(get_group(data, demos[0]), "next_obs"):
+        if has_member(get_member(data, demos[0], "Group"), "next_obs"):
             groups["next_obs"] = "next_observations"
-        names = ["actions", "rewards", *(f"{group}/{key}" for group in groups for key in keys)]
-        columns = {name: read_rows(data, (f"{demo}/{name}" for demo in demos)) for name in names}
-        columns["dones"] = read_flags(data, (f"{demo}/dones" for demo in demos))
-        lengths = check_lengths({name: lengths for name, (_, lengths) in columns.items()})
-        _check_num_samples(data, demos, lengths)
-        fields: dict[str, Any] = {name: columns[name][0] for name in ("actions", "rewards")}
+        names = ["actions", "rewards", "dones", *(f"{group}/{key}" for group in groups for key in keys)]
+        paths = {name: [f"{demo}/{name}" for demo in demos] for name in names}
+        columns, lengths = read_columns(data, paths, flags=["dones"])
+        fields: dict[str, Any] = {name: columns[name] for name in ("actions", "rewards")}
         for group, name in groups.items():
-            values = {key: columns[f"{group}/{key}"][0] for key in keys}
+            values = {key: columns[f"{group}/{key}"] for key in keys}
             fields[name] = values if len(keys) > 1 else values[keys[0]]
-        terminations, last = columns["dones"][0], np.cumsum(lengths) - 1
+        terminations, last = columns["dones"], np.cumsum(lengths) - 1
         truncations = np.zeros_like(terminations)
         truncations[last] = ~terminations[last]
         fields |= {"terminations": terminations, "truncations": truncations}
@@ -80,18 +70,6 @@ def _demo_names(data: Any) -> list[str]:
     return sorted(numbers, key=lambda name: int(name.removeprefix("demo_")))
 
 
-def _check_num_samples(data: Any, demos: list[str], lengths: np.ndarray) -> None:
-    for demo, length in zip(demos, lengths, strict=True):
-        n_samples = get_group(data, demo).attrs.get("num_samples", length)
-        if n_samples != length:
-            raise DatasetError(f"field 'data/{demo}' has {length} steps, but its num_samples is {n_samples}")
-
-
 def _env_name(data: Any) -> str | None:
-    try:
-        name = json.loads(data.attrs.get("env_args", '{"env_name": null}'))["env_name"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DatasetError(f"attribute 'env_args' of 'data' is not JSON with an env_name ({error!r})") from error
-    if not isinstance(name, str | None):
-        raise DatasetError(f"attribute 'env_args' of 'data' has the env_name {name!r}, which is not a string")
-    return name
+    with naming("attribute 'env_args' of 'data'"):
+        return json.loads(data.attrs.get("env_args", '{"env_name": null}'))["env_name"]

@@ -1,0 +1,128 @@
+"""
+Stable-Baselines3's own tests with our classes in place of its own: ``python tests/sb3_suites.py``.
+
+The tests of the installed version are cloned into a temporary folder; a path to a clone can be given instead of the address.
+Each class stands once for the class of SB3 in ``PLACES``. Arguments that it does not have, such as ``buffer_size``, are left
+out. One row per test that makes a model of the class goes to ``benchmarks/results/sb3_suites.csv``; docs/sb3_suites.md says
+why some fail. Further arguments are pytest's.
+"""
+
+import argparse
+import csv
+import functools
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stable_baselines3
+
+import sb3_pg_extras
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "sb3_suites.csv"
+PLACES = {"SingleStepA2C": "A2C", "REINFORCE": "A2C", "BEAR": "TD3", "BC": "TD3"}
+# Small ones, where a test does not say otherwise.
+DEFAULTS: dict[str, dict[str, Any]] = {"BEAR": {"n_collect_steps": 200}, "BC": {"n_collect_steps": 200}}
+
+
+class Plugin:
+    """Puts a class in the place of another and notes what came out of the tests that use it."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.place = name, PLACES[name]
+        self.ours = getattr(sb3_pg_extras, name)
+        self.theirs = {getattr(stable_baselines3, other) for other in ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")}
+        self.used = False
+        self.rows: list[dict[str, str]] = []
+        make = self.ours.__init__
+        known = inspect.signature(make).parameters
+
+        @functools.wraps(make)
+        def init(model: Any, *args: Any, **kwargs: Any) -> None:
+            self.used = True
+            kwargs = {key: value for key, value in kwargs.items() if key in known}
+            make(model, *args, **DEFAULTS.get(name, {}) | kwargs)
+
+        self.ours.__init__ = init
+        setattr(stable_baselines3, self.place, self.ours)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Tests of SB3's other algorithms are its own affair."""
+        items[:] = [item for item in items if not self.theirs.intersection(_classes(item))]
+
+    def pytest_runtest_setup(self) -> None:
+        self.used = False
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> Any:
+        report = yield
+        if call.when == "call" and self.used:
+            error = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}" if report.failed and call.excinfo else ""
+            test = item.nodeid.removeprefix("tests/")
+            why = re.sub(r"0x\w+|/tmp/\S+", "...", " ".join(error.split()))[:200]
+            self.rows.append({"class": self.name, "test": test, "outcome": report.outcome, "why": why})
+        return report
+
+
+def _classes(item: Any) -> list[type]:
+    """:return: The classes among a test's parameters."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return [value for value in parameters if isinstance(value, type)]
+
+
+def run(name: str, results: Path, pytest_arguments: list[str]) -> int:
+    """
+    :param name: The class to try, in the folder that the tests are in.
+    :param results: CSV file to append to.
+    :param pytest_arguments: For pytest.
+    :return: pytest's status.
+    """
+    plugin = Plugin(name)
+    files = [str(path) for path in sorted(Path("tests").glob("test_*.py")) if plugin.place in path.read_text()]
+    status = pytest.main(
+        [*files, "-q", "--tb=line", "--continue-on-collection-errors", "-p", "no:cacheprovider", *pytest_arguments],
+        plugins=[plugin],
+    )
+    new = not results.exists()
+    with results.open("a", newline="") as file:
+        writer = csv.DictWriter(file, ["class", "test", "outcome", "why"], lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(plugin.rows)
+    passed = sum(row["outcome"] == "passed" for row in plugin.rows)
+    print(f"{name} as {plugin.place}: {passed} of {len(plugin.rows)} passed")
+    return int(status)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "source", nargs="?", default="https://github.com/DLR-RM/stable-baselines3", help="what git can clone"
+    )
+    parser.add_argument("--ref", default=f"v{stable_baselines3.__version__}", help="tag or commit of the tests")
+    parser.add_argument("--classes", nargs="+", choices=PLACES, default=list(PLACES))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args, pytest_arguments = parser.parse_known_args()
+    if args.here:
+        return run(args.classes[0], args.results, pytest_arguments)
+    args.results.unlink(missing_ok=True)
+    root, results = str(Path(__file__).resolve().parent.parent), str(args.results.resolve())
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["git", "clone", "--quiet", "--no-checkout", args.source, folder], check=True)
+        subprocess.run(["git", "checkout", args.ref, "--", "tests", "pyproject.toml"], cwd=folder, check=True)
+        for name in args.classes:
+            # A process each: a class is put in the place of another for good.
+            own = [sys.executable, __file__, "--here", "--classes", name, "--results", results]
+            subprocess.run([*own, *pytest_arguments], cwd=folder, env=environment, check=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
