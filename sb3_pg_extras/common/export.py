@@ -27,9 +27,7 @@ Target = str | pathlib.Path | io.BufferedIOBase
 Normalizes = bool | VecNormalize
 
 
-def export_onnx(
-    model: BaseAlgorithm, path: str | pathlib.Path | io.BufferedIOBase, vec_normalize: Normalizes = True
-) -> None:
+def export_onnx(model: BaseAlgorithm, path: Target, vec_normalize: Normalizes = True) -> None:
     """
     Write a policy as an ONNX file, whole or not at all.
 
@@ -44,7 +42,7 @@ def export_onnx(
         ``predict`` leaves to the environment. A ``VecNormalize`` is taken instead of the environment's, for a model that was
         loaded without one.
     :raises ValueError: for a policy that, exported, does not act as ``predict`` does, and for observations that are stacked
-        after they were normalised.
+        after ``VecNormalize``.
     :raises MissingPackageError: without ``onnx``.
     """
     require("onnx", "export")
@@ -54,8 +52,8 @@ def export_onnx(
         args = (observations, {}) if isinstance(observations, dict) else (observations,)
         # The exporter that is the default since PyTorch 2.9 fails on SB3's distributions.
         th.onnx.export(
-            module, args, cast(Any, file), input_names=names, output_names=["action"], dynamic_axes=batched, opset_version=OPSET,
-            dynamo=False,
+            module, args, cast(Any, file), dynamo=False, opset_version=OPSET, dynamic_axes=batched, input_names=names,
+            output_names=["action"],
         )  # fmt: skip
 
 
@@ -80,7 +78,7 @@ class ExportedPolicy(nn.Module):
     :param policy: The policy.
     :param observation_space: The space of raw observations.
     :param normalizer: Normalises them, or None.
-    :raises ValueError: for observations that are stacked after they were normalised.
+    :raises ValueError: for observations that are stacked after they were normalised, or do not fit the policy.
     """
 
     def __init__(self, policy: BasePolicy, observation_space: spaces.Space, normalizer: VecNormalize | None) -> None:
@@ -90,12 +88,12 @@ class ExportedPolicy(nn.Module):
         if normalizer is not None and normalizer.norm_obs:
             rms: Any = normalizer.obs_rms
             self.statistics = rms if isinstance(rms, dict) else {"": rms}
-        for key, rms in self.statistics.items():
-            shape = _part(observation_space, key).shape
-            if rms.mean.shape != shape:
+        for key in observation_space.spaces if isinstance(observation_space, spaces.Dict) else [""]:
+            raw, seen = _part(observation_space, key).shape or (), _part(policy.observation_space, key).shape or ()
+            if seen not in (raw, (*raw[2:], *raw[:2])):
                 raise ValueError(
-                    f"observations of shape {shape}, and VecNormalize's are {rms.mean.shape}: they are stacked after they "
-                    "were normalised. Export with vec_normalize=False and do both outside"
+                    f"the policy takes observations of shape {seen}, the environment gives {raw}. If frames are stacked "
+                    "after VecNormalize, export with vec_normalize=False and do both outside"
                 )
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
@@ -130,7 +128,7 @@ class ExportedPolicy(nn.Module):
 
 @contextmanager
 def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[nn.Module, Any, Any]]:
-    """On the CPU for the while, the policy as a module of raw observations, the same as TorchScript, and examples."""
+    """While the policy is on the CPU: it as a module of raw observations, the same as TorchScript, and examples."""
     policy, device = model.policy, model.policy.device
     normalizer = model.get_vec_normalize_env() if vec_normalize is True else vec_normalize or None
     module = ExportedPolicy(policy, _raw_observation_space(model, normalizer), normalizer)
@@ -142,7 +140,10 @@ def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[n
         warnings.simplefilter("ignore")
         try:
             policy.to("cpu")
-            traced = th.jit.trace(module.eval(), (observations,), check_trace=False)
+            try:
+                traced = th.jit.trace(module.eval(), (observations,), check_trace=False)
+            except (RuntimeError, TypeError) as error:
+                raise ValueError(f"{type(policy).__name__} cannot be exported: {error}") from error
             # Without the networks that do not act.
             traced = th.jit.freeze(traced, optimize_numerics=False)
             _check(traced, module)

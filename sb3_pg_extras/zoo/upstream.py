@@ -250,6 +250,7 @@ WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
     "benchmark": [start_our_commands, raise_the_error_for_missing_files],
     "enjoy": [find_models, take_strings_without_quotes, raise_the_error_for_missing_files],
     "collect": [find_models, take_strings_without_quotes],
+    "export": [find_models, take_strings_without_quotes],
     "push_to_hub": [find_models, take_strings_without_quotes, provide_ffmpeg, provide_generate_metadata],
     "load_from_hub": [raise_the_error_for_missing_files],
     "plot_train": [refuse_without_runs, save_figures_without_display],
