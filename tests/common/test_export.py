@@ -53,11 +53,11 @@ def observations(space: spaces.Space, n: int = 60):
     return values
 
 
-def offline(algorithm, space=VECTOR, **kwargs):
+def offline(algorithm, space=VECTOR, policy_kwargs=None, **kwargs):
     obs = observations(space, 40)
     data = make_arrays() | {"observations": obs, "next_observations": obs, "observation_space": space}
     policy = "MultiInputPolicy" if isinstance(space, spaces.Dict) else "CnnPolicy" if len(space.shape) == 3 else "MlpPolicy"
-    policy_kwargs = {"net_arch": [16]} if algorithm in (BC, TD3BC) else TINY
+    policy_kwargs = policy_kwargs or ({"net_arch": [16]} if algorithm in (BC, TD3BC) else TINY)
     model = algorithm(policy, None, data, policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs)
     return with_large_weights(model)
 
@@ -121,6 +121,10 @@ def test_the_stream_policy_and_gsde():
     assert_acts_as(online(SingleStepA2C, policy="StreamPolicy"), observations(VECTOR))
     model = online(REINFORCE, use_sde=True, policy_kwargs={"squash_output": True})
     assert_acts_as(model, observations(VECTOR))
+
+
+def test_an_activation_that_onnxruntime_has_in_single_precision_only():
+    assert_acts_as(offline(BEAR, policy_kwargs=TINY | {"activation_fn": nn.ELU}), observations(VECTOR))
 
 
 def test_images_are_taken_as_the_dataset_has_them():
