@@ -1,6 +1,6 @@
 """
-d3rlpy's algorithms on a dataset of ours, run by the Python of a virtual environment with d3rlpy 2.8.1 (``make benchmark`` makes
-it): ``python benchmarks/references/d3rlpy_offline.py td3_bc Hopper-v5 hopper.npz --seed 0 --steps 50000 --every 5000``.
+d3rlpy's algorithms on a dataset of ours, run by the Python of a virtual environment with d3rlpy 2.8.1, which
+``make benchmark`` makes: ``python benchmarks/references/d3rlpy_offline.py td3_bc Hopper-v5 hopper.npz --seed 0 --steps 50000 --every 5000``.
 
 It prints a CSV row for each evaluation: returns of episodes that the greedy policy plays. One thread, d3rlpy's defaults, but
 that TD3+BC normalises observations, as published.
