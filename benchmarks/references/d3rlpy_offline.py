@@ -1,6 +1,7 @@
 """
 d3rlpy's algorithms on a dataset of ours, run by the Python of a virtual environment with d3rlpy 2.8.1, which
-``make benchmark`` makes: ``python benchmarks/references/d3rlpy_offline.py td3_bc Hopper-v5 hopper.npz --seed 0 --steps 50000 --every 5000``.
+``make benchmark`` makes:
+``benchmarks/references/d3rlpy_offline.py td3_bc Hopper-v5 hopper.npz --seed 0 --steps 50000 --every 5000``.
 
 It prints a CSV row for each evaluation: returns of episodes that the greedy policy plays. One thread, d3rlpy's defaults, but
 that TD3+BC normalises observations, as published.
@@ -55,7 +56,8 @@ def main() -> None:
     args = parser.parse_args()
     th.set_num_threads(1)
     d3rlpy.seed(args.seed)
-    rows, sys.stdout = csv.writer(sys.stdout), sys.stderr  # d3rlpy prints
+    output, sys.stdout = sys.stdout, sys.stderr  # d3rlpy prints
+    rows = csv.writer(output)
 
     arrays = np.load(args.dataset)
     stops = arrays["truncations"].copy()
@@ -80,6 +82,7 @@ def main() -> None:
         played = returns(algorithm, args.env, args.episodes)
         figures = f"{played.mean():.1f} {played.std():.1f} {training:.1f}".split()
         rows.writerow([f"d3rlpy {args.algorithm}", args.env, args.dataset, args.seed, epoch * args.every, *figures])
+        output.flush()
         start = time.perf_counter()
 
 
