@@ -125,9 +125,9 @@ def test_every_algorithm_with_a_learning_rate_of_its_own_is_tried():
 
 ZOO_ONLY = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "frame_stack")
 CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "MountainCarContinuous-v0"}
+LOCOMOTION = {"Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"}
 EXPECTED_ENTRIES = {
-    "bc": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
-    "bear": {"default", "Pendulum-v1", "Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"},
+    **{algo: {"default", "Pendulum-v1", *LOCOMOTION} for algo in ("bc", "bcq", "bear", "td3_bc")},
     "reinforce": {"default", "Hopper-v5", "atari"} | CLASSIC,
     "single_step_a2c": {"default", "Hopper-v5", "HalfCheetah-v5", "atari"} | CLASSIC,
 }

@@ -39,9 +39,10 @@ from sb3_pg_extras.zoo.manager import Manager
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
 TESTS, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-# All columns take minutes: one stands for them in the quick tests. test_zoo.py trains with all three.
-COLUMNS = ["reinforce", *(pytest.param(algo, marks=pytest.mark.slow) for algo in ("bc", "bear", "single_step_a2c"))]
-ENV_IDS = {"bc": "Pendulum-v1", "bear": "Pendulum-v1", "reinforce": "CartPole-v1", "single_step_a2c": "CartPole-v1"}
+# All columns take minutes: one stands for them in the quick tests. test_zoo.py trains with others.
+OFFLINE = ("bc", "bcq", "bear", "td3_bc")
+ENV_IDS = {algo: "Pendulum-v1" if algo in OFFLINE else "CartPole-v1" for algo in ALGORITHMS}
+COLUMNS = [pytest.param(algo, marks=[] if algo == "reinforce" else pytest.mark.slow) for algo in ALGORITHMS]
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +152,7 @@ def test_record_training(column):
 
 
 def test_plot_train(column):
-    if column.algo in ("bc", "bear"):  # no training episodes
+    if column.algo in OFFLINE:  # no training episodes
         assert "Training Episodic Reward: nothing to draw, nothing saved" in column.run("plot_train").stdout
         assert not (column.folder / "Training-Episodic-Reward.png").exists()
     else:
