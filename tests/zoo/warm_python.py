@@ -66,7 +66,9 @@ def wait_for_request() -> dict[str, Any] | None:
 
 if __name__ == "__main__":
     import huggingface_sb3  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
     import rl_zoo3.exp_manager  # noqa: F401
+    import torch._dynamo  # noqa: F401  (PyTorch imports it with the first optimiser)
 
     import sb3_pg_extras.zoo
 

@@ -96,8 +96,8 @@ def read_columns(
     :return: The rows of each field, floats as float32, flags as bools, integers as they are; and the number of rows of each
         of its arrays.
     :raises DatasetError: when an array is missing, is not stored in this file, claims a size that the file cannot hold,
-        does not fit the one before, cannot be decoded, is empty, or as long as another field's is not; or when a value is
-        not finite, or not a flag.
+        does not fit the one before, cannot be decoded, is empty, or differs in length from another field's; or when a value
+        is not finite, or not a flag.
     """
     rows, lengths = {}, {}
     for name, paths in columns.items():
@@ -114,7 +114,7 @@ def read_columns(
 
 
 def _read_rows(group: Any, paths: Sequence[str], flags: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Each value is written once."""
+    """Read arrays one after the other into a single one, each value written once."""
     file_size = Path(group.file.filename).stat().st_size
     rows: np.ndarray | None = None
     lengths: list[int] = []
