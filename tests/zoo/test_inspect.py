@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import make_arrays
 from gymnasium import spaces
+from warm_python import this_environment
 
 from sb3_pg_extras import OfflineDataset
 from sb3_pg_extras.zoo.inspect import dataset_name, table
@@ -204,8 +205,7 @@ def test_names_of_pictures(source, name, tmp_path):
 
 
 def inspect(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "sb3_pg_extras.zoo", "inspect", *arguments]
-    return subprocess.run(command, cwd=folder, text=True, capture_output=True, timeout=120, check=False)
+    return this_environment().run("sb3_pg_extras.zoo", "inspect", *arguments, folder=folder)
 
 
 def test_the_bundled_dataset_is_inspected(tmp_path):
