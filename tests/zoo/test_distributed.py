@@ -362,7 +362,7 @@ def test_a_server_that_does_not_answer_ends_in_one_line_without_the_password(tmp
 
 @pytest.mark.services
 def test_a_killed_worker_of_a_search_on_a_journal_file(tmp_path):
-    row = kills.kill_search(str(tmp_path / "study.log"), tmp_path, n_workers=2)
+    row = kills.kill_search(str(tmp_path / "study.log"), tmp_path, n_workers=2, n_trials=4)
     assert (row["finished"], row["lost"], row["twice"]) == (row["asked"], 0, 0)
 
 
@@ -370,7 +370,7 @@ def test_a_killed_worker_of_a_search_on_a_journal_file(tmp_path):
 @needs_postgres
 def test_a_killed_worker_of_a_search_on_postgresql(tmp_path):
     with postgres.postgres() as url:
-        row = kills.kill_search(url, tmp_path, n_workers=2)
+        row = kills.kill_search(url, tmp_path, n_workers=2, n_trials=4)
     assert (row["finished"], row["lost"], row["twice"]) == (row["asked"], 0, 0)
 
 
