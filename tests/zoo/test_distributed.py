@@ -428,8 +428,8 @@ def test_a_cluster_that_does_not_answer(monkeypatch, tmp_path):
 
 
 def test_grid_without_ray_names_the_command_that_installs_it(tmp_path):
-    code = "import sys; sys.modules['ray'] = None; from sb3_pg_extras.zoo import main; main()"
-    result = subprocess.run([sys.executable, "-c", code, "grid"], cwd=tmp_path, text=True, capture_output=True, check=False)
+    (tmp_path / "x.py").write_text("import sys; sys.modules['ray'] = None; from sb3_pg_extras.zoo import main; main()")
+    result = this_environment().run(str(tmp_path / "x.py"), "grid", folder=tmp_path)
     assert result.returncode == 1
     assert 'sb3-pg-extras grid: error: ray is not installed: pip install "sb3-pg-extras[ray]"' in result.stderr
     assert "Traceback" not in result.stderr
