@@ -18,9 +18,9 @@ passed=0 failed=0
 
 try() {
   "$1" -m venv "$folder/venv" && PATH=$folder/venv/bin:$PATH || return 1
-  pip install --quiet torch==2.13.0 && pip install --quiet . || return 1
+  pip install -qq --no-compile torch==2.13.0 && pip install -qq --no-compile . || return 1
   for extra in mujoco box2d minari parquet hdf5 plots search ray; do
-    if pip install --quiet ".[$extra]" >"$folder/pip.log" 2>&1; then
+    if pip install -qq --no-compile ".[$extra]" >"$folder/pip.log" 2>&1; then
       installed+=" $extra"
     else
       echo "extra $extra: $(grep -m1 ERROR "$folder/pip.log")"

@@ -26,8 +26,9 @@ import sb3_pg_extras
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "sb3_suites.csv"
 PLACES = {"SingleStepA2C": "A2C", "REINFORCE": "A2C", "BEAR": "TD3", "BC": "TD3"}
-# Small ones, where a test does not say otherwise.
-DEFAULTS: dict[str, dict[str, Any]] = {"BEAR": {"n_collect_steps": 200}, "BC": {"n_collect_steps": 200}}
+# Where a test does not say otherwise.
+SMALL: dict[str, Any] = {"n_collect_steps": 200, "batch_size": 16}
+DEFAULTS = {"BEAR": SMALL, "BC": SMALL}
 
 
 class Plugin:
@@ -51,9 +52,17 @@ class Plugin:
         self.ours.__init__ = init
         setattr(stable_baselines3, self.place, self.ours)
 
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Tests of SB3's other algorithms are its own affair."""
-        items[:] = [item for item in items if not self.theirs.intersection(_classes(item))]
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        """Leave out what is about SB3's other algorithms, or none."""
+        items[:] = [item for item in items if self._concerns(item)]
+
+    def _concerns(self, item: Any) -> bool:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        classes = {value for value in parameters if isinstance(value, type)}
+        if classes & self.theirs:
+            return False
+        mentioned = self.place in inspect.getsource(item.function) or self.place.lower() in item.nodeid
+        return mentioned or self.ours in classes or any("model" in fixture for fixture in item.fixturenames)
 
     def pytest_runtest_setup(self) -> None:
         self.used = False
@@ -67,12 +76,6 @@ class Plugin:
             why = re.sub(r"0x\w+|/tmp/\S+", "...", " ".join(error.split()))[:200]
             self.rows.append({"class": self.name, "test": test, "outcome": report.outcome, "why": why})
         return report
-
-
-def _classes(item: Any) -> list[type]:
-    """:return: The classes among a test's parameters."""
-    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return [value for value in parameters if isinstance(value, type)]
 
 
 def run(name: str, results: Path, pytest_arguments: list[str]) -> int:

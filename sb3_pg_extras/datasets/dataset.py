@@ -337,7 +337,7 @@ def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[typ
     if isinstance(space, spaces.Box) and CLIP_ACTIONS.get():
         return _clipped(array, space)
     hint = ". Actions are stored in the environment's own units" * (name == "actions")
-    hint += "; load_dataset(..., clip_actions=True) clips them" * isinstance(space, spaces.Box)
+    hint += "; load_dataset(..., clip_actions=True) clips them, but for sharded data" * isinstance(space, spaces.Box)
     raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}{hint}")
 
 

@@ -14,6 +14,9 @@ from sb3_pg_extras.datasets.load import BUNDLED_PREFIX, MINARI_PREFIX
 from sb3_pg_extras.zoo.plots import plot_dataset
 from sb3_pg_extras.zoo.summary import action_coverage, distributions, facts
 
+# Columns that are printed in percent.
+SHARES = ("at bound", "bins used", "share")
+
 
 def main() -> None:
     """Run ``sb3-pg-extras inspect`` with the arguments of the process."""
@@ -56,27 +59,22 @@ def table(dataset: OfflineDataset) -> list[str]:
     :param dataset: The dataset.
     :return: The lines of the table that is printed.
     """
-    what, numbers = facts(dataset), distributions(dataset)
+    what = facts(dataset)
     width = max(map(len, what))
     lines = [f"{name:{width}}  {value}" for name, value in what.items()]
-    rows = [["", *numbers["return"]], *([name, *map(_number, values.values())] for name, values in numbers.items())]
-    return [*lines, "", *_columns(rows), "", *_columns(_action_rows(dataset))]
+    return [*lines, "", *_columns(distributions(dataset)), "", *_columns(_actions(dataset))]
 
 
-def _action_rows(dataset: OfflineDataset) -> list[list[str]]:
+def _actions(dataset: OfflineDataset) -> dict[str, dict[str, Any]]:
     coverage = action_coverage(dataset)
     if isinstance(dataset.action_space, spaces.Box):
-        rows = [["", *coverage[0]]]
-        for i, dimension in enumerate(coverage):
-            *numbers, at_bound, bins_used = dimension.values()
-            shares = ["-" if at_bound is None else f"{at_bound:.1%}", f"{bins_used:.1%}"]
-            rows.append([f"action[{i}]", *map(_number, numbers), *shares])
-        return rows
-    rows = [["", "steps", "share"]]
-    for i, counts in enumerate(coverage):
-        label = "action" if len(coverage) == 1 else f"action[{i}]"
-        rows += [[f"{label} = {value}", str(count), f"{count / len(dataset):.1%}"] for value, count in counts.items()]
-    return rows
+        return {f"action[{i}]": numbers for i, numbers in enumerate(coverage)}
+    labels = ["action"] if len(coverage) == 1 else [f"action[{i}]" for i in range(len(coverage))]
+    return {
+        f"{label} = {value}": {"steps": count, "share": count / len(dataset)}
+        for label, counts in zip(labels, coverage, strict=True)
+        for value, count in counts.items()
+    }
 
 
 def _load(source: str, action_space: spaces.Space | None, env_id: str | None) -> OfflineDataset:
@@ -99,11 +97,17 @@ def _action_space(parser: argparse.ArgumentParser, env_id: str) -> spaces.Space:
     return space
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
-
-
-def _columns(rows: list[list[str]]) -> list[str]:
+def _columns(rows: dict[str, dict[str, Any]]) -> list[str]:
     """The first column is aligned on the left, the others, which are numbers, on the right."""
-    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]
+    cells = [["", *next(iter(rows.values()))]]
+    cells += [[label, *(_cell(name, value) for name, value in values.items())] for label, values in rows.items()]
+    first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in cells]
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in SHARES:
+        return f"{value:.1%}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

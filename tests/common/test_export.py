@@ -22,7 +22,7 @@ from sb3_pg_extras.common.export import export_onnx
 from sb3_pg_extras.common.on_policy import MlpPolicy
 from sb3_pg_extras.common.optional import MissingPackageError
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "robot.md"
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
 BOX = make_arrays()["action_space"]
@@ -237,11 +237,11 @@ def test_suffixes_and_the_missing_package(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["policy.pt"]
 
 
-def test_the_robot_of_the_readme_needs_no_torch(tmp_path):
+def test_the_robot_of_the_docs_needs_no_torch(tmp_path):
     pytest.importorskip("onnxruntime")
     model = offline(BEAR)
     model.export_onnx(tmp_path / "policy")
-    (loop,) = re.findall(r"```python\n(import numpy as np\nimport onnxruntime.*?)```", README.read_text(), re.DOTALL)
+    (loop,) = re.findall(r"```python\n(import numpy as np\nimport onnxruntime.*?)```", PAGE.read_text(), re.DOTALL)
     robot = """
 import sys
 sys.modules.update(torch=None, stable_baselines3=None, sb3_pg_extras=None)

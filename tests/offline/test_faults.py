@@ -10,9 +10,9 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from sb3_pg_extras import BC, BEAR, load_dataset
+from sb3_pg_extras import BC, BCQ, BEAR, TD3BC, load_dataset
 
-SMALL = {BEAR: TINY, BC: {"net_arch": [16]}}
+SMALL = {BEAR: TINY, BCQ: TINY, BC: {"net_arch": [16]}, TD3BC: {"net_arch": [16]}}
 
 
 def tiny(algorithm, data, policy="MlpPolicy", **kwargs):
@@ -55,10 +55,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         model.save(tmp_path / "model")
 
 
-@pytest.mark.parametrize("algorithm", [BEAR, BC])
+@pytest.mark.parametrize("algorithm", SMALL)
 def test_an_observation_that_is_not_a_number_gives_no_action(algorithm):
     model = tiny(algorithm, make_arrays())
-    for policy in (model, getattr(model, "behavior_vae", model)):
+    for policy in (model, model.policy, getattr(model.policy, "behavior_vae", model)):
         with pytest.raises(ValueError, match=r"not finite|invalid values"):
             policy.predict(np.full(3, np.nan, np.float32), deterministic=True)
 
@@ -66,7 +66,7 @@ def test_an_observation_that_is_not_a_number_gives_no_action(algorithm):
 # Widths of the action space.
 
 
-@pytest.mark.parametrize("algorithm", [BEAR, BC])
+@pytest.mark.parametrize("algorithm", SMALL)
 def test_a_dimension_of_no_width_gets_its_bound(algorithm):
     data = make_arrays()
     data["actions"][:, 1] = 0.25
@@ -78,7 +78,7 @@ def test_a_dimension_of_no_width_gets_its_bound(algorithm):
     assert (model.replay_buffer.actions[:, 0, 1] == 0).all()
 
 
-@pytest.mark.parametrize("algorithm", [BEAR, BC])
+@pytest.mark.parametrize("algorithm", SMALL)
 def test_a_dimension_too_wide_for_single_precision_is_named(algorithm):
     data = make_arrays()
     data["action_space"] = spaces.Box(np.array([-2, -3e38], np.float32), np.array([3, 3e38], np.float32))
@@ -90,7 +90,7 @@ def test_a_dimension_too_wide_for_single_precision_is_named(algorithm):
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(4, start=2), spaces.MultiDiscrete([4], start=[2])])
-@pytest.mark.parametrize("algorithm", [BEAR, BC])
+@pytest.mark.parametrize("algorithm", SMALL)
 def test_choices_that_do_not_start_at_0_are_refused_by_name(algorithm, space):
     """SB3's networks would read 2, the first choice, as the third."""
     values = np.random.default_rng(0).integers(2, 6, (40, *space.shape))
@@ -103,7 +103,7 @@ def test_choices_that_do_not_start_at_0_are_refused_by_name(algorithm, space):
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("algorithm", [BEAR, BC])
+@pytest.mark.parametrize("algorithm", SMALL)
 def test_keys_with_dots_are_learnt_from(algorithm, normalize, tmp_path):
     data = {name: value for name, value in make_arrays().items() if name != "observation_space"}
     dotted = {"observation.state": data["observations"], "observation.state.joints": np.ones((40, 2), np.float32)}
@@ -151,7 +151,7 @@ class Dropping(FlattenExtractor):
         return self.dropout(super().forward(observations))
 
 
-@pytest.mark.parametrize("algorithm", [BEAR, BC])
+@pytest.mark.parametrize("algorithm", SMALL)
 def test_going_on_with_dropout_equals_never_having_stopped(algorithm, tmp_path):
     def make():
         kwargs = {"policy_kwargs": SMALL[algorithm] | {"features_extractor_class": Dropping}, "seed": 0}

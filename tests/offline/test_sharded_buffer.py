@@ -85,6 +85,22 @@ def test_the_parts_are_the_dataset(shards):
             np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
 
 
+def test_actions_outside_their_bounds_are_named_with_what_to_do(shards):
+    with pytest.raises(DatasetError, match=r"actions row 1 is .*clip_actions=True\) clips them, but for sharded data"):
+        ShardedParquet(shards, spaces.Box(-0.5, 0.5, (1,)))
+
+
+@pytest.mark.parametrize("prefix", ["", "sharded:"])
+def test_choices_that_do_not_count_from_0_are_refused(prefix, shards):
+    """SB3's networks would read another choice."""
+
+    class Choices(TwoNumbers):
+        observation_space = spaces.MultiDiscrete([4, 4], start=[2, 2])
+
+    with pytest.raises(ValueError, match="count from 0"):
+        BEAR("MlpPolicy", Choices(), f"{prefix}{shards}", policy_kwargs=TINY)
+
+
 def test_all_of_the_data_passes_by(shards):
     """One pass of draws brings (nearly) all transitions in, and the buffer stays as small as it was told."""
     buffer = sharded_buffer(shards, max_bytes=200 * 28)

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -39,22 +40,43 @@ from sb3_pg_extras.zoo.manager import Manager
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
 TESTS, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-# All columns take minutes: one stands for them in the quick tests. test_zoo.py trains with all three.
-COLUMNS = ["reinforce", *(pytest.param(algo, marks=pytest.mark.slow) for algo in ("bc", "bear", "single_step_a2c"))]
-ENV_IDS = {"bc": "Pendulum-v1", "bear": "Pendulum-v1", "reinforce": "CartPole-v1", "single_step_a2c": "CartPole-v1"}
+# All columns take minutes: one stands for them in the quick tests. test_zoo.py trains with others.
+OFFLINE = ("bc", "bcq", "bear", "td3_bc")
+ENV_IDS = {algo: "Pendulum-v1" if algo in OFFLINE else "CartPole-v1" for algo in ALGORITHMS}
+COLUMNS = [pytest.param(algo, marks=[] if algo == "reinforce" else pytest.mark.slow) for algo in ALGORITHMS]
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory) -> Path:
-    """The folder of a wheel, built as a release would and unpacked."""
-    folder = tmp_path_factory.mktemp("wheel")
+def release(tmp_path_factory) -> Path:
+    """The folder of a wheel and of a source distribution, built as a release would."""
+    folder = tmp_path_factory.mktemp("release")
     subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(ROOT)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    (wheel,) = folder.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(folder / "installed")
-    return folder / "installed"
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installed(release) -> Path:
+    """The folder of the wheel, unpacked."""
+    (wheel,) = release.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(release / "installed")
+    return release / "installed"
+
+
+def test_wheel_and_sdist_hold_everything(release):
+    (wheel,), (sdist,) = release.glob("*.whl"), release.glob("*.tar.gz")
+    names = zipfile.ZipFile(wheel).namelist()
+    bundled = ("datasets/bundled/pendulum-mixed-v0.npz", "datasets/bundled/pendulum-mixed-v0.md")
+    for name in ("hyperparams/bear.yml", "zoo/grid.py", "py.typed", *bundled):
+        assert f"sb3_pg_extras/{name}" in names
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+    with tarfile.open(sdist) as archive:
+        sdist_names = archive.getnames()
+    for name in ("hyperparams/bear.yml", "tests/zoo/test_zoo.py", "LICENSE", "Makefile"):
+        assert any(member.endswith(f"/{name}") for member in sdist_names), name
 
 
 @cache
@@ -151,7 +173,7 @@ def test_record_training(column):
 
 
 def test_plot_train(column):
-    if column.algo in ("bc", "bear"):  # no training episodes
+    if column.algo in OFFLINE:  # no training episodes
         assert "Training Episodic Reward: nothing to draw, nothing saved" in column.run("plot_train").stdout
         assert not (column.folder / "Training-Episodic-Reward.png").exists()
     else:

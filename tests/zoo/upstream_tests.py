@@ -23,7 +23,7 @@ import rl_zoo3.utils
 from sb3_pg_extras.zoo import ALGORITHMS, COMMANDS, register
 
 RESULTS = Path(__file__).parent.parent.parent / "benchmarks" / "results" / "zoo_tests.csv"
-OFFLINE = ("bc", "bear")
+OFFLINE = ("bc", "bcq", "bear", "td3_bc")
 EXPERIMENTS = [(algo, "Pendulum-v1" if algo in OFFLINE else "CartPole-v1") for algo in ALGORITHMS]
 OURS = {f"{algo}-{env_id}": (algo, env_id) for algo, env_id in EXPERIMENTS}
 # Those that the tests find in the zoo's collection of trained agents, and ours.

@@ -5,6 +5,7 @@ A command runs in a process, a folder and an environment of its own, as after ``
 already. ``python warm_python.py`` is the process that forks, of which :class:`WarmPython` is the client.
 """
 
+import atexit
 import json
 import os
 import runpy
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,9 @@ def wait_for_request() -> dict[str, Any] | None:
 
 if __name__ == "__main__":
     import huggingface_sb3  # noqa: F401
+    import matplotlib.pyplot  # noqa: F401
     import rl_zoo3.exp_manager  # noqa: F401
+    import torch._dynamo  # noqa: F401  (PyTorch imports it with the first optimiser)
 
     import sb3_pg_extras.zoo
 
@@ -79,7 +83,21 @@ if __name__ == "__main__":
         os.environ.update(request["env"])
         sys.path[0] = ""
         sys.argv = [request["program"], *request["arguments"]]
-        if request["program"].endswith(".py"):
-            runpy.run_path(request["program"], run_name="__main__")
-        else:
-            runpy.run_module(request["program"], run_name="__main__", alter_sys=True)
+        try:
+            if request["program"].endswith(".py"):
+                runpy.run_path(request["program"], run_name="__main__")
+            else:
+                runpy.run_module(request["program"], run_name="__main__", alter_sys=True)
+            code = 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # An exit that frees all that has been imported takes a second.
+        os._exit(code)

@@ -96,8 +96,8 @@ def read_columns(
     :return: The rows of each field, floats as float32, flags as bools, integers as they are; and the number of rows of each
         of its arrays.
     :raises DatasetError: when an array is missing, is not stored in this file, claims a size that the file cannot hold,
-        does not fit the one before, cannot be decoded, is empty, or as long as another field's is not; or when a value is
-        not finite, or not a flag.
+        does not fit the one before, cannot be decoded, is empty, or differs in length from another field's; or when a value
+        is not finite, or not a flag.
     """
     rows, lengths = {}, {}
     for name, paths in columns.items():
@@ -114,7 +114,7 @@ def read_columns(
 
 
 def _read_rows(group: Any, paths: Sequence[str], flags: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Each value is written once."""
+    """Read arrays one after the other into a single one, each value written once."""
     file_size = Path(group.file.filename).stat().st_size
     rows: np.ndarray | None = None
     lengths: list[int] = []
@@ -187,15 +187,18 @@ def checked_storage(array: Any, file_size: int) -> int:
     :return: Bytes of the file that the array takes.
     :raises DatasetError: when its values lie in another file, or when they are not all there.
     """
-    if array.is_virtual or array.external:
+    import h5py
+
+    layout = array.id.get_create_plist()
+    if layout.get_layout() == h5py.h5d.VIRTUAL or layout.get_external_count():
         raise DatasetError("is refused: its values lie in another file")
     # Python's integers: a made-up shape overflows numpy's.
     n_bytes, stored = math.prod(array.shape) * array.dtype.itemsize, int(array.id.get_storage_size())
-    inflation = MAX_INFLATION if array.chunks and array.id.get_create_plist().get_nfilters() else 1
-    too_large = stored > file_size or n_bytes > stored * inflation
-    if array.chunks and not too_large:
+    chunked = layout.get_layout() == h5py.h5d.CHUNKED
+    too_large = stored > file_size or n_bytes > stored * (MAX_INFLATION if chunked and layout.get_nfilters() else 1)
+    if chunked and not too_large:
         # Chunks that were never written read as zeros: they would not be data.
-        n_chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
+        n_chunks = math.prod(-(-length // chunk) for length, chunk in zip(array.shape, layout.get_chunk(), strict=True))
         too_large = array.id.get_num_chunks() < n_chunks
     if too_large:
         raise DatasetError(
@@ -206,14 +209,19 @@ def checked_storage(array: Any, file_size: int) -> int:
 
 
 def _read_into(array: Any, values: np.ndarray, n_stored: int, name: str) -> None:
+    import h5py
+
     if values.size == 0:
         return
     # Whole chunks: each is decoded once.
     chunk = array.chunks[0] if array.chunks else 1
     n_rows = -(-max(1, PART * len(values) // values.nbytes) // chunk) * chunk
+    space = array.id.get_space()
     for start in range(0, len(values), n_rows):
         part = values[start : start + n_rows]
-        array.read_direct(part, np.s_[start : start + len(part)])
+        # As array.read_direct does, which takes longer than reading a small array.
+        space.select_hyperslab((start, *[0] * (part.ndim - 1)), part.shape)
+        array.id.read(h5py.h5s.create_simple(part.shape), space, part)
         # Said here, where the row of the file is known, and the values are still in the processor's cache.
         check_finite(name, part, start)
         advance(n_stored * len(part) / len(values))
