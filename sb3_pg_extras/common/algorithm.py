@@ -13,7 +13,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pg_extras.common import export
 from sb3_pg_extras.common.dicts import arrays_of
 from sb3_pg_extras.common.files import atomic_write, open_to_save
 
@@ -86,7 +85,6 @@ class WholePolicy(BasePolicy):
 class CheckedAlgorithm(BaseAlgorithm):
     """An algorithm that names what is wrong with its arguments, stops when a weight is not finite, and is saved whole."""
 
-    export_onnx, export_torchscript = export.export_onnx, export.export_torchscript
     _check_choices, _check_numbers = check_choices, check_numbers
     # Learning rates that may be None.
     _optional_rates: ClassVar[tuple[str, ...]] = ()
@@ -124,6 +122,30 @@ class CheckedAlgorithm(BaseAlgorithm):
         self._check_weights()
         with open_to_save(path, ".zip") as file:
             super().save(file, exclude, include)
+
+    def export_onnx(self, path: str | pathlib.Path | io.BufferedIOBase, vec_normalize: bool | VecNormalize = True) -> None:
+        """
+        Write the policy as an ONNX file: :func:`sb3_pg_extras.common.export.export_onnx`.
+
+        :param path: Path of the file (``.onnx`` is added where no suffix is), or a file object.
+        :param vec_normalize: Whether to normalise observations in it as ``VecNormalize`` does, and which.
+        """
+        from sb3_pg_extras.common.export import export_onnx
+
+        export_onnx(self, path, vec_normalize)
+
+    def export_torchscript(
+        self, path: str | pathlib.Path | io.BufferedIOBase, vec_normalize: bool | VecNormalize = True
+    ) -> None:
+        """
+        Write the policy as a TorchScript file: :func:`sb3_pg_extras.common.export.export_torchscript`.
+
+        :param path: Path of the file (``.pt`` is added where no suffix is), or a file object.
+        :param vec_normalize: As in :meth:`export_onnx`.
+        """
+        from sb3_pg_extras.common.export import export_torchscript
+
+        export_torchscript(self, path, vec_normalize)
 
     def get_vec_normalize_env(self) -> VecNormalize | None:
         """:return: The ``VecNormalize`` wrapper of the environment, if it has one; callbacks save it beside the model."""
