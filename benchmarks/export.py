@@ -15,6 +15,7 @@ import csv
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +170,11 @@ def compare(model: BaseAlgorithm, observations: Any) -> Iterator[dict[str, Any]]
 def cases() -> Iterator[tuple[str, str, str, spaces.Space, Callable[[], BaseAlgorithm]]]:
     for algorithm in (BEAR, BCQ, TD3BC, BC):
         for kind, space in OFFLINE_OBSERVATIONS.items():
-            yield algorithm.__name__, kind, "Box", space, lambda: offline(algorithm, space, "normalised" in kind)  # noqa: B023
+            yield algorithm.__name__, kind, "Box", space, partial(offline, algorithm, space, "normalised" in kind)
     for algorithm in (REINFORCE, SingleStepA2C):
         for kind, space in ONLINE_OBSERVATIONS.items():
             for name, actions in ACTIONS.items() if kind == "vector" else [("Box", BOX)]:
-                make = lambda: online(algorithm, space, actions, "normalised" in kind)  # noqa: B023, E731
-                yield algorithm.__name__, kind, name, space, make
+                yield algorithm.__name__, kind, name, space, partial(online, algorithm, space, actions, "normalised" in kind)
 
 
 def main() -> None:
