@@ -22,6 +22,7 @@ from sb3_pg_extras.common.export import export_onnx
 from sb3_pg_extras.common.on_policy import MlpPolicy
 from sb3_pg_extras.common.optional import MissingPackageError
 
+onnxruntime = pytest.importorskip("onnxruntime")
 PAGE = Path(__file__).parent.parent.parent / "docs" / "robot.md"
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
@@ -78,7 +79,6 @@ def with_large_weights(model):
 
 def exported(model, **kwargs):
     """What both files make of raw observations, one after the other."""
-    onnxruntime = pytest.importorskip("onnxruntime")
     onnx, script = io.BytesIO(), io.BytesIO()
     model.export_onnx(onnx, **kwargs)
     model.export_torchscript(script, **kwargs)
@@ -183,7 +183,7 @@ def test_frames_that_are_stacked_after_they_were_normalised_are_refused(tmp_path
 def test_any_algorithm_of_sb3(tmp_path):
     model = with_large_weights(SAC("MlpPolicy", Still(), device="cpu", policy_kwargs={"net_arch": [16]}))
     export_onnx(model, tmp_path / "sac.onnx")
-    session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "sac.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "sac.onnx")
     obs = observations(VECTOR)
     np.testing.assert_allclose(
         session.run(None, {"observation": obs})[0], model.predict(obs, deterministic=True)[0], atol=1e-5
@@ -238,7 +238,6 @@ def test_suffixes_and_the_missing_package(tmp_path, monkeypatch):
 
 
 def test_the_robot_of_the_docs_needs_no_torch(tmp_path):
-    pytest.importorskip("onnxruntime")
     model = offline(BEAR)
     model.export_onnx(tmp_path / "policy")
     (loop,) = re.findall(r"```python\n(import numpy as np\nimport onnxruntime.*?)```", PAGE.read_text(), re.DOTALL)
