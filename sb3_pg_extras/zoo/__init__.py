@@ -2,8 +2,8 @@
 The RL Zoo with our algorithms: registration, and the ``sb3-pg-extras`` command.
 
 ``sb3-pg-extras train --algo bear --env Pendulum-v1`` is ``python -m rl_zoo3.train`` with our ids known and our
-hyper-parameter files found; every flag is the zoo's. ``collect``, ``evaluate``, ``inspect`` and ``grid`` are our own. What is
-slow to import is imported where it is used.
+hyper-parameter files found; every flag is the zoo's, but for those about ``--dataset``. ``collect``, ``evaluate``,
+``inspect`` and ``grid`` are commands of our own. What is slow to import is imported where it is used.
 """
 
 import argparse

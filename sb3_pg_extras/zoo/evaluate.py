@@ -50,6 +50,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.fqe_steps < 1:
         parser.error(f"argument --fqe-steps: {args.fqe_steps}: at least 1")
+    if args.output is not None and args.output.suffix != ".png":
+        parser.error(f"argument -o/--output: {args.output}: the file name must end in .png")
     require("matplotlib", "plots")  # before time is spent
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)

@@ -80,7 +80,7 @@ class Split:
     def __init__(self, source: str, held_out: float | str) -> None:
         data = self.training = open_dataset(source)
         first = data if isinstance(data, OfflineDataset) else data.first
-        self.record = {"dataset": _absolute(source), "held_out": held_out, "seed": SPLIT_SEED}
+        self.record: dict[str, Any] = {"dataset": _absolute(source), "held_out": held_out, "seed": SPLIT_SEED}
         if isinstance(held_out, str):
             self.record["held_out"] = _absolute(held_out)
             self.held_out = load_dataset(held_out, first.action_space)
@@ -124,7 +124,7 @@ def held_out_of(run: Path, source: str) -> tuple[OfflineDataset, str]:
     :raises DatasetError: when it cannot be used.
     """
     data = load_dataset(source)
-    record = next((yaml.safe_load(path.read_text()) for path in run.glob("*/split.yml")), {})
+    record: dict[str, Any] = next((yaml.safe_load(path.read_text()) for path in run.glob("*/split.yml")), {})
     if fingerprint(data).items() <= record.items():
         data, held_out = Split(source, record["held_out"]).held_out, record["held_out"]
         if held_out != 0:
@@ -157,7 +157,9 @@ class TrainParser(argparse.ArgumentParser):
         known: Any = super().parse_args(*args, **kwargs)
         without_env = known.env is None and known.dataset is not None
         if not without_env and not (known.held_out is None and known.fqe_steps is None):
-            raise UsageError("--held-out and --fqe-steps are for a --dataset without --env, which evaluates in its episodes")
+            raise UsageError(
+                "--held-out and --fqe-steps are for --dataset without --env: an environment evaluates by itself"
+            )
         known.env = known.env or env
         if known.dataset is None:
             return known
