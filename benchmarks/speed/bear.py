@@ -21,7 +21,7 @@ from turns import FIELDS, Worker, random_field, ratio, reset_peak, serve, summar
 from sb3_pg_extras import BEAR, OfflineDataset, save_dataset
 from sb3_pg_extras.fast.matmuls import has_bf16
 
-D3RLPY, D3RLPY_SCRIPT = "d3rlpy 2.8.1", Path(__file__).parent.parent / "references" / "d3rlpy_bear.py"
+D3RLPY, D3RLPY_SCRIPT = "d3rlpy 2.8.1", Path(__file__).parent.parent / "references" / "d3rlpy_speed.py"
 # Loop -> gradient steps in one turn, and BEAR's arguments.
 LOOPS: dict[str, tuple[int, dict[str, Any]]] = {
     D3RLPY: (25, {}),
@@ -47,7 +47,7 @@ def steps(args: argparse.Namespace) -> None:
             command = [sys.executable, __file__, "--work"]
             workers = {loop: Worker([*command, loop, file, device, str(threads)]) for loop in here}
             if args.d3rlpy and device == "cpu":
-                workers = {D3RLPY: Worker([args.d3rlpy, str(D3RLPY_SCRIPT), file, str(threads)]), **workers}
+                workers = {D3RLPY: Worker([args.d3rlpy, str(D3RLPY_SCRIPT), file, str(threads), "bear"]), **workers}
             loops = {loop: partial(worker.speed, LOOPS[loop][0]) for loop, worker in workers.items()}
             speeds = take_turns(loops, args.turns)
             for loop, worker in workers.items():

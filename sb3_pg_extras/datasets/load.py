@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-import pandas as pd
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
@@ -27,8 +26,9 @@ from sb3_pg_extras.datasets.readers.table import Columns, from_table, load_csv
 
 if TYPE_CHECKING:
     from minari import MinariDataset
+    from pandas import DataFrame
 
-DatasetSource = Union[OfflineDataset, ReplayBuffer, Mapping[str, Any], pd.DataFrame, "MinariDataset", str, Path]
+DatasetSource = Union[OfflineDataset, ReplayBuffer, Mapping[str, Any], "DataFrame", "MinariDataset", str, Path]
 Loader = Callable[[Path, spaces.Space | None], OfflineDataset]
 
 # A new file format is one more module and one more line here: suffix -> (path, action_space of the environment or None).
@@ -104,7 +104,8 @@ def _with_observations(dataset: OfflineDataset, keys: list[str]) -> OfflineDatas
 
 
 def _load(source: Any, action_space: spaces.Space | None, verbose: int, columns: Columns | None) -> OfflineDataset:
-    if isinstance(source, pd.DataFrame):
+    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
+    if pandas is not None and isinstance(source, pandas.DataFrame):
         return from_table(source, action_space, columns)
     if columns is not None:
         if Path(str(source)).suffix != ".csv":

@@ -9,7 +9,6 @@ from stable_baselines3 import TD3
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.td3.policies import TD3Policy
-from torch.nn import functional as F
 
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.offline.losses import ensemble_critic_loss, mixed_target_q_values
@@ -33,7 +32,7 @@ def actor_loss(actor_q_values: th.Tensor, actions: th.Tensor, data_actions: th.T
     assert actions.shape == data_actions.shape and actor_q_values.shape == (len(actions), 1)
     # Where all values are 0, as of critics whose last layer is, so is their term.
     weight = alpha / actor_q_values.detach().abs().mean().clamp(min=1e-8)  # all values may be 0
-    return -weight * actor_q_values.mean() + F.mse_loss(actions, data_actions)
+    return -weight * actor_q_values.mean() + th.nn.functional.mse_loss(actions, data_actions)
 
 
 class TD3BC(OfflineAlgorithm):

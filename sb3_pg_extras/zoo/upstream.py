@@ -174,19 +174,10 @@ def raise_the_error_for_missing_files() -> None:
 
 
 class _LastEvaluations(np.ndarray):
+    """Runs and episodes: both axes stay."""
+
     def squeeze(self, axis: Any = None) -> np.ndarray:
         return np.asarray(self)
-
-
-class _NumPy:
-    """NumPy for ``all_plots``, whose arrays of two axes, runs and episodes, keep them when they are squeezed."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-    def array(self, values: Any) -> np.ndarray:
-        array = np.array(values)
-        return array.view(_LastEvaluations) if array.ndim == 2 else array
 
 
 def keep_axes_of_evaluations() -> None:
@@ -196,7 +187,13 @@ def keep_axes_of_evaluations() -> None:
     With one run that takes away the axis of the runs (``all_plots`` then fails on one evaluation episode,
     ``plot_from_file`` on any number of them), with one episode that of the episodes.
     """
-    importlib.import_module("rl_zoo3.plots.all_plots").np = _NumPy()  # type: ignore[attr-defined]
+
+    def array(values: Any) -> np.ndarray:
+        made = np.array(values)
+        return made.view(_LastEvaluations) if made.ndim == 2 else made
+
+    module: Any = importlib.import_module("rl_zoo3.plots.all_plots")
+    module.np = SimpleNamespace(**{**vars(np), "array": array})
 
 
 def leave_missing_results_blank() -> None:

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras import BC, BEAR, load_dataset
 from sb3_pg_extras.offline.normalization import set_moments
-from sb3_pg_extras.offline.policies import NormalizedExtractor, set_observation_statistics
+from sb3_pg_extras.offline.policies import NormalizedExtractor, has_vectors, set_observation_statistics, update_target
 from sb3_pg_extras.offline.sources import DatasetEnv
 
 
@@ -64,6 +64,23 @@ def test_vectors_of_a_dict_are_normalised_and_the_rest_is_not():
 def test_without_a_vector_it_is_refused():
     with pytest.raises(ValueError, match="normalize_observations=True needs vectors"):
         NormalizedExtractor(spaces.Box(0, 255, (3, 36, 36), np.uint8))
+
+
+def test_which_spaces_have_vectors():
+    image, vector = spaces.Box(0, 255, (3, 36, 36), np.uint8), spaces.Box(-1, 1, (2,))
+    has = [has_vectors(space) for space in (vector, image, spaces.Dict(a=image, b=vector), spaces.Dict(a=image), None)]
+    assert has == [True, False, True, False, False]
+
+
+def test_targets_follow_and_running_statistics_are_copied():
+    network, target = (th.nn.Sequential(th.nn.Linear(1, 1), th.nn.BatchNorm1d(1)) for _ in range(2))
+    with th.no_grad():
+        network[0].weight.fill_(1.0)
+        target[0].weight.fill_(0.0)
+        network[1].running_mean.fill_(8.0)
+    update_target(network, target, 0.25)
+    assert target[0].weight.item() == 0.25 and target[1].running_mean.item() == 8.0
+    assert network[0].weight.item() == 1.0
 
 
 class _MeanAction(th.nn.Module):

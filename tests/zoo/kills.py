@@ -57,11 +57,11 @@ main()
 """
 
 
-def start_worker(storage: str, folder: Path) -> subprocess.Popen:
+def start_worker(storage: str, folder: Path, n_trials: int) -> subprocess.Popen:
     """:return: ``sb3-pg-extras train -optimize``, running; its output goes to a file in the folder."""
     arguments = [
         "train", "--algo", "reinforce", "--env", "CartPole-v1", "-n", "10000", "-optimize", "--storage", storage,
-        "--study-name", "kills", "--max-total-trials", str(TRIALS), "--n-evaluations", "2", "--eval-episodes", "2",
+        "--study-name", "kills", "--max-total-trials", str(n_trials), "--n-evaluations", "2", "--eval-episodes", "2",
         "--no-optim-plots", "--num-threads", "1", "--sampler", "random", "--pruner", "none", "-f", str(folder),
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,17 +89,18 @@ def stop_in_a_trial(worker: subprocess.Popen, study: optuna.Study) -> FrozenTria
     return None
 
 
-def kill_search(url: str, folder: Path, n_workers: int = WORKERS) -> dict[str, Any]:
+def kill_search(url: str, folder: Path, n_workers: int = WORKERS, n_trials: int = TRIALS) -> dict[str, Any]:
     """
     Kill one of the workers of a search in the middle of a trial.
 
     :param url: The search's ``--storage``.
     :param folder: An empty folder for the workers.
     :param n_workers: How many there are.
+    :param n_trials: How many trials they are asked for.
     :return: What came of it: the columns of a row that do not name the repetition.
     """
     start = time.monotonic()
-    workers = [start_worker(url, folder / f"worker_{i}") for i in range(n_workers)]
+    workers = [start_worker(url, folder / f"worker_{i}", n_trials) for i in range(n_workers)]
     try:
         storage = open_storage(url)
         wait_for(lambda: "kills" in optuna.get_all_study_names(storage), "the study")
@@ -129,11 +130,11 @@ def kill_search(url: str, folder: Path, n_workers: int = WORKERS) -> dict[str, A
     repeated = [trial for trial in retries if killed.params.items() <= trial.params.items()]
     copies = Counter(str(sorted(trial.params.items())) for trial in finished)
     return {
-        "asked": TRIALS,
+        "asked": n_trials,
         "finished": len(finished),
         "killed_at": killed.number,
-        "lost": max(0, TRIALS - len(finished)) + (not repeated),
-        "twice": max(0, len(finished) - TRIALS) + sum(copies.values()) - len(copies),
+        "lost": max(0, n_trials - len(finished)) + (not repeated),
+        "twice": max(0, len(finished) - n_trials) + sum(copies.values()) - len(copies),
         "seconds": f"{time.monotonic() - start:.1f}",
     }
 

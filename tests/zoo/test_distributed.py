@@ -362,7 +362,7 @@ def test_a_server_that_does_not_answer_ends_in_one_line_without_the_password(tmp
 
 @pytest.mark.services
 def test_a_killed_worker_of_a_search_on_a_journal_file(tmp_path):
-    row = kills.kill_search(str(tmp_path / "study.log"), tmp_path, n_workers=2)
+    row = kills.kill_search(str(tmp_path / "study.log"), tmp_path, n_workers=2, n_trials=4)
     assert (row["finished"], row["lost"], row["twice"]) == (row["asked"], 0, 0)
 
 
@@ -370,7 +370,7 @@ def test_a_killed_worker_of_a_search_on_a_journal_file(tmp_path):
 @needs_postgres
 def test_a_killed_worker_of_a_search_on_postgresql(tmp_path):
     with postgres.postgres() as url:
-        row = kills.kill_search(url, tmp_path, n_workers=2)
+        row = kills.kill_search(url, tmp_path, n_workers=2, n_trials=4)
     assert (row["finished"], row["lost"], row["twice"]) == (row["asked"], 0, 0)
 
 
@@ -428,8 +428,8 @@ def test_a_cluster_that_does_not_answer(monkeypatch, tmp_path):
 
 
 def test_grid_without_ray_names_the_command_that_installs_it(tmp_path):
-    code = "import sys; sys.modules['ray'] = None; from sb3_pg_extras.zoo import main; main()"
-    result = subprocess.run([sys.executable, "-c", code, "grid"], cwd=tmp_path, text=True, capture_output=True, check=False)
+    (tmp_path / "x.py").write_text("import sys; sys.modules['ray'] = None; from sb3_pg_extras.zoo import main; main()")
+    result = this_environment().run(str(tmp_path / "x.py"), "grid", folder=tmp_path)
     assert result.returncode == 1
     assert 'sb3-pg-extras grid: error: ray is not installed: pip install "sb3-pg-extras[ray]"' in result.stderr
     assert "Traceback" not in result.stderr

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -262,14 +261,12 @@ def test_wrong_arguments_are_named(tmp_path, arguments, words):
 
 
 def test_without_matplotlib_the_table_is_still_there(tmp_path):
-    script = (
-        "import sys; sys.modules['matplotlib'] = None; sys.argv = ['sb3-pg-extras', 'inspect', *sys.argv[1:]]\n"
+    (tmp_path / "x.py").write_text(
+        "import sys; sys.modules |= {'matplotlib': None, 'matplotlib.figure': None}\n"
         "from sb3_pg_extras.zoo import main; main()"
     )
-    arguments = [sys.executable, "-c", script, "bundled:pendulum-mixed-v0"]
-    results = [
-        subprocess.run([*arguments, *more], cwd=tmp_path, text=True, capture_output=True) for more in ([], ["--no-plot"])
-    ]
+    arguments = [str(tmp_path / "x.py"), "inspect", "bundled:pendulum-mixed-v0"]
+    results = [this_environment().run(*arguments, *more, folder=tmp_path) for more in ([], ["--no-plot"])]
     assert [result.returncode for result in results] == [1, 0]
     assert 'pip install "sb3-pg-extras[plots]"' in results[0].stderr
     assert results[0].stdout == ""  # said before the dataset was loaded

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -46,16 +47,36 @@ COLUMNS = [pytest.param(algo, marks=[] if algo == "reinforce" else pytest.mark.s
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory) -> Path:
-    """The folder of a wheel, built as a release would and unpacked."""
-    folder = tmp_path_factory.mktemp("wheel")
+def release(tmp_path_factory) -> Path:
+    """The folder of a wheel and of a source distribution, built as a release would."""
+    folder = tmp_path_factory.mktemp("release")
     subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(folder), str(ROOT)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    (wheel,) = folder.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(folder / "installed")
-    return folder / "installed"
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installed(release) -> Path:
+    """The folder of the wheel, unpacked."""
+    (wheel,) = release.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(release / "installed")
+    return release / "installed"
+
+
+def test_wheel_and_sdist_hold_everything(release):
+    (wheel,), (sdist,) = release.glob("*.whl"), release.glob("*.tar.gz")
+    names = zipfile.ZipFile(wheel).namelist()
+    bundled = ("datasets/bundled/pendulum-mixed-v0.npz", "datasets/bundled/pendulum-mixed-v0.md")
+    for name in ("hyperparams/bear.yml", "zoo/grid.py", "py.typed", *bundled):
+        assert f"sb3_pg_extras/{name}" in names
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
+    with tarfile.open(sdist) as archive:
+        sdist_names = archive.getnames()
+    for name in ("hyperparams/bear.yml", "tests/zoo/test_zoo.py", "LICENSE", "Makefile"):
+        assert any(member.endswith(f"/{name}") for member in sdist_names), name
 
 
 @cache

@@ -3,15 +3,17 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from gymnasium import spaces
 
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, as_flags
 from sb3_pg_extras.datasets.reading import naming, reading
 from sb3_pg_extras.datasets.rows import from_rows
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # Which columns hold what: a name, several names, or for Dict observations a dict of those.
 Columns = Mapping[str, str | Sequence[str] | Mapping[str, str | Sequence[str]]]
@@ -28,11 +30,13 @@ def load_csv(path: str | Path, action_space: spaces.Space | None = None, columns
     :return: The dataset.
     :raises DatasetError: when the file cannot be read, or as :func:`from_table` says.
     """
+    import pandas as pd
+
     with reading(path, "a CSV file"):
         return from_table(pd.read_csv(path), action_space, columns)
 
 
-def from_table(table: pd.DataFrame, action_space: spaces.Space | None, columns: Columns | None) -> OfflineDataset:
+def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: Columns | None) -> OfflineDataset:
     """
     Make a dataset of rows ``(s_t, a_t, r_t)`` in the order of time. The next observation is that of the episode's next row:
     :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
@@ -90,17 +94,17 @@ def from_table(table: pd.DataFrame, action_space: spaces.Space | None, columns: 
     return from_rows(fields, np.flatnonzero(is_last) + 1, action_space)
 
 
-def _known(table: pd.DataFrame, field: str, name: Any) -> str:
+def _known(table: "DataFrame", field: str, name: Any) -> str:
     if name not in table.columns:
         raise DatasetError(f"{field}: column {name!r} is missing, the table has {list(table)}")
     return name
 
 
-def _array(table: pd.DataFrame, field: str, names: Any) -> np.ndarray:
+def _array(table: "DataFrame", field: str, names: Any) -> np.ndarray:
     """One column as (N,), several as (N, D)."""
     chosen = [_known(table, field, name) for name in ([names] if isinstance(names, str) else names)]
     for name in chosen:
-        if not (pd.api.types.is_numeric_dtype(table[name]) or pd.api.types.is_bool_dtype(table[name])):
+        if getattr(table[name].dtype, "kind", "O") not in "biuf":
             raise DatasetError(f"{field}: column {name!r} must hold numbers, not {table[name].dtype}")
         empty = np.flatnonzero(table[name].isna())
         if len(empty):

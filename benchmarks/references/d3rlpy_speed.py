@@ -1,0 +1,40 @@
+"""
+d3rlpy's BEAR, or its FQE of a BC policy, as a worker of ``benchmarks/speed/bear.py`` and ``fqe.py``, run by the Python of a
+virtual environment with d3rlpy 2.8.1: for each line on its input it takes that many gradient steps and answers with the
+seconds. Arguments: a file of arrays, threads, ``bear`` or ``fqe``.
+"""
+
+import json
+import os
+import sys
+import time
+
+import d3rlpy
+import numpy as np
+import torch as th
+
+
+def main() -> None:
+    th.set_num_threads(int(sys.argv[2]))
+    answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 (d3rlpy prints)
+    arrays = np.load(sys.argv[1])
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    dataset = d3rlpy.dataset.MDPDataset(*(arrays[name] for name in names))
+    if sys.argv[3] == "bear":
+        # The networks of the D4RL authors, which are our defaults.
+        encoder = d3rlpy.models.encoders.VectorEncoderFactory([750, 750])
+        learner = d3rlpy.algos.BEARConfig(imitator_encoder_factory=encoder, warmup_steps=0).create(device="cpu")
+        learner.build_with_dataset(dataset)
+    else:
+        policy = d3rlpy.algos.BCConfig().create(device="cpu")
+        policy.build_with_dataset(dataset)
+        learner = d3rlpy.ope.FQE(policy, d3rlpy.ope.FQEConfig(batch_size=256), device="cpu")
+    no_log = d3rlpy.logging.NoopAdapterFactory()
+    for line in sys.stdin:
+        steps, start = int(line), time.perf_counter()
+        learner.fit(dataset, n_steps=steps, n_steps_per_epoch=steps, show_progress=False, logger_adapter=no_log)
+        print(json.dumps({"seconds": time.perf_counter() - start}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
