@@ -174,7 +174,7 @@ def _find_model(args: argparse.Namespace) -> tuple[Path | None, Path | None, dic
     return Path(model), statistics, hyperparams
 
 
-def _load_model(args: argparse.Namespace, path: Path, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+def _load_model(args: argparse.Namespace, path: Path, hyperparams: dict[str, Any], env: VecEnv | None) -> BaseAlgorithm:
     kwargs: dict[str, Any] = {}
     if issubclass(ALGOS[args.algo], OffPolicyAlgorithm):
         # Its replay buffer is not used. An old model may have both options, which exclude each other.
