@@ -101,6 +101,22 @@ def learning(
     return markdown([*by, "mean", IQM, "seed by seed", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
 
 
+def export() -> str:
+    """How often exported policies act otherwise than ``predict``, over algorithms and action spaces."""
+    names = ["onnx", "torchscript", "predict"]
+    lines = []
+    for (kind,), own in groups(read("export"), "observation").items():
+        by_format = groups(own, "format")
+        cells = []
+        for name in names:
+            rows = by_format[(name,)]
+            largest = max(float(row["largest_difference"]) for row in rows)
+            cells.append(f"{sum(int(row['disagreements']) for row in rows)} ({largest:.1g})")
+        lines.append([kind, sum(int(row["observations"]) for row in by_format[("onnx",)]), *cells])
+    header = ["observations", "number", "ONNX", "TorchScript", "`predict` in other batches"]
+    return markdown(header, lines)
+
+
 def fine_tune() -> str:
     """Mean return over seeds along the online steps."""
     shown = ["0", "500", "1000", "2000", "4000", "8000"]
@@ -191,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bigger_than_memory": partial(
         plain, "bigger_than_memory", "source gigabytes seconds_to_open resident_gigabytes of_in_memory"
     ),
+    "export": export,
     "fine_tune": fine_tune,
     "kills": kills,
     "load_speed": partial(plain, "load_speed", "file megabytes h5py_seconds seconds ratio floor_ratio memory"),
