@@ -30,7 +30,7 @@ def summary(dataset: Dataset) -> str:
     what = facts(dataset)
     width = max(map(len, what))
     lines = [f"{name:{width}}  {value}" for name, value in what.items()]
-    return "\n".join([*lines, "", *_columns(distributions(dataset)), "", *_columns(_actions(dataset))])
+    return "\n".join([*lines, "", *aligned(distributions(dataset)), "", *aligned(_actions(dataset))])
 
 
 def facts(dataset: Dataset) -> dict[str, Any]:
@@ -185,8 +185,11 @@ def _actions(dataset: Dataset) -> dict[str, dict[str, Any]]:
     }
 
 
-def _columns(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """The first column is aligned on the left, the others, which are numbers, on the right."""
+def aligned(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """
+    :param rows: Numbers by column, by row; the columns of each row are the first row's.
+    :return: The lines of a table, names on the left, numbers on the right.
+    """
     cells = [["", *next(iter(rows.values()))]]
     cells += [[label, *(_cell(name, value) for name, value in values.items())] for label, values in rows.items()]
     first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]

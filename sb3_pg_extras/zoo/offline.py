@@ -163,7 +163,8 @@ class TrainParser(argparse.ArgumentParser):
         known.env = known.env or env
         if known.dataset is None:
             return known
-        offline = [algo for algo, cls in ALGORITHMS.items() if issubclass(cls, OfflineAlgorithm)]
+        algorithms: dict[str, type] = ALGORITHMS
+        offline = [algo for algo, cls in algorithms.items() if issubclass(cls, OfflineAlgorithm)]
         if known.algo not in offline:
             raise UsageError(
                 f"--dataset: {known.algo} learns from an environment. From a dataset learn {', '.join(offline)}"
