@@ -138,6 +138,14 @@ def kills() -> str:
     return markdown(["", "kills", "trials or runs asked for", "finished", "lost", "counted twice"], lines)
 
 
+def sb3_suites() -> str:
+    counts = [
+        (name, len(rows), *[sum(row["outcome"] == outcome for row in rows) for outcome in ("passed", "skipped", "failed")])
+        for (name,), rows in groups(read("sb3_suites"), "class").items()
+    ]
+    return markdown(("class", "tests", "passed", "skipped", "failed"), counts)
+
+
 def plain(name: str, columns: str, keep: Callable[[Row], bool] = lambda row: True) -> str:
     """:return: Some columns of a result file as they stand."""
     names = columns.split()
@@ -221,6 +229,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "single_step_speed": partial(plain, "online_speed", SPEEDS, lambda row: row["group"].startswith("one-step")),
     "single_step_stream": partial(SINGLE_STEP, {}, ENV_AND_VARIANT, lambda row: row["env"].endswith("-v5")),
+    "sb3_suites": sb3_suites,
     "trained_agents": partial(plain, "trained_agents", "algorithm env return_mean return_std episodes kilobytes"),
     "zoo_entries_reinforce": partial(ZOO_ENTRIES, keep=lambda row: row["algorithm"] == "reinforce"),
     "zoo_entries_single_step_a2c": partial(ZOO_ENTRIES, keep=lambda row: row["algorithm"] == "single_step_a2c"),

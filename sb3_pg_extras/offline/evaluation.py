@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN, create_mlp
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import MaybeCallback, PyTorchObs, Schedule
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import Actor
 from torch import nn
@@ -198,11 +198,7 @@ class FQE(OfflineAlgorithm):
             raise ValueError(
                 f"action_space={self.action_space}: SB3's policies count actions from 0, start is not supported"
             )
-        if not (data.terminations.any() or data.truncations.any()):
-            raise DatasetError(
-                "terminations and truncations are False in all rows: where episodes begin, and what follows their ends, "
-                "cannot be known. Mark each episode's last row"
-            )
+        check_episodes_end(data)
         if hasattr(self, "target"):
             set_observation_statistics(self.target, data)
         self._next_actions = None
@@ -282,6 +278,43 @@ class FQE(OfflineAlgorithm):
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "target"], []
+
+
+def check_episodes_end(dataset: OfflineDataset) -> None:
+    """
+    :param dataset: What a policy is to be judged by.
+    :raises DatasetError: when nothing in it ends.
+    """
+    if not (dataset.terminations.any() or dataset.truncations.any()):
+        raise DatasetError(
+            "terminations and truncations are False in all rows: where episodes begin, and what follows their ends, "
+            "cannot be known. Mark each episode's last row"
+        )
+
+
+def judge(
+    model: Any,
+    dataset: DatasetSource,
+    n_steps: int = 10_000,
+    seed: int = 0,
+    callback: MaybeCallback = None,
+    **fqe_kwargs: Any,
+) -> tuple[Value, dict[str, float]]:
+    """
+    :param model: The model.
+    :param dataset: The held-out data, whatever :func:`sb3_pg_extras.load_dataset` takes.
+    :param n_steps: Gradient steps of :class:`FQE`.
+    :param seed: Seed of its random numbers. PyTorch's global ones are left as they are.
+    :param callback: Called after each of its gradient steps.
+    :param fqe_kwargs: More of its arguments; discount factor and device are the model's by default.
+    :return: The model's value, and its :func:`offline_figures`.
+    :raises DatasetError: when the dataset cannot be used.
+    """
+    with th.random.fork_rng():
+        th.manual_seed(seed)
+        fqe = FQE(model, dataset, **{"gamma": model.gamma, "device": model.device, **fqe_kwargs})
+        fqe.learn(n_steps, callback, log_interval=None)
+        return fqe.value(), offline_figures(model, fqe)
 
 
 def actions_of(policy: Any, observations: Any, action_space: spaces.Space, deterministic: bool = True) -> np.ndarray:
@@ -386,12 +419,7 @@ class FQECallback(BaseCallback):
 
     def evaluate(self) -> tuple[Value, dict[str, float]]:
         """:return: The model's value, and the cheaper figures."""
-        model: Any = self.model
-        with th.random.fork_rng():
-            th.manual_seed(self.seed)
-            fqe = FQE(model, self.dataset, **{"gamma": model.gamma, "device": model.device, **self.fqe_kwargs})
-            fqe.learn(self.n_steps, log_interval=None)
-            return fqe.value(), offline_figures(model, fqe)
+        return judge(self.model, self.dataset, self.n_steps, self.seed, **self.fqe_kwargs)
 
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:

@@ -82,10 +82,26 @@ def find_models() -> None:
 
 
 def use_our_manager() -> None:
-    """Have ``train`` run :class:`~sb3_pg_extras.zoo.manager.Manager`."""
+    """Have ``train`` run :class:`~sb3_pg_extras.zoo.manager.Manager`, and take ``--dataset``."""
     from sb3_pg_extras.zoo.manager import Manager
+    from sb3_pg_extras.zoo.offline import TrainParser
 
-    importlib.import_module("rl_zoo3.train").ExperimentManager = Manager  # type: ignore[attr-defined]
+    train: Any = importlib.import_module("rl_zoo3.train")
+    train.ExperimentManager, train.argparse = Manager, SimpleNamespace(ArgumentParser=TrainParser)
+
+
+def refuse_runs_without_environment() -> None:
+    """A run of ``train --dataset`` without ``--env`` has nothing to act in."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--env", default="")
+    parser.add_argument("--algo", default="")
+    parser.add_argument("-f", "--folder", default="")
+    known, _ = parser.parse_known_args(sys.argv[1:])
+    name = known.env.replace("/", "-")
+    runs = Path(known.folder, known.algo).glob(f"{name}_*/{name}/split.yml") if name else []
+    if any(runs):
+        command = f"sb3-pg-extras evaluate --algo {known.algo} --dataset DATASET -f {known.folder}"
+        raise UsageError(f"{name} is a dataset, with no environment to act in. Judge its models with {command}")
 
 
 def refuse_paths_with_spaces() -> None:
@@ -242,13 +258,25 @@ def skip_title_of_pybullet() -> None:
 # Command -> what is done before it runs.
 WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
     "train": [take_strings_without_quotes, refuse_unknown_environments, use_our_manager],
-    "record_training": [find_models, refuse_paths_with_spaces, provide_ffmpeg, start_our_commands],
-    "record_video": [find_models, take_strings_without_quotes],
+    "record_training": [
+        refuse_runs_without_environment,
+        find_models,
+        refuse_paths_with_spaces,
+        provide_ffmpeg,
+        start_our_commands,
+    ],
+    "record_video": [refuse_runs_without_environment, find_models, take_strings_without_quotes],
     "benchmark": [start_our_commands, raise_the_error_for_missing_files],
-    "enjoy": [find_models, take_strings_without_quotes, raise_the_error_for_missing_files],
-    "collect": [find_models, take_strings_without_quotes],
+    "enjoy": [refuse_runs_without_environment, find_models, take_strings_without_quotes, raise_the_error_for_missing_files],
+    "collect": [refuse_runs_without_environment, find_models, take_strings_without_quotes],
+    "push_to_hub": [
+        refuse_runs_without_environment,
+        find_models,
+        take_strings_without_quotes,
+        provide_ffmpeg,
+        provide_generate_metadata,
+    ],
     "export": [find_models, take_strings_without_quotes],
-    "push_to_hub": [find_models, take_strings_without_quotes, provide_ffmpeg, provide_generate_metadata],
     "load_from_hub": [raise_the_error_for_missing_files],
     "plot_train": [refuse_without_runs, save_figures_without_display],
     "all_plots": [refuse_without_runs, save_figures_without_display, keep_axes_of_evaluations, leave_missing_results_blank],

@@ -1,0 +1,281 @@
+"""
+``sb3-pg-extras train --dataset``: the zoo's ``train`` for a log and no environment.
+
+Spaces come from the data, evaluation is fitted Q evaluation on episodes that are held out. The run folder is the zoo's, with
+``split.yml`` in it, by which ``evaluate`` holds out the same episodes again.
+"""
+
+import argparse
+import functools
+import importlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import optuna
+import rl_zoo3.exp_manager
+import yaml
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets.layout import has_spaces
+from sb3_pg_extras.offline.evaluation import FQECallback, check_episodes_end
+from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
+from sb3_pg_extras.offline.sources import DatasetEnv, open_dataset
+from sb3_pg_extras.zoo import ALGORITHMS, UsageError
+from sb3_pg_extras.zoo.inspect import dataset_name
+from sb3_pg_extras.zoo.manager import Manager
+
+HELD_OUT = 0.2
+# All runs hold out the same episodes, whatever their own seed: their figures can be compared.
+SPLIT_SEED = 0
+FQE_STEPS = 10_000
+# What changes observations or rewards on their way from an environment, and cannot be done to a dataset.
+WRAPPERS = ("env_kwargs", "env_wrapper", "frame_stack", "vec_env_wrapper")
+
+
+def no_environment(**_: Any) -> gym.Env:
+    """The zoo wants to know an id; what stands behind it is never made."""
+    raise UsageError("there is a dataset, and no environment")
+
+
+def run_name(source: str) -> str:
+    """
+    :param source: What ``load_dataset`` takes, as a string.
+    :return: What its runs are called, as others are called by their environment: ``robot`` of ``robot.npz``.
+    """
+    name = re.sub(r"[^\w.-]+", "-", dataset_name(source))
+    known = gym.registry.get(name)
+    return name if known is None or known.entry_point is no_environment else f"{name}-dataset"
+
+
+def share_or_dataset(value: str) -> float | str:
+    """
+    :param value: Of ``--held-out``.
+    :return: A share of the episodes, 0 or more and below 1, or a dataset's name.
+    :raises ArgumentTypeError: for another number.
+    """
+    try:
+        share = float(value)
+    except ValueError:
+        return value
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{value}: expected a share of the episodes, 0 or more and below 1, or a dataset")
+    return share
+
+
+class Split:
+    """
+    What is learnt from, and what it is judged by.
+
+    :param source: Whatever ``load_dataset`` takes, as a string, or ``"sharded:<path>"``.
+    :param held_out: The share of the episodes that are held out; 0 to judge by what is learnt from; or another dataset.
+    :raises DatasetError: when one of the two cannot be used or would be empty, or their spaces differ.
+    """
+
+    def __init__(self, source: str, held_out: float | str) -> None:
+        data = self.training = open_dataset(source)
+        first = data if isinstance(data, OfflineDataset) else data.first
+        self.record: dict[str, Any] = {"dataset": _absolute(source), "held_out": held_out, "seed": SPLIT_SEED}
+        if isinstance(held_out, str):
+            self.record["held_out"] = _absolute(held_out)
+            self.held_out = load_dataset(held_out, first.action_space)
+            if not has_spaces(self.held_out, first.observation_space, first.action_space):
+                spaces = [f"{part.observation_space} and {part.action_space}" for part in (self.held_out, first)]
+                raise DatasetError(f"--held-out {held_out} has the spaces {spaces[0]}, {source} has {spaces[1]}")
+        elif not isinstance(data, OfflineDataset):
+            raise DatasetError(f"{source}: never in memory as a whole, so nothing can be held out. --held-out takes a file")
+        else:
+            check_episodes_end(data)
+            self.held_out = data
+            if held_out > 0:
+                try:
+                    self.training, self.held_out = data.split(1 - held_out, SPLIT_SEED)
+                except DatasetError as error:
+                    hint = "--held-out takes another share, another file, or 0 to judge by what is learnt from"
+                    raise DatasetError(f"{source}: {error}. {hint}") from error
+        if isinstance(data, OfflineDataset):
+            self.record |= fingerprint(data)
+        check_episodes_end(self.held_out)
+
+
+def _absolute(source: str) -> str:
+    return os.path.abspath(source) if os.path.exists(source) else source
+
+
+def fingerprint(dataset: OfflineDataset) -> dict[str, Any]:
+    """
+    :param dataset: A dataset.
+    :return: Figures by which it is known again.
+    """
+    rewards = float(dataset.rewards.sum(dtype=np.float64))
+    return {"transitions": len(dataset), "episodes": dataset.n_episodes, "rewards": rewards}
+
+
+def held_out_of(run: Path, source: str) -> tuple[OfflineDataset, str]:
+    """
+    :param run: Folder of a run.
+    :param source: The dataset to judge its models by.
+    :return: What a run without an environment held out of it, or all of it; and in words, which.
+    :raises DatasetError: when it cannot be used.
+    """
+    data = load_dataset(source)
+    record: dict[str, Any] = next((yaml.safe_load(path.read_text()) for path in run.glob("*/split.yml")), {})
+    if fingerprint(data).items() <= record.items():
+        data, held_out = Split(source, record["held_out"]).held_out, record["held_out"]
+        if held_out != 0:
+            return data, held_out if isinstance(held_out, str) else f"what the run held out of {source}"
+    elif record.get("dataset") == _absolute(source):
+        raise DatasetError(f"{source} has changed since {run} was trained: what it held out cannot be known")
+    else:
+        check_episodes_end(data)
+    return data, f"all of {source}"
+
+
+class TrainParser(argparse.ArgumentParser):
+    """The zoo's parser of ``train``, which takes a dataset too, with or without an environment."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        :param args: As for argparse.
+        :param kwargs: As for argparse.
+        :return: The arguments, for an environment if there is one.
+        :raises UsageError: when arguments exclude each other.
+        :raises DatasetError: when a dataset without an environment cannot be used.
+        """
+        group = self.add_argument_group("dataset, for offline algorithms; without --env it stands for the environment")
+        group.add_argument("--dataset", help="short for -params dataset:DATASET")
+        held_out = f"without --env: share of the episodes to judge by, or 0, or another dataset (default: {HELD_OUT})"
+        group.add_argument("--held-out", help=held_out, type=share_or_dataset)
+        group.add_argument("--fqe-steps", help=f"gradient steps of each offline evaluation (default: {FQE_STEPS})", type=int)
+        env = self.get_default("env")
+        self.set_defaults(env=None)
+        known: Any = super().parse_args(*args, **kwargs)
+        without_env = known.env is None and known.dataset is not None
+        if not without_env and not (known.held_out is None and known.fqe_steps is None):
+            raise UsageError(
+                "--held-out and --fqe-steps are for --dataset without --env: an environment evaluates by itself"
+            )
+        known.env = known.env or env
+        if known.dataset is None:
+            return known
+        algorithms: dict[str, type] = ALGORITHMS
+        offline = [algo for algo, cls in algorithms.items() if issubclass(cls, OfflineAlgorithm)]
+        if known.algo not in offline:
+            raise UsageError(
+                f"--dataset: {known.algo} learns from an environment. From a dataset learn {', '.join(offline)}"
+            )
+        known.hyperparams = known.hyperparams or {}
+        if known.hyperparams.setdefault("dataset", known.dataset) != known.dataset:
+            raise UsageError(f"two datasets: --dataset {known.dataset}, -params dataset:{known.hyperparams['dataset']}")
+        if without_env:
+            _prepare(known)
+        return known
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Read the dataset, and have the zoo's ``train`` do without an environment."""
+    args.held_out = HELD_OUT if args.held_out is None else args.held_out
+    args.fqe_steps = FQE_STEPS if args.fqe_steps is None else args.fqe_steps
+    if args.fqe_steps < 1:
+        raise UsageError(f"--fqe-steps {args.fqe_steps}: at least 1")
+    if args.env_kwargs or args.eval_env_kwargs:
+        raise UsageError("--env-kwargs, --eval-env-kwargs: there is no environment")
+    split = Split(args.dataset, args.held_out)
+    args.env = run_name(args.dataset)
+    # Not gym.register: it refuses "Hopper", since there is "Hopper-v5".
+    gym.registry[args.env] = EnvSpec(args.env, no_environment)
+    print(f"Learning from {split.training}, judging by {split.held_out}")
+    train: Any = importlib.import_module("rl_zoo3.train")
+    train.ExperimentManager = functools.partial(OfflineManager, split, args.fqe_steps)
+
+
+class OfflineManager(Manager):
+    """
+    The manager of a run without an environment.
+
+    :param split: What is learnt from, and what it is judged by.
+    :param fqe_steps: Gradient steps of each evaluation.
+    :param args: As for :class:`Manager`.
+    :param kwargs: As for :class:`Manager`.
+    """
+
+    def __init__(self, split: Split, fqe_steps: int, *args: Any, **kwargs: Any) -> None:
+        self.split, self.fqe_steps = split, fqe_steps
+        super().__init__(*args, **kwargs)
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        :return: The hyper-parameters: with the episodes to learn from, and as they are saved, with the dataset's name.
+        :raises UsageError: when they ask for what only an environment can have.
+        """
+        hyperparams, saved = super().read_hyperparameters()
+        wrappers = [name for name in WRAPPERS if hyperparams.get(name)]
+        if wrappers:
+            raise UsageError(f"{', '.join(wrappers)} in {self.config}: there is no environment")
+        return {**hyperparams, "dataset": self.split.training}, saved
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        """
+        :param n_envs: Not used.
+        :param eval_env: As for :class:`Manager`.
+        :param no_log: Not used.
+        :return: What has the dataset's spaces, and nothing to step.
+        """
+        return self._maybe_normalize(DummyVecEnv([lambda: DatasetEnv(self.split.training)]), eval_env)
+
+    def create_callbacks(self) -> None:
+        """Evaluate on the held-out episodes every ``--eval-freq`` gradient steps."""
+        eval_freq, self.eval_freq = self.eval_freq, -1
+        super().create_callbacks()
+        if eval_freq > 0 and not self.optimize_hyperparameters:
+            self.callbacks.append(
+                FQECallback(self.split.held_out, eval_freq, self.fqe_steps, self.save_path, self.save_path, verbose=1)
+            )
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        super()._save_config(saved_hyperparams)
+        Path(self.params_path, "split.yml").write_text(yaml.safe_dump(self.split.record))
+
+    def hyperparameters_optimization(self) -> None:
+        """Search hyper-parameters for the highest offline value."""
+        module: Any = rl_zoo3.exp_manager
+        theirs, module.TrialEvalCallback = module.TrialEvalCallback, self._trial_callback
+        try:
+            super().hyperparameters_optimization()
+        finally:
+            module.TrialEvalCallback = theirs
+
+    def _trial_callback(self, _: VecEnv, trial: optuna.Trial, *, eval_freq: int, log_path: str | None, **__: Any) -> Any:
+        # Values of different discount factors cannot be compared.
+        gamma = self._hyperparams.get("gamma", 0.99)
+        return TrialFQECallback(trial, self.split.held_out, eval_freq, self.fqe_steps, log_path, log_path, gamma=gamma)
+
+
+class TrialFQECallback(FQECallback):
+    """
+    What the zoo's ``TrialEvalCallback`` is in an environment: evaluates a trial, reports the values, and prunes it.
+
+    :param trial: The trial.
+    :param args: As for :class:`~sb3_pg_extras.FQECallback`.
+    :param kwargs: As for :class:`~sb3_pg_extras.FQECallback`.
+    """
+
+    def __init__(self, trial: optuna.Trial, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.trial = trial
+        self.is_pruned = False
+        self.last_mean_reward = -np.inf
+
+    def _on_step(self) -> bool:
+        n_before = len(self.evaluations)
+        super()._on_step()
+        if len(self.evaluations) > n_before:
+            self.last_mean_reward = self.evaluations[-1]["value"]
+            self.trial.report(self.last_mean_reward, len(self.evaluations))
+            self.is_pruned = self.trial.should_prune()
+        return not self.is_pruned
