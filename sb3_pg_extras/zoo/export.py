@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from gymnasium import spaces
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import StoreDict, create_test_env
@@ -60,8 +61,9 @@ def _export(args: argparse.Namespace) -> None:
     normalizer: VecNormalize | None = None if statistics is None else pickle.loads(statistics.read_bytes())
     model = _load_model(args, path, hyperparams, None)
     space = model.observation_space
-    if any(map(is_image_space, space.spaces.values() if isinstance(space, spaces.Dict) else [space])):
-        # Only the environment knows in which order of the axes it gives images.
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    if any(map(is_image_space, parts)) and args.env.gym_id in gym.registry:
+        # Only the environment knows in which order of the axes it gives images; a run without one has the policy's order.
         env: Any = create_test_env(
             args.env.gym_id, should_render=False, hyperparams=dict(hyperparams), env_kwargs=hyperparams["env_kwargs"]
         )
