@@ -7,6 +7,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import rl_zoo3.exp_manager
 import rl_zoo3.train
@@ -59,7 +60,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     save_dataset(OfflineDataset(**arrays()), "robot.npz")
     yield tmp_path
-    for name in ("robot", "table", "Pendulum-v1-dataset"):
+    for name in ("robot", "sharded-shards"):
         gym.registry.pop(name, None)
 
 
@@ -161,6 +162,20 @@ def test_held_out_may_be_nothing_or_another_file(folder, run, train):
     assert "Judging by all of fresh.npz: OfflineDataset(60" in output
 
 
+def test_a_dataset_larger_than_memory_is_judged_by_another(folder, train):
+    data = OfflineDataset(**arrays())
+    rows = {
+        name: list(getattr(data, field))
+        for name, field in {"observation.state": "observations", "action": "actions"}.items()
+    }
+    rows |= {"next.reward": data.rewards, "next.done": data.terminations, "episode_index": np.arange(100) // 10}
+    rows["frame_index"] = np.arange(100) % 10
+    (folder / "shards").mkdir()
+    pd.DataFrame(rows).to_parquet("shards/a.parquet")
+    train("--dataset", "sharded:shards", "--held-out", "robot.npz")
+    assert (folder / "logs" / "bc" / "sharded-shards_1" / "best_model.zip").is_file()
+
+
 def test_optimize_searches_for_the_offline_value(folder, run, train, monkeypatch):
     judged = []
 
@@ -217,7 +232,7 @@ BAD_TRAIN = {
     ("--held-out", "endless.npz"): "terminations and truncations are False",
     ("--dataset", "endless.npz"): "terminations and truncations are False",
     ("--dataset", "missing.npz"): "no such file",
-    ("--dataset", "sharded:shards"): "shards",
+    ("--dataset", "sharded:shards"): "nothing is held out.*--held-out",
     ("-params", "dataset:x.npz"): "two datasets",
     ("--env", "Pendulum-v1", "--held-out", "0.2"): "without --env",
     ("--env-kwargs", "g:1"): "no environment",
