@@ -27,7 +27,7 @@ from sb3_pg_extras.datasets.load import SHARDED_PREFIX
 from sb3_pg_extras.offline.evaluation import FQECallback, check_episodes_end
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.sources import DatasetEnv, open_dataset
-from sb3_pg_extras.zoo import ALGORITHMS, UsageError
+from sb3_pg_extras.zoo import ALGORITHMS, CLASSES, UsageError
 from sb3_pg_extras.zoo.inspect import dataset_name
 from sb3_pg_extras.zoo.manager import Manager
 
@@ -170,7 +170,7 @@ class TrainParser(argparse.ArgumentParser):
         known.env = known.env or env
         if known.dataset is None:
             return known
-        offline = [algo for algo, cls in ALGORITHMS.items() if issubclass(cls, OfflineAlgorithm)]
+        offline = [algo for algo in CLASSES if issubclass(ALGORITHMS[algo], OfflineAlgorithm)]
         if known.algo not in offline:
             raise UsageError(
                 f"--dataset: {known.algo} learns from an environment. From a dataset learn {', '.join(offline)}"
