@@ -236,13 +236,12 @@ class OfflineManager(Manager):
         return self._maybe_normalize(DummyVecEnv([lambda: DatasetEnv(self.split.first)]), eval_env)
 
     def create_callbacks(self) -> None:
-        """Evaluate on the held-out episodes every ``--eval-freq`` gradient steps."""
-        eval_freq, self.eval_freq = self.eval_freq, -1
+        """Judge the model every ``--eval-freq`` gradient steps, and once at the end of a run that is shorter."""
+        eval_freq, self.eval_freq = min(self.eval_freq, self.n_timesteps), -1
         super().create_callbacks()
         if eval_freq > 0 and not self.optimize_hyperparameters:
-            self.callbacks.append(
-                FQECallback(self.split.held_out, eval_freq, self.fqe_steps, self.save_path, self.save_path, verbose=1)
-            )
+            folder = self.save_path
+            self.callbacks.append(FQECallback(self.split.held_out, eval_freq, self.fqe_steps, folder, folder, verbose=1))
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         super()._save_config(saved_hyperparams)
