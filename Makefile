@@ -59,6 +59,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/loading.py formats
 	$(BIN)/python benchmarks/speed/loading.py disk
 	$(BIN)/python tests/zoo/kills.py
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/tables.py
 
 # The searches behind the tuned entries of hyperparams/. One that was stopped goes on where it was. Each leaves a report of its

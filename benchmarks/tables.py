@@ -101,6 +101,22 @@ def learning(
     return markdown([*by, "mean", IQM, "seed by seed", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
 
 
+def export() -> str:
+    """How often exported policies act otherwise than ``predict``, over algorithms and action spaces."""
+    names = ["onnx", "torchscript", "predict"]
+    lines = []
+    for (kind,), own in groups(read("export"), "observation").items():
+        by_format = groups(own, "format")
+        cells = []
+        for name in names:
+            rows = by_format[(name,)]
+            largest = max(float(row["largest_difference"]) for row in rows)
+            cells.append(f"{sum(int(row['disagreements']) for row in rows)} ({largest:.1g})")
+        lines.append([kind, sum(int(row["observations"]) for row in by_format[("onnx",)]), *cells])
+    header = ["observations", "number", "ONNX", "TorchScript", "`predict` in other batches"]
+    return markdown(header, lines)
+
+
 def fine_tune() -> str:
     """Mean return over seeds along the online steps."""
     shown = ["0", "500", "1000", "2000", "4000", "8000"]
@@ -120,6 +136,14 @@ def kills() -> str:
         sums = [sum(int(row[name]) for row in own) for name in ("asked", "finished", "lost", "twice")]
         lines.append([what, len(own), *sums])
     return markdown(["", "kills", "trials or runs asked for", "finished", "lost", "counted twice"], lines)
+
+
+def sb3_suites() -> str:
+    counts = [
+        (name, len(rows), *[sum(row["outcome"] == outcome for row in rows) for outcome in ("passed", "skipped", "failed")])
+        for (name,), rows in groups(read("sb3_suites"), "class").items()
+    ]
+    return markdown(("class", "tests", "passed", "skipped", "failed"), counts)
 
 
 def plain(name: str, columns: str, keep: Callable[[Row], bool] = lambda row: True) -> str:
@@ -183,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bigger_than_memory": partial(
         plain, "bigger_than_memory", "source gigabytes seconds_to_open resident_gigabytes of_in_memory"
     ),
+    "export": export,
     "fine_tune": fine_tune,
     "kills": kills,
     "load_speed": partial(plain, "load_speed", "file megabytes h5py_seconds seconds ratio floor_ratio memory"),
@@ -204,6 +229,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "single_step_speed": partial(plain, "online_speed", SPEEDS, lambda row: row["group"].startswith("one-step")),
     "single_step_stream": partial(SINGLE_STEP, {}, ENV_AND_VARIANT, lambda row: row["env"].endswith("-v5")),
+    "sb3_suites": sb3_suites,
     "trained_agents": partial(plain, "trained_agents", "algorithm env return_mean return_std episodes kilobytes"),
     "zoo_entries_reinforce": partial(ZOO_ENTRIES, keep=lambda row: row["algorithm"] == "reinforce"),
     "zoo_entries_single_step_a2c": partial(ZOO_ENTRIES, keep=lambda row: row["algorithm"] == "single_step_a2c"),

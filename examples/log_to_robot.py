@@ -1,7 +1,7 @@
 """
 From a robot's log to a policy in one file, without an environment: ``python examples/log_to_robot.py``, under five minutes.
 
-The log is a CSV file, here written from the dataset that comes with the package. It is looked at, split, learnt from, the
+The log is a CSV file, here written from the dataset that comes with the package. It is looked at, split and learnt from, the
 policies are judged by the held-out part, the better one is exported, and a loop that needs NumPy and onnxruntime runs it.
 """
 
@@ -55,8 +55,8 @@ def main() -> None:
     write_log(args.folder / "log.csv")
 
     log = read_log(args.folder / "log.csv")
-    returns = log.episode_returns()
-    print(f"{log}: returns from {returns.min():.0f} to {returns.max():.0f}")
+    print(log.summary(), end="\n\n")
+    log.plot(args.folder / "log.png", "the log")
     train, held_out = log.split(0.8, seed=0)
 
     models = {

@@ -34,12 +34,12 @@ DEFAULTS = {"BEAR": SMALL, "BC": SMALL}
 class Plugin:
     """Puts a class in the place of another and notes what came out of the tests that use it."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.place = name, PLACES[name]
+    def __init__(self, name: str, results: Path) -> None:
+        self.name, self.place, self.results = name, PLACES[name], results
         self.ours = getattr(sb3_pg_extras, name)
         self.theirs = {getattr(stable_baselines3, other) for other in ("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3")}
         self.used = False
-        self.rows: list[dict[str, str]] = []
+        self.rows: list[list[str]] = []
         make = self.ours.__init__
         known = inspect.signature(make).parameters
 
@@ -74,7 +74,9 @@ class Plugin:
             error = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}" if report.failed and call.excinfo else ""
             test = item.nodeid.removeprefix("tests/")
             why = re.sub(r"0x\w+|/tmp/\S+", "...", " ".join(error.split()))[:200]
-            self.rows.append({"class": self.name, "test": test, "outcome": report.outcome, "why": why})
+            self.rows.append([self.name, test, report.outcome, why])
+            with self.results.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerow(self.rows[-1])
         return report
 
 
@@ -85,19 +87,13 @@ def run(name: str, results: Path, pytest_arguments: list[str]) -> int:
     :param pytest_arguments: For pytest.
     :return: pytest's status.
     """
-    plugin = Plugin(name)
+    plugin = Plugin(name, results)
     files = [str(path) for path in sorted(Path("tests").glob("test_*.py")) if plugin.place in path.read_text()]
     status = pytest.main(
         [*files, "-q", "--tb=line", "--continue-on-collection-errors", "-p", "no:cacheprovider", *pytest_arguments],
         plugins=[plugin],
     )
-    new = not results.exists()
-    with results.open("a", newline="") as file:
-        writer = csv.DictWriter(file, ["class", "test", "outcome", "why"], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(plugin.rows)
-    passed = sum(row["outcome"] == "passed" for row in plugin.rows)
+    passed = sum(outcome == "passed" for _, _, outcome, _ in plugin.rows)
     print(f"{name} as {plugin.place}: {passed} of {len(plugin.rows)} passed")
     return int(status)
 
@@ -114,7 +110,7 @@ def main() -> int:
     args, pytest_arguments = parser.parse_known_args()
     if args.here:
         return run(args.classes[0], args.results, pytest_arguments)
-    args.results.unlink(missing_ok=True)
+    args.results.write_text("class,test,outcome,why\n")
     root, results = str(Path(__file__).resolve().parent.parent), str(args.results.resolve())
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +118,7 @@ def main() -> int:
         subprocess.run(["git", "checkout", args.ref, "--", "tests", "pyproject.toml"], cwd=folder, check=True)
         for name in args.classes:
             # A process each: a class is put in the place of another for good.
-            own = [sys.executable, __file__, "--here", "--classes", name, "--results", results]
+            own = [sys.executable, __file__, args.source, "--here", "--classes", name, "--results", results]
             subprocess.run([*own, *pytest_arguments], cwd=folder, env=environment, check=False)
     return 0
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pg_extras.common import export
 from sb3_pg_extras.common.dicts import arrays_of
 from sb3_pg_extras.common.files import atomic_write, open_to_save
 
@@ -85,6 +86,7 @@ class WholePolicy(BasePolicy):
 class CheckedAlgorithm(BaseAlgorithm):
     """An algorithm that names what is wrong with its arguments, stops when a weight is not finite, and is saved whole."""
 
+    export_onnx, export_torchscript = export.export_onnx, export.export_torchscript
     _check_choices, _check_numbers = check_choices, check_numbers
     # Learning rates that may be None.
     _optional_rates: ClassVar[tuple[str, ...]] = ()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from gymnasium import spaces
 
 from sb3_pg_extras.common.dicts import arrays_of, map_arrays, map_named_arrays, named_arrays
 from sb3_pg_extras.datasets.mapped import parts, stays_in_file
+from sb3_pg_extras.datasets.plots import plot_dataset
+from sb3_pg_extras.datasets.summary import summary
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -246,6 +249,20 @@ class OfflineDataset:
             for name in ARRAY_FIELDS
         }
         return replace(self, **fields, episode_ends=ends)
+
+    def summary(self) -> str:
+        """:return: What is in the dataset, as the table that ``sb3-pg-extras inspect`` prints."""
+        return summary(self)
+
+    def plot(self, path: str | Path, title: str = "") -> None:
+        """
+        Draw its returns, its actions, and where its observations lie, as ``sb3-pg-extras inspect`` does.
+
+        :param path: The PNG to write.
+        :param title: Stands above.
+        :raises MissingPackageError: when Matplotlib is not installed.
+        """
+        plot_dataset(self, path, title)
 
     def _episodes(self, numbers: np.ndarray) -> "OfflineDataset":
         lengths = self.episode_lengths()[numbers]

@@ -2,10 +2,7 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-
-from sb3_pg_extras.datasets.dataset import OfflineDataset
 
 # Mean returns of a random and of an expert policy (D4RL, Fu et al. 2020: REF_MIN_SCORE and REF_MAX_SCORE in d4rl/infos.py),
 # by the beginning of D4RL's names and by Gymnasium's names for the same tasks; versions share them.
@@ -46,18 +43,19 @@ ADROIT = {f"AdroitHand{name.capitalize()}": REFERENCE_SCORES[name] for name in (
 REFERENCE_SCORES |= ADROIT | {name: REFERENCE_SCORES[name.lower()] for name in ("Ant", "HalfCheetah", "Hopper", "Walker2d")}
 
 
-def normalized_score(source: OfflineDataset | gym.Env | str, returns: Any) -> np.ndarray:
+def normalized_score(source: Any, returns: Any) -> np.ndarray:
     """
     D4RL's normalised score, ``100 (R - R_random) / (R_expert - R_random)`` (Fu et al. 2020, arXiv:2004.07219, section 5).
 
-    :param source: A dataset, whose own ``reference_scores`` count first; an environment; its id; or the name of a D4RL
-        dataset, such as ``"antmaze-umaze-v2"``.
+    :param source: An :class:`OfflineDataset`, whose own ``reference_scores`` count first; an environment; its id; or the
+        name of a D4RL dataset, such as ``"antmaze-umaze-v2"``.
     :param returns: Undiscounted episode returns, of any shape.
     :return: The scores, of the same shape: 0 for a random policy, 100 for an expert.
     :raises ValueError: when no reference is known, or when the random and the expert policy score the same.
     """
-    if isinstance(source, OfflineDataset) and source.reference_scores is not None:
-        name, scores = "reference_scores", source.reference_scores
+    own = getattr(source, "reference_scores", None)
+    if own is not None:
+        name, scores = "reference_scores", own
     else:
         spec: Any = getattr(source, "spec", None)
         env_id = source if isinstance(source, str) else getattr(spec, "id", None) or getattr(source, "env_id", None)

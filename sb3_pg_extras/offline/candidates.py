@@ -11,6 +11,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from sb3_pg_extras.common.dicts import arrays_of
 from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
+from sb3_pg_extras.offline.double_precision import DoublePrecision
 from sb3_pg_extras.offline.policies import FinitePolicy, critic_inputs
 
 
@@ -92,11 +93,20 @@ class CandidatePolicy(FinitePolicy):
         """
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        shape = (len(arrays_of(observation)[0]), *self.candidate_noise.shape[1:])
-        noise = self.candidate_noise.expand(shape) if deterministic else th.randn(shape, device=self.device)
-        actions = self.candidates(observation, noise)
-        values = self.critic.q_networks[0](critic_inputs(self.critic, observation, actions))
-        return actions.take_along_dim(values.argmax(dim=1, keepdim=True), dim=1).squeeze(1)
+        n_states = arrays_of(observation)[0].shape[0]
+        if not deterministic:
+            return self._best(observation, th.randn(n_states, *self.candidate_noise.shape[1:], device=self.device))
+        # Rounding depends on batch size, processor and runtime: it must not choose between candidates of nearly equal value.
+        with DoublePrecision():
+            action = self._best(observation, self.candidate_noise.expand(n_states, -1, -1))
+        return action.float()
+
+    def _best(self, obs: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+        """:return: Of the candidates of each state the one that the first critic values most, (B, A)."""
+        actions = self.candidates(obs, noise)
+        values = self.critic.q_networks[0](critic_inputs(self.critic, obs, actions))
+        # Not take_along_dim, which has no ONNX form.
+        return actions.gather(1, values.argmax(dim=1, keepdim=True).expand(-1, -1, actions.shape[2])).squeeze(1)
 
     def set_training_mode(self, mode: bool) -> None:
         """

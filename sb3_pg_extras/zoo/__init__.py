@@ -3,7 +3,7 @@ The RL Zoo with our algorithms: registration, and the ``sb3-pg-extras`` command.
 
 ``sb3-pg-extras train --algo bear --env Pendulum-v1`` is ``python -m rl_zoo3.train`` with our ids known and our
 hyper-parameter files found; every flag is the zoo's, but for those about ``--dataset``. ``collect``, ``evaluate``,
-``inspect`` and ``grid`` are commands of our own. What is slow to import is imported where it is used.
+``export``, ``inspect`` and ``grid`` are commands of our own. What is slow to import is imported where it is used.
 """
 
 import argparse
@@ -39,7 +39,8 @@ ZOO_COMMANDS = {
     "push_to_hub": "rl_zoo3.push_to_hub",
     "load_from_hub": "rl_zoo3.load_from_hub",
 }
-COMMANDS = ZOO_COMMANDS | {name: f"sb3_pg_extras.zoo.{name}:main" for name in ("collect", "evaluate", "inspect", "grid")}
+OWN_COMMANDS = ("collect", "evaluate", "export", "inspect", "grid")
+COMMANDS = ZOO_COMMANDS | {name: f"sb3_pg_extras.zoo.{name}:main" for name in OWN_COMMANDS}
 
 
 class UsageError(Exception):

@@ -15,13 +15,13 @@ from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.layout import has_spaces
+from sb3_pg_extras.datasets.plots import COLOR
+from sb3_pg_extras.datasets.summary import aligned
 from sb3_pg_extras.offline.evaluation import judge
 from sb3_pg_extras.offline.sources import DatasetEnv
 from sb3_pg_extras.zoo import UsageError, new_file, register
 from sb3_pg_extras.zoo.collect import _load_model
-from sb3_pg_extras.zoo.inspect import _columns
 from sb3_pg_extras.zoo.offline import FQE_STEPS, held_out_of, run_name
-from sb3_pg_extras.zoo.plots import COLOR
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
     data, described = held_out_of(paths[0].parent, args.dataset)
     print(f"Judging by {described}: {data}")
     rows = {path.name: _figures(args, path, data) for path in paths}
-    print("\n".join(["", *_columns(rows)]))
+    print("\n".join(["", *aligned(rows)]))
     output = args.output or new_file(f"{args.algo}-{name}-offline", ".png")
     _plot(rows, output, f"{args.algo}, judged by {described}")
     print(f"\nPicture: {output}")

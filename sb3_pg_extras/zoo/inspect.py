@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
@@ -11,11 +10,6 @@ from gymnasium import spaces
 from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.load import BUNDLED_PREFIX, MINARI_PREFIX
-from sb3_pg_extras.zoo.plots import plot_dataset
-from sb3_pg_extras.zoo.summary import action_coverage, distributions, facts
-
-# Columns that are printed in percent.
-SHARES = ("at bound", "bins used", "share")
 
 
 def main() -> None:
@@ -36,9 +30,9 @@ def main() -> None:
     if not args.no_plot:
         require("matplotlib", "plots")  # before time is spent
     dataset = _load(args.dataset, args.env and _action_space(parser, args.env), args.env)
-    print("\n".join(table(dataset)))
+    print(dataset.summary())
     if not args.no_plot:
-        plot_dataset(dataset, output, dataset_name(args.dataset))
+        dataset.plot(output, dataset_name(args.dataset))
         print(f"\nPicture: {output}")
 
 
@@ -52,29 +46,6 @@ def dataset_name(source: str) -> str:
             return source.removeprefix(prefix).replace("/", "-")
     path = Path(source).resolve()
     return path.name if path.is_dir() else path.stem
-
-
-def table(dataset: OfflineDataset) -> list[str]:
-    """
-    :param dataset: The dataset.
-    :return: The lines of the table that is printed.
-    """
-    what = facts(dataset)
-    width = max(map(len, what))
-    lines = [f"{name:{width}}  {value}" for name, value in what.items()]
-    return [*lines, "", *_columns(distributions(dataset)), "", *_columns(_actions(dataset))]
-
-
-def _actions(dataset: OfflineDataset) -> dict[str, dict[str, Any]]:
-    coverage = action_coverage(dataset)
-    if isinstance(dataset.action_space, spaces.Box):
-        return {f"action[{i}]": numbers for i, numbers in enumerate(coverage)}
-    labels = ["action"] if len(coverage) == 1 else [f"action[{i}]" for i in range(len(coverage))]
-    return {
-        f"{label} = {value}": {"steps": count, "share": count / len(dataset)}
-        for label, counts in zip(labels, coverage, strict=True)
-        for value, count in counts.items()
-    }
 
 
 def _load(source: str, action_space: spaces.Space | None, env_id: str | None) -> OfflineDataset:
@@ -95,19 +66,3 @@ def _action_space(parser: argparse.ArgumentParser, env_id: str) -> spaces.Space:
     space = env.action_space
     env.close()
     return space
-
-
-def _columns(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """The first column is aligned on the left, the others, which are numbers, on the right."""
-    cells = [["", *next(iter(rows.values()))]]
-    cells += [[label, *(_cell(name, value) for name, value in values.items())] for label, values in rows.items()]
-    first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in cells]
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if name in SHARES:
-        return f"{value:.1%}"
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

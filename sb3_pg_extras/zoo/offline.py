@@ -21,14 +21,13 @@ import yaml
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-import sb3_pg_extras
 from sb3_pg_extras.datasets import DatasetError, DatasetSource, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.layout import has_spaces
 from sb3_pg_extras.datasets.load import SHARDED_PREFIX
 from sb3_pg_extras.offline.evaluation import FQECallback, check_episodes_end
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.sources import DatasetEnv, open_dataset
-from sb3_pg_extras.zoo import CLASSES, UsageError
+from sb3_pg_extras.zoo import ALGORITHMS, UsageError
 from sb3_pg_extras.zoo.inspect import dataset_name
 from sb3_pg_extras.zoo.manager import Manager
 
@@ -171,7 +170,8 @@ class TrainParser(argparse.ArgumentParser):
         known.env = known.env or env
         if known.dataset is None:
             return known
-        offline = [algo for algo, name in CLASSES.items() if issubclass(getattr(sb3_pg_extras, name), OfflineAlgorithm)]
+        algorithms: dict[str, type] = ALGORITHMS
+        offline = [algo for algo, cls in algorithms.items() if issubclass(cls, OfflineAlgorithm)]
         if known.algo not in offline:
             raise UsageError(
                 f"--dataset: {known.algo} learns from an environment. From a dataset learn {', '.join(offline)}"

@@ -276,6 +276,7 @@ WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
         provide_ffmpeg,
         provide_generate_metadata,
     ],
+    "export": [find_models, take_strings_without_quotes],
     "load_from_hub": [raise_the_error_for_missing_files],
     "plot_train": [refuse_without_runs, save_figures_without_display],
     "all_plots": [refuse_without_runs, save_figures_without_display, keep_axes_of_evaluations, leave_missing_results_blank],

@@ -10,15 +10,14 @@ from stable_baselines3.common.preprocessing import is_image_space_channels_first
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.common.returns import discounted_returns
-from sb3_pg_extras.datasets.dataset import OfflineDataset
-from sb3_pg_extras.zoo.summary import action_bounds, action_coverage, image_observations, project
+from sb3_pg_extras.datasets.summary import Dataset, action_bounds, action_coverage, image_observations, project
 
 # Rows and columns of the contact sheet.
 SHEET = (4, 5)
 COLOR = "#3b6ea5"
 
 
-def plot_dataset(dataset: OfflineDataset, path: str | Path, title: str = "") -> None:
+def plot_dataset(dataset: Dataset, path: str | Path, title: str = "") -> None:
     """
     Draw a histogram of the returns, one of the actions, and a projection of the observations, coloured by the
     return-to-go; or, where observations are images, a contact sheet of some, evenly spaced.
@@ -43,7 +42,7 @@ def plot_dataset(dataset: OfflineDataset, path: str | Path, title: str = "") -> 
         figure.savefig(file, format="png", dpi=90)
 
 
-def _draw_returns(axes: Any, dataset: OfflineDataset) -> None:
+def _draw_returns(axes: Any, dataset: Dataset) -> None:
     returns = dataset.episode_returns()
     # A range of its own where all returns are equal, to within rounding.
     flat = np.ptp(returns) <= 1e-9 * max(1.0, np.abs(returns).max())
@@ -54,7 +53,7 @@ def _draw_returns(axes: Any, dataset: OfflineDataset) -> None:
     axes.set(title=f"Returns of {len(returns)} episodes", xlabel="return", ylabel="episodes")
 
 
-def _draw_actions(figure: Any, axes: Any, dataset: OfflineDataset) -> None:
+def _draw_actions(figure: Any, axes: Any, dataset: Dataset) -> None:
     axes.set(title="Actions", xlabel="action", ylabel="share of steps")
     if isinstance(dataset.action_space, spaces.Box):
         columns = dataset.actions.reshape(len(dataset), -1).T
@@ -85,7 +84,7 @@ def _draw_actions(figure: Any, axes: Any, dataset: OfflineDataset) -> None:
     axes.set(ylabel="dimension")
 
 
-def _draw_projection(figure: Any, axes: Any, dataset: OfflineDataset) -> None:
+def _draw_projection(figure: Any, axes: Any, dataset: Dataset) -> None:
     rows, points, explained = project(dataset)
     returns_to_go = discounted_returns(dataset.rewards, dataset.episode_ends, 1.0)
     dots = axes.scatter(*points.T, c=returns_to_go[rows], s=4, cmap="viridis", linewidths=0)

@@ -1,4 +1,4 @@
-"""What is in a dataset, in numbers: the table and the picture of ``sb3-pg-extras inspect`` are made of these."""
+"""What is in a dataset, in numbers: what ``sb3-pg-extras inspect`` prints, and what its picture is made of."""
 
 from contextlib import suppress
 from typing import Any
@@ -8,15 +8,32 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_pg_extras.common.dicts import arrays_of, map_arrays
-from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, OfflineDataset
 from sb3_pg_extras.datasets.scores import normalized_score
 
+# An ``OfflineDataset``, whose module imports this one.
+Dataset = Any
+
 N_BINS = 10
+# An action this close to a bound, as a share of the space's width, is at it.
+AT_BOUND = 1e-4
 # A discrete choice of more values is listed without those that were never taken.
 MAX_LISTED = 100
+# Columns that are printed in percent.
+SHARES = ("at bound", "bins used", "share")
 
 
-def facts(dataset: OfflineDataset) -> dict[str, Any]:
+def summary(dataset: Dataset) -> str:
+    """
+    :param dataset: The dataset.
+    :return: The table that is printed: :func:`facts`, :func:`distributions` and :func:`action_coverage`.
+    """
+    what = facts(dataset)
+    width = max(map(len, what))
+    lines = [f"{name:{width}}  {value}" for name, value in what.items()]
+    return "\n".join([*lines, "", *aligned(distributions(dataset)), "", *aligned(_actions(dataset))])
+
+
+def facts(dataset: Dataset) -> dict[str, Any]:
     """
     :param dataset: The dataset.
     :return: What it holds, by the names that are printed; the memory is that of the arrays.
@@ -38,7 +55,7 @@ def facts(dataset: OfflineDataset) -> dict[str, Any]:
     }
 
 
-def distributions(dataset: OfflineDataset) -> dict[str, dict[str, float]]:
+def distributions(dataset: Dataset) -> dict[str, dict[str, float]]:
     """
     :param dataset: The dataset.
     :return: The :func:`statistics` of its ``return`` (see :meth:`OfflineDataset.episode_returns`), ``episode length`` and
@@ -63,7 +80,7 @@ def statistics(values: Any) -> dict[str, float]:
     return {"mean": float(values.mean()), "std": float(values.std()), **dict(zip(names, quantiles.tolist(), strict=True))}
 
 
-def action_coverage(dataset: OfflineDataset) -> list[dict[Any, Any]]:
+def action_coverage(dataset: Dataset) -> list[dict[Any, Any]]:
     """
     How much of the action space the data covers.
 
@@ -84,18 +101,18 @@ def action_coverage(dataset: OfflineDataset) -> list[dict[Any, Any]]:
     return [_counts(column, values) for column, values in zip(columns, _possible(space), strict=True)]
 
 
-def action_bounds(dataset: OfflineDataset) -> list[tuple[float, float]]:
+def action_bounds(dataset: Dataset) -> list[tuple[float, float]]:
     """
     :param dataset: A dataset whose actions are a Box.
     :return: For each dimension the bounds of the space, or where it has none the extremes of the data.
     """
     columns = dataset.actions.reshape(len(dataset), -1)
-    low, high = dataset.action_space.low.ravel(), dataset.action_space.high.ravel()  # type: ignore[attr-defined]
+    low, high = dataset.action_space.low.ravel(), dataset.action_space.high.ravel()
     low, high = np.where(np.isfinite(low), low, columns.min(axis=0)), np.where(np.isfinite(high), high, columns.max(axis=0))
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
-def image_observations(dataset: OfflineDataset) -> tuple[np.ndarray, spaces.Space] | None:
+def image_observations(dataset: Dataset) -> tuple[np.ndarray, spaces.Space] | None:
     """
     :param dataset: The dataset.
     :return: The observations that are images, shape ``(N, ...)``, and their space; the first key of that kind where
@@ -104,7 +121,7 @@ def image_observations(dataset: OfflineDataset) -> tuple[np.ndarray, spaces.Spac
     return next((pair for pair in _observations(dataset) if is_image_space(pair[1])), None)
 
 
-def project(dataset: OfflineDataset, max_points: int = 1500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def project(dataset: Dataset, max_points: int = 1500) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     The first two principal components of the standardised observations; of a Dict, of all keys but images.
 
@@ -127,13 +144,13 @@ def project(dataset: OfflineDataset, max_points: int = 1500) -> tuple[np.ndarray
     return rows, values @ axes.T, scales[:2] ** 2 / max((scales**2).sum(), 1e-12)
 
 
-def _observations(dataset: OfflineDataset) -> list[tuple[np.ndarray, spaces.Space]]:
+def _observations(dataset: Dataset) -> list[tuple[np.ndarray, spaces.Space]]:
     return arrays_of(map_arrays(lambda *pair: pair, dataset.observations, dataset.observation_space))
 
 
 def _box_coverage(column: np.ndarray, low: float, high: float, bounded: bool) -> dict[str, Any]:
     numbers, column = statistics(column), column.astype(np.float64)
-    room = ACTION_TOLERANCE * (high - low)
+    room = AT_BOUND * (high - low)
     # An action may lie outside by its rounding.
     histogram, _ = np.histogram(column.clip(low, high), N_BINS, (low, high))
     return {name: numbers[name] for name in ("mean", "std", "min", "max")} | {
@@ -154,3 +171,34 @@ def _counts(column: np.ndarray, values: range) -> dict[int, int]:
     taken, counts = np.unique(column.astype(np.int64), return_counts=True)
     listed = values if len(values) <= MAX_LISTED else taken.tolist()
     return dict.fromkeys(listed, 0) | dict(zip(taken.tolist(), counts.tolist(), strict=True))
+
+
+def _actions(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    coverage = action_coverage(dataset)
+    if isinstance(dataset.action_space, spaces.Box):
+        return {f"action[{i}]": numbers for i, numbers in enumerate(coverage)}
+    labels = ["action"] if len(coverage) == 1 else [f"action[{i}]" for i in range(len(coverage))]
+    return {
+        f"{label} = {value}": {"steps": count, "share": count / len(dataset)}
+        for label, counts in zip(labels, coverage, strict=True)
+        for value, count in counts.items()
+    }
+
+
+def aligned(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """
+    :param rows: Numbers by column, by row; the columns of each row are the first row's.
+    :return: The lines of a table, names on the left, numbers on the right.
+    """
+    cells = [["", *next(iter(rows.values()))]]
+    cells += [[label, *(_cell(name, value) for name, value in values.items())] for label, values in rows.items()]
+    first, *others = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in cells]
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in SHARES:
+        return f"{value:.1%}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
