@@ -21,8 +21,9 @@ import yaml
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets import DatasetError, DatasetSource, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.layout import has_spaces
+from sb3_pg_extras.datasets.load import SHARDED_PREFIX
 from sb3_pg_extras.offline.evaluation import FQECallback, check_episodes_end
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.sources import DatasetEnv, open_dataset
@@ -78,23 +79,28 @@ class Split:
     """
 
     def __init__(self, source: str, held_out: float | str) -> None:
-        data = self.training = open_dataset(source)
-        first = data if isinstance(data, OfflineDataset) else data.first
+        if source.startswith(SHARDED_PREFIX) and not isinstance(held_out, str):
+            raise DatasetError(
+                f"{source}: never in memory as a whole, so nothing is held out of it. --held-out takes a file"
+            )
+        other = load_dataset(held_out) if isinstance(held_out, str) else None
+        data = open_dataset(source, None if other is None else other.action_space)
+        self.first = data if isinstance(data, OfflineDataset) else data.first
+        # As a path it is saved with the model, and may be larger than memory.
+        self.training: DatasetSource = source
         self.record: dict[str, Any] = {"dataset": _absolute(source), "held_out": held_out, "seed": SPLIT_SEED}
-        if isinstance(held_out, str):
-            self.record["held_out"] = _absolute(held_out)
-            self.held_out = load_dataset(held_out, first.action_space)
-            if not has_spaces(self.held_out, first.observation_space, first.action_space):
-                spaces = [f"{part.observation_space} and {part.action_space}" for part in (self.held_out, first)]
+        if other is not None:
+            self.held_out, self.record["held_out"] = other, _absolute(str(held_out))
+            if not has_spaces(other, self.first.observation_space, self.first.action_space):
+                spaces = [f"{part.observation_space} and {part.action_space}" for part in (other, self.first)]
                 raise DatasetError(f"--held-out {held_out} has the spaces {spaces[0]}, {source} has {spaces[1]}")
-        elif not isinstance(data, OfflineDataset):
-            raise DatasetError(f"{source}: never in memory as a whole, so nothing can be held out. --held-out takes a file")
         else:
+            assert isinstance(data, OfflineDataset)
             check_episodes_end(data)
             self.held_out = data
-            if held_out > 0:
+            if held_out:
                 try:
-                    self.training, self.held_out = data.split(1 - held_out, SPLIT_SEED)
+                    self.training, self.held_out = data.split(1 - float(held_out), SPLIT_SEED)
                 except DatasetError as error:
                     hint = "--held-out takes another share, another file, or 0 to judge by what is learnt from"
                     raise DatasetError(f"{source}: {error}. {hint}") from error
@@ -124,7 +130,8 @@ def held_out_of(run: Path, source: str) -> tuple[OfflineDataset, str]:
     :raises DatasetError: when it cannot be used.
     """
     data = load_dataset(source)
-    record: dict[str, Any] = next((yaml.safe_load(path.read_text()) for path in run.glob("*/split.yml")), {})
+    records = [yaml.safe_load(path.read_text()) for path in run.glob("*/split.yml")]
+    record: dict[str, Any] = records[0] if records else {}
     if fingerprint(data).items() <= record.items():
         data, held_out = Split(source, record["held_out"]).held_out, record["held_out"]
         if held_out != 0:
@@ -226,16 +233,15 @@ class OfflineManager(Manager):
         :param no_log: Not used.
         :return: What has the dataset's spaces, and nothing to step.
         """
-        return self._maybe_normalize(DummyVecEnv([lambda: DatasetEnv(self.split.training)]), eval_env)
+        return self._maybe_normalize(DummyVecEnv([lambda: DatasetEnv(self.split.first)]), eval_env)
 
     def create_callbacks(self) -> None:
-        """Evaluate on the held-out episodes every ``--eval-freq`` gradient steps."""
-        eval_freq, self.eval_freq = self.eval_freq, -1
+        """Judge the model every ``--eval-freq`` gradient steps, and once at the end of a run that is shorter."""
+        eval_freq, self.eval_freq = min(self.eval_freq, self.n_timesteps), -1
         super().create_callbacks()
         if eval_freq > 0 and not self.optimize_hyperparameters:
-            self.callbacks.append(
-                FQECallback(self.split.held_out, eval_freq, self.fqe_steps, self.save_path, self.save_path, verbose=1)
-            )
+            folder = self.save_path
+            self.callbacks.append(FQECallback(self.split.held_out, eval_freq, self.fqe_steps, folder, folder, verbose=1))
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         super()._save_config(saved_hyperparams)

@@ -7,6 +7,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import rl_zoo3.exp_manager
 import rl_zoo3.train
@@ -26,7 +27,6 @@ from sb3_pg_extras.zoo import ALGORITHMS, main
 from sb3_pg_extras.zoo.offline import Split, TrainParser, TrialFQECallback, run_name
 
 OFFLINE = [algo for algo, cls in ALGORITHMS.items() if issubclass(cls, OfflineAlgorithm)]
-TINY = ("-params", "policy_kwargs:dict(net_arch=[8])", "batch_size:8")
 
 
 def refuse(*_, **__):
@@ -59,7 +59,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     save_dataset(OfflineDataset(**arrays()), "robot.npz")
     yield tmp_path
-    for name in ("robot", "table", "Pendulum-v1-dataset"):
+    for name in ("robot", "sharded-shards"):
         gym.registry.pop(name, None)
 
 
@@ -77,9 +77,12 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture
 def train(run):
-    return lambda *words, algo="bc": run(
-        "train", "--algo", algo, "--dataset", "robot.npz", "-n", "4", "--eval-freq", "2", "--fqe-steps", "3", *words, *TINY
-    )
+    def train_tiny(*words: str, algo: str = "bc") -> str:
+        sizes = "net_arch=[8],vae_net_arch=[8]" if algo in ("bear", "bcq") else "net_arch=[8]"
+        start = ("train", "--algo", algo, "--dataset", "robot.npz", "-n", "4", "--eval-freq", "2", "--fqe-steps", "3")
+        return run(*start, *words, "-params", f"policy_kwargs:dict({sizes})", "batch_size:8")
+
+    return train_tiny
 
 
 def figures(output: str) -> dict[str, dict[str, str]]:
@@ -111,8 +114,9 @@ def test_train_and_evaluate_make_no_environment(folder, run, train):
 
 @pytest.mark.parametrize("algo", OFFLINE)
 def test_every_offline_algorithm(folder, train, algo):
-    train("--eval-freq", "4", algo=algo)
+    train("--eval-freq", "25000", algo=algo)
     assert ALGORITHMS[algo].load(folder / "logs" / algo / "robot_1" / "robot.zip").num_timesteps == 4
+    # A run that is shorter than --eval-freq is judged at its end.
     assert (folder / "logs" / algo / "robot_1" / "best_model.zip").is_file()
 
 
@@ -159,6 +163,20 @@ def test_held_out_may_be_nothing_or_another_file(folder, run, train):
         "evaluate", "--algo", "bc", "--dataset", "fresh.npz", "--model", "logs/bc/robot_1/robot.zip", "--fqe-steps", "3"
     )
     assert "Judging by all of fresh.npz: OfflineDataset(60" in output
+
+
+def test_a_dataset_larger_than_memory_is_judged_by_another(folder, train):
+    data = OfflineDataset(**arrays())
+    rows = {
+        name: list(getattr(data, field))
+        for name, field in {"observation.state": "observations", "action": "actions"}.items()
+    }
+    rows |= {"next.reward": data.rewards, "next.done": data.terminations, "episode_index": np.arange(100) // 10}
+    rows["frame_index"] = np.arange(100) % 10
+    (folder / "shards").mkdir()
+    pd.DataFrame(rows).to_parquet("shards/a.parquet")
+    train("--dataset", "sharded:shards", "--held-out", "robot.npz")
+    assert (folder / "logs" / "bc" / "sharded-shards_1" / "best_model.zip").is_file()
 
 
 def test_optimize_searches_for_the_offline_value(folder, run, train, monkeypatch):
@@ -217,7 +235,7 @@ BAD_TRAIN = {
     ("--held-out", "endless.npz"): "terminations and truncations are False",
     ("--dataset", "endless.npz"): "terminations and truncations are False",
     ("--dataset", "missing.npz"): "no such file",
-    ("--dataset", "sharded:shards"): "shards",
+    ("--dataset", "sharded:shards"): "nothing is held out.*--held-out",
     ("-params", "dataset:x.npz"): "two datasets",
     ("--env", "Pendulum-v1", "--held-out", "0.2"): "without --env",
     ("--env-kwargs", "g:1"): "no environment",
