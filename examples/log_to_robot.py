@@ -48,7 +48,7 @@ def robot_loop(path: Path, observations: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("log_to_robot"))
-    parser.add_argument("--steps", type=int, default=4_000, help="gradient steps of each policy, and of each evaluation")
+    parser.add_argument("--steps", type=int, default=3_000, help="gradient steps of each policy, and of each evaluation")
     args = parser.parse_args()
     th.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name, polyak_update
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.sac.policies import Actor
 
 from sb3_pg_extras.bear import losses, sac
@@ -18,7 +18,7 @@ from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
 from sb3_pg_extras.offline.losses import ensemble_critic_loss, mixed_target_q_values, vae_loss
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
-from sb3_pg_extras.offline.policies import descend, q_values
+from sb3_pg_extras.offline.policies import descend, q_values, update_target
 
 SelfBEAR = TypeVar("SelfBEAR", bound="BEAR")
 
@@ -259,9 +259,6 @@ class BEAR(OfflineAlgorithm):
         self.critic = self.policy.critic
         self.critic_target = self.policy.critic_target
         self.behavior_vae = self.policy.behavior_vae
-        # Running statistics of batch normalisation, if there are any.
-        self.batch_norm_stats = get_parameters_by_name(self.critic, ["running_"])
-        self.batch_norm_stats_target = get_parameters_by_name(self.critic_target, ["running_"])
         self.log_alpha = th.log(th.ones(1, device=self.device) * (1.0 if self.alpha == "auto" else float(self.alpha)))
         self.alpha_optimizer: th.optim.Adam | None = None
         if self.alpha == "auto":
@@ -304,9 +301,7 @@ class BEAR(OfflineAlgorithm):
             descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
-        polyak_update(self.critic.parameters(), self.critic_target.parameters(), self.tau)
-        # Copied as they are (SB3 issue 996).
-        polyak_update(self.batch_norm_stats, self.batch_norm_stats_target, 1.0)
+        update_target(self.critic, self.critic_target, self.tau)
 
         if self.mmd_threshold == "auto":
             is_at_bound = self.log_alpha.detach() >= self.log_alpha_max
@@ -423,7 +418,7 @@ class BEAR(OfflineAlgorithm):
         self._behavior_samples = self._bootstrap_masks = None
 
     def _excluded_save_params(self) -> list[str]:
-        networks = ["actor", "critic", "critic_target", "behavior_vae", "batch_norm_stats", "batch_norm_stats_target"]
+        networks = ["actor", "critic", "critic_target", "behavior_vae"]
         return [*super()._excluded_save_params(), *networks, "_bootstrap_masks", "_behavior_samples"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -139,7 +139,7 @@ class FQE(OfflineAlgorithm):
         batch_size: int = 256,
         gamma: float = 0.99,
         tau: float = 1.0,
-        target_update_interval: int = 100,
+        target_update_interval: int = 10,
         deterministic: bool = True,
         normalize_observations: bool = False,
         policy_kwargs: dict[str, Any] | None = None,
