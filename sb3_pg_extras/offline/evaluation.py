@@ -12,11 +12,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN, create_mlp
-from stable_baselines3.common.type_aliases import MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import Actor
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from sb3_pg_extras.common.dicts import arrays_of, map_arrays
 from sb3_pg_extras.common.files import atomic_write
@@ -297,7 +298,7 @@ def judge(
     dataset: DatasetSource,
     n_steps: int = 10_000,
     seed: int = 0,
-    callback: MaybeCallback = None,
+    progress: str | None = None,
     **fqe_kwargs: Any,
 ) -> tuple[Value, dict[str, float]]:
     """
@@ -305,7 +306,7 @@ def judge(
     :param dataset: The held-out data, whatever :func:`sb3_pg_extras.load_dataset` takes.
     :param n_steps: Gradient steps of :class:`FQE`.
     :param seed: Seed of its random numbers. PyTorch's global ones are left as they are.
-    :param callback: Called after each of its gradient steps.
+    :param progress: What a progress bar, which an evaluation of more than two seconds shows, is called; None for no bar.
     :param fqe_kwargs: More of its arguments; discount factor and device are the model's by default.
     :return: The model's value, and its :func:`offline_figures`.
     :raises DatasetError: when the dataset cannot be used.
@@ -313,7 +314,8 @@ def judge(
     with th.random.fork_rng():
         th.manual_seed(seed)
         fqe = FQE(model, dataset, **{"gamma": model.gamma, "device": model.device, **fqe_kwargs})
-        fqe.learn(n_steps, callback, log_interval=None)
+        with tqdm(desc=progress, total=n_steps, unit=" steps", delay=2, leave=False, disable=progress is None) as bar:
+            fqe.learn(n_steps, lambda *_: bar.update() or True, log_interval=None)
         return fqe.value(), offline_figures(model, fqe)
 
 
@@ -392,6 +394,7 @@ class FQECallback(BaseCallback):
     :param log_path: Folder for ``offline_evaluations.npz``: ``timesteps``, ``value``, ``low``, ``high`` and the figures.
     :param seed: Seed of each evaluation. Training's own random numbers are left as they are.
     :param verbose: 1 to print each value.
+    :param progress_bar: Whether each evaluation shows one; SB3's own, of ``learn(progress_bar=True)``, does not go with it.
     :param fqe_kwargs: Arguments of :class:`FQE`: ``gamma``, ``policy_kwargs``, ...
     """
 
@@ -404,9 +407,11 @@ class FQECallback(BaseCallback):
         log_path: str | pathlib.Path | None = None,
         seed: int = 0,
         verbose: int = 0,
+        progress_bar: bool = False,
         **fqe_kwargs: Any,
     ) -> None:
         super().__init__(verbose)
+        self.progress = "offline evaluation" if progress_bar else None
         self.dataset, self.eval_freq, self.n_steps, self.seed = dataset, eval_freq, n_steps, seed
         self.best_model_save_path, self.log_path, self.fqe_kwargs = best_model_save_path, log_path, fqe_kwargs
         self.best_value = -np.inf
@@ -419,7 +424,7 @@ class FQECallback(BaseCallback):
 
     def evaluate(self) -> tuple[Value, dict[str, float]]:
         """:return: The model's value, and the cheaper figures."""
-        return judge(self.model, self.dataset, self.n_steps, self.seed, **self.fqe_kwargs)
+        return judge(self.model, self.dataset, self.n_steps, self.seed, self.progress, **self.fqe_kwargs)
 
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:

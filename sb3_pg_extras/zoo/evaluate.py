@@ -9,7 +9,6 @@ from typing import Any
 import torch as th
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-from tqdm import tqdm
 
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.common.optional import require
@@ -106,8 +105,7 @@ def _figures(args: argparse.Namespace, path: Path, data: OfflineDataset) -> dict
     for statistics in path.parent.glob("*/vecnormalize.pkl"):
         model.set_env(VecNormalize.load(str(statistics), DummyVecEnv([lambda: DatasetEnv(data)])))
     gamma = {} if args.gamma is None else {"gamma": args.gamma}
-    with tqdm(total=args.fqe_steps, desc=path.name, unit=" steps") as progress:
-        value, figures = judge(model, data, args.fqe_steps, args.seed, lambda *_: progress.update() or True, **gamma)
+    value, figures = judge(model, data, args.fqe_steps, args.seed, path.name, **gamma)
     return {"timesteps": model.num_timesteps, "value": value.mean, "low": value.low, "high": value.high, **figures}
 
 

@@ -241,7 +241,11 @@ class OfflineManager(Manager):
         super().create_callbacks()
         if eval_freq > 0 and not self.optimize_hyperparameters:
             folder = self.save_path
-            self.callbacks.append(FQECallback(self.split.held_out, eval_freq, self.fqe_steps, folder, folder, verbose=1))
+            bar = not self.show_progress
+            callback = FQECallback(
+                self.split.held_out, eval_freq, self.fqe_steps, folder, folder, verbose=1, progress_bar=bar
+            )
+            self.callbacks.append(callback)
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         super()._save_config(saved_hyperparams)
@@ -259,7 +263,8 @@ class OfflineManager(Manager):
     def _trial_callback(self, _: VecEnv, trial: optuna.Trial, *, eval_freq: int, log_path: str | None, **__: Any) -> Any:
         # Values of different discount factors cannot be compared.
         gamma = self._hyperparams.get("gamma", 0.99)
-        return TrialFQECallback(trial, self.split.held_out, eval_freq, self.fqe_steps, log_path, log_path, gamma=gamma)
+        what = (self.split.held_out, eval_freq, self.fqe_steps, log_path, log_path)
+        return TrialFQECallback(trial, *what, progress_bar=True, gamma=gamma)
 
 
 class TrialFQECallback(FQECallback):

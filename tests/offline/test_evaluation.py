@@ -8,8 +8,10 @@ from gymnasium import spaces
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
+from tqdm import tqdm
 
 from sb3_pg_extras import BC, BEAR, FQE, DatasetError, FQECallback, OfflineDataset, load_dataset
+from sb3_pg_extras.offline import evaluation
 from sb3_pg_extras.offline.evaluation import Value, fqe_target, offline_figures
 from sb3_pg_extras.offline.sources import DatasetEnv
 
@@ -179,6 +181,15 @@ def test_callback_logs_keeps_the_best_and_leaves_training_alone(tmp_path, monkey
         assert {"low", "high", "advantage", "action_error", "log_likelihood", "td_error"} <= set(saved)
     assert BEAR.load(tmp_path / "best" / "best_model").num_timesteps == 4
     assert callback.best_value == 3.0
+
+
+def test_a_long_evaluation_shows_its_progress(monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "tqdm", lambda **kwargs: tqdm(**kwargs | {"delay": 0}))
+    model = BC("MlpPolicy", None, make_arrays(), policy_kwargs={"net_arch": [8]}, device="cpu")
+    evaluation.judge(model, make_arrays(), 5)
+    assert capsys.readouterr().err == ""
+    evaluation.judge(model, make_arrays(), 5, progress="robot.zip")
+    assert "robot.zip: " in capsys.readouterr().err
 
 
 def test_callback_evaluates_a_discrete_policy_too():
