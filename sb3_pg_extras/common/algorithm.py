@@ -128,8 +128,8 @@ class CheckedAlgorithm(BaseAlgorithm):
         Write the policy as an ONNX file: :func:`sb3_pg_extras.common.export.export_onnx`.
 
         :param path: Path of the file (``.onnx`` is added where no suffix is), or a file object.
-        :param vec_normalize: Whether the file normalises observations as the environment's ``VecNormalize`` does, or the one to
-            use instead.
+        :param vec_normalize: Whether the file normalises observations as the environment's ``VecNormalize`` does; or the
+            ``VecNormalize`` to use instead.
         """
         from sb3_pg_extras.common.export import export_onnx
 

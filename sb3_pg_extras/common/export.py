@@ -31,7 +31,7 @@ def export_onnx(model: BaseAlgorithm, path: Target, vec_normalize: Normalizes = 
     """
     Write a policy as an ONNX file, whole or not at all.
 
-    Its inputs are raw observations, as the environment or the dataset has them: ``observation``, or one input for each key of
+    Its inputs are raw observations, as the environment or dataset has them: ``observation``, or one input for each key of
     a Dict, with the type of the observation space and shape ``(batch, *shape)`` for any batch size. Its output ``action``,
     shape ``(batch, *action_space.shape)``, is in environment units, and equals ``predict(deterministic=True)`` up to
     rounding. The file checks nothing: an observation that is not finite may give an action that is not finite.

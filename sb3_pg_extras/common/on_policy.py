@@ -105,7 +105,7 @@ class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
 
 def last_observation(info: dict[str, Any]) -> Any | None:
     """
-    The last observation of an episode that a time limit cut: a VecEnv resets the environment at once and keeps it in the info.
+    The last observation of an episode that a time limit cut: a VecEnv resets at once, and keeps it in the info.
 
     :param info: The info of the step that ended the episode.
     :return: The observation; None if the episode terminated. As in SB3, also None where the VecEnv did not keep it.

@@ -23,7 +23,7 @@ class OfflineReplayBufferSamples(NamedTuple):
     B transitions: SB3's ``ReplayBufferSamples``, with their rows in the dataset.
 
     ``observations`` and ``next_observations``, (B, ...) or dicts of those; ``actions``, (B, A), in [-1, 1]; ``dones``,
-    (B, 1), 1 only where s' is terminal; ``rewards``, (B, 1); ``discounts``, (B, 1), the discount of the value of s', or None with
+    (B, 1), 1 only where s' is terminal; ``rewards``, (B, 1); ``discounts``, (B, 1), that of the value of s', or None with
     ``n_steps=1``, where it is gamma; ``indices``, (B,).
     """
 

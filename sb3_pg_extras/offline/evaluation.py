@@ -104,8 +104,8 @@ def fqe_target(rewards: th.Tensor, terminations: th.Tensor, next_q_values: th.Te
 
 class FQE(OfflineAlgorithm):
     """
-    Fitted Q evaluation: the Q function of a fixed policy, learnt from a dataset, and with it the policy's discounted value at
-    the dataset's initial states. No environment is needed.
+    Fitted Q evaluation: the Q function of a fixed policy, learnt from a dataset, and with it the policy's discounted value
+    at the dataset's initial states. No environment is needed.
 
     :param policy: What to evaluate: a model or policy of SB3 or of this package, anything with ``predict``. For a model with
         a ``VecNormalize`` environment, observations are normalised by it.
@@ -116,8 +116,8 @@ class FQE(OfflineAlgorithm):
     :param gamma: Discount factor.
     :param tau: Polyak coefficient of the target network's updates, 1 for a copy.
     :param target_update_interval: Gradient steps between two updates of the target network.
-    :param deterministic: Whether to evaluate the policy as ``predict(deterministic=True)`` acts. Its actions are then computed
-        once for the whole dataset.
+    :param deterministic: Whether to evaluate the policy as ``predict(deterministic=True)`` acts. Its actions are then
+        computed once for the whole dataset.
     :param normalize_observations: Whether the network normalises vectors with the dataset's mean and standard deviation.
     :param policy_kwargs: Arguments of :class:`FQEPolicy`: ``net_arch``, ...
     :param verbose: 0 for no output, 1 for info messages.

@@ -70,7 +70,7 @@ def check_normalized_once(env: VecNormalize, normalize_observations: bool, norma
     :param normalize_observations: Whether the networks normalise observations.
     :param normalize_rewards: Whether the replay buffer normalises rewards.
     :param n_steps: Steps of the return.
-    :raises ValueError: when both normalise the same quantity, or the wrapper normalises the single rewards of n-step returns.
+    :raises ValueError: when both normalise the same quantity, or the wrapper the single rewards of n-step returns.
     """
     for name, ours, theirs in (
         ("observations", normalize_observations, env.norm_obs),
