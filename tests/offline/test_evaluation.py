@@ -69,7 +69,7 @@ def small(policy, dataset, **kwargs) -> FQE:
 
 @pytest.mark.parametrize("time_limit", [None, 3])
 def test_value_of_a_deterministic_policy_is_exact(time_limit):
-    """Half of the episodes end at a time limit: their last states' values are bootstrapped."""
+    """With a time limit of 3, most episodes end at it: the values of their last states are bootstrapped."""
     fqe = small(Table(1, 1, 0), chain(time_limit=time_limit)).learn(900)
     assert exact_value(np.array([1.0, 1.0, 0.0])) == pytest.approx(0.9 + 0.81 * 20)
     assert fqe.value().mean == pytest.approx(0.9 + 0.81 * 20, rel=0.05)
