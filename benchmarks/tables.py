@@ -209,6 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
     ),
     "export": export,
     "fine_tune": fine_tune,
+    "fqe_speed": partial(plain, "fqe_speed", "loop turns steps_per_second lowest highest times_d3rlpy"),
     "kills": kills,
     "load_speed": partial(plain, "load_speed", "file megabytes h5py_seconds seconds ratio floor_ratio memory"),
     "pendulum_dataset": partial(plain, "pendulum_dataset", "policy episodes mean_return std"),

@@ -20,5 +20,5 @@ autodoc_inherit_docstrings = True
 # Names in double backticks are code.
 default_role = "code"
 copybutton_exclude = ".linenos, .gp"
-# A link to a file of the repository that is not a page.
-suppress_warnings = ["myst.strikethrough"]
+# Blocks without a language are commands.
+highlight_language = "none"

@@ -59,8 +59,21 @@ def plot_learning_curve(path: Path, levels: dict[str, float]) -> None:
 
 def main() -> None:
     FOLDER.mkdir()
+    print("BEAR learns Pendulum-v1 from the dataset that comes with the package: 20,000 gradient steps, a few minutes.\n")
     train = ("train", "--algo", "bear", "--env", ENV_ID, "--seed", str(SEED), "--num-threads", "1", "--progress")
-    zoo(*train, "--eval-freq", "2000", "--eval-episodes", "20", "--n-eval-envs", "20")
+    zoo(
+        *train,
+        "--eval-freq",
+        "2000",
+        "--eval-episodes",
+        "20",
+        "--n-eval-envs",
+        "20",
+        "--verbose",
+        "0",
+        "--log-interval",
+        "-2",
+    )
     run = FOLDER / "logs" / "bear" / f"{ENV_ID}_1"
 
     model = BEAR.load(run / f"{ENV_ID}.zip")
@@ -77,8 +90,12 @@ def main() -> None:
         print(f"  {name:<36}{own.mean():>9.1f}" + (f"  +/- {own.std():.1f}" if len(own) > 1 else ""))
     plot_learning_curve(run / "evaluations.npz", {name: own.mean() for name, own in returns.items() if name != "BEAR"})
     zoo("record_video", "--algo", "bear", "--env", ENV_ID, "-f", "logs", "-n", "400", "-o", str(FOLDER))
-    print("\nLeft behind:", *(path.relative_to(FOLDER.parent) for path in [*FOLDER.glob("*.png"), *FOLDER.glob("*.mp4")]))
-    print(f"Watch it live: sb3-pg-extras enjoy --algo bear --env {ENV_ID} -f {FOLDER.name}/logs")
+    print(
+        "\nA learning curve and a video:",
+        *(path.relative_to(ROOT) for path in [*FOLDER.glob("*.png"), *FOLDER.glob("*.mp4")]),
+    )
+    print("To watch it in a window:\n")
+    print(f"  . .venv/bin/activate\n  sb3-pg-extras enjoy --algo bear --env {ENV_ID} -f {FOLDER.name}/logs -n 1000")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from sb3_pg_extras.bc import BC
     from sb3_pg_extras.bcq import BCQ
     from sb3_pg_extras.bear import BEAR
+    from sb3_pg_extras.common.wrappers import make_stream_env
     from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score, save_dataset
     from sb3_pg_extras.offline.evaluation import FQE, FQECallback
     from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
@@ -34,6 +35,7 @@ _HOME = {
     "OfflineDataset": "datasets",
     "SingleStepA2C": "single_step_a2c",
     "load_dataset": "datasets",
+    "make_stream_env": "common.wrappers",
     "normalized_score": "datasets",
     "save_dataset": "datasets",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "SingleStepA2C",
     "__version__",
     "load_dataset",
+    "make_stream_env",
     "normalized_score",
     "save_dataset",
 ]

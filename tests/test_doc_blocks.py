@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,5 +80,7 @@ def test_blocks_run(page, as_typed, tmp_path, monkeypatch):
     namespace = BEFORE.get(page.name, dict)()
     for block in BLOCKS[page]:
         code = block if as_typed else LEARN.sub(r"\g<1>20", block)
+        if find_spec("mujoco") is None:
+            code = code.replace("Hopper-v5", "Pendulum-v1")
         with contextlib.suppress(Stop):
             exec(compile(code, page.name, "exec"), namespace)

@@ -9,14 +9,15 @@ import os
 import sys
 import time
 
-import d3rlpy
 import numpy as np
 import torch as th
 
 
 def main() -> None:
     th.set_num_threads(int(sys.argv[2]))
-    answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 (d3rlpy prints)
+    answers, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115 (d3rlpy prints, when it is imported too)
+    import d3rlpy
+
     arrays = np.load(sys.argv[1])
     names = ("observations", "actions", "rewards", "terminations", "truncations")
     dataset = d3rlpy.dataset.MDPDataset(*(arrays[name] for name in names))

@@ -1,8 +1,11 @@
-"""Gymnasium wrappers that entries of the hyper-parameter files name."""
+"""Wrappers that entries of the hyper-parameter files name, and the environment of Stream AC, which has them all."""
 
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import TimeAwareObservation
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
 
 
 class TimeLimitTerminal(gym.Wrapper):
@@ -20,3 +23,25 @@ class TimeLimitTerminal(gym.Wrapper):
         """
         obs, reward, terminated, truncated, info = self.env.step(action)
         return obs, reward, terminated or truncated, False, info
+
+
+def make_stream_env(
+    env_id: str, n_envs: int = 1, seed: int | None = None, gamma: float = 0.99, **env_kwargs: Any
+) -> VecNormalize:
+    """
+    An environment as Stream AC sees it (Elsayed, Vasan and Mahmood 2024): observations and rewards normalised as they come,
+    the time among the observations, and the time limit a terminal state. The same as in the zoo's entry for Hopper-v5.
+
+    :param env_id: Id of an environment with a time limit.
+    :param n_envs: How many.
+    :param seed: Their seed.
+    :param gamma: Discount factor, by which rewards are normalised.
+    :param env_kwargs: Arguments of the environment.
+    :return: For ``SingleStepA2C("StreamPolicy", env, **STREAM_PRESET)``.
+    """
+
+    def wrap(env: gym.Env) -> gym.Env:
+        return TimeLimitTerminal(TimeAwareObservation(env, flatten=False, normalize_time=True))
+
+    env = make_vec_env(env_id, n_envs, seed, wrapper_class=wrap, env_kwargs=env_kwargs)
+    return VecNormalize(env, gamma=gamma, norm_obs_keys=["obs"], clip_obs=1e6, clip_reward=1e6)

@@ -1,6 +1,7 @@
 """SingleStepA2C: the one-step actor-critic, updated after every environment step (Sutton & Barto 2018, section 13.5)."""
 
 import math
+import warnings
 from copy import deepcopy
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -156,6 +157,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
             self.critic_optimizer = self._split_optimizer(self.critic_lr_schedule(1))
         params = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.traces = EligibilityTraces(params, self.n_envs) if self.trace_decay > 0 else None
+        if isinstance(self.optimizers[0], ObGD) and self.env is not None and self.get_vec_normalize_env() is None:
+            warnings.warn("ObGD with an environment that nothing normalises hardly learns: see make_stream_env")
         self._params = list(self.policy.parameters())
 
     def _split_optimizer(self, critic_learning_rate: float) -> th.optim.Optimizer:
