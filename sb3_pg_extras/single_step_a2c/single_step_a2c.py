@@ -158,7 +158,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         params = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.traces = EligibilityTraces(params, self.n_envs) if self.trace_decay > 0 else None
         if isinstance(self.optimizers[0], ObGD) and self.env is not None and self.get_vec_normalize_env() is None:
-            warnings.warn("ObGD with an environment that nothing normalises hardly learns: see make_stream_env")
+            warnings.warn("ObGD hardly learns without VecNormalize around the environment: see make_stream_env")
         self._params = list(self.policy.parameters())
 
     def _split_optimizer(self, critic_learning_rate: float) -> th.optim.Optimizer:
