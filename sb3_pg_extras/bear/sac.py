@@ -29,7 +29,7 @@ def to_sac(
     Fine-tune online: a stock SB3 ``SAC`` that starts from BEAR's actor, critics and target critics.
 
     ``gamma``, ``tau`` and ``batch_size`` are BEAR's, SAC's one learning rate is that of BEAR's critics; optimisers
-    start anew. Where BEAR learned with ``VecNormalize``, the one around ``env`` gets its statistics.
+    are new. Where BEAR learned with ``VecNormalize``, the one around ``env`` gets its statistics.
 
     :param env: The environment: an id, an Env, or a VecEnv of any number; None for BEAR's own.
     :param keep_dataset: Whether BEAR's dataset is put into SAC's replay buffer. ``learning_starts`` is then 0 by

@@ -266,7 +266,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         else:
             self._td_errors = self._learner.td_errors(step.rewards, step.terminations, step.next_obs, self.gamma)
             self._check_td_errors(self._td_errors, step)
-            # Read anew for every update: a callback may anneal them.
+            # Read for every update: a callback may anneal them.
             settings = (self.gamma * self.trace_decay, self.ent_coef, self.vf_coef, self.max_grad_norm)
             self._learner.update(self._td_errors, step.dones, *settings)
         self._n_updates += 1

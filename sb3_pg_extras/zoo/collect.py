@@ -253,7 +253,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        # Again, now that the journal is locked: another process may have finished it meanwhile.
+        # Again, now that the journal is locked: another process may have finished it since.
         _refuse_existing(args.output)
         _fill(journal, env, act, args)
         dataset = from_steps(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)

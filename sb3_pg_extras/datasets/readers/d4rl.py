@@ -1,4 +1,4 @@
-"""D4RL's HDF5 files: flat arrays, the episodes told apart by flags."""
+"""D4RL's HDF5 files: flat arrays, with flags where episodes end."""
 
 from pathlib import Path
 

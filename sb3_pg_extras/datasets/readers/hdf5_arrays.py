@@ -2,7 +2,7 @@
 Reading arrays from HDF5 files of unknown origin.
 
 Only numbers that lie in the file itself are read: links, external storage, virtual datasets and objects are refused, and
-so are sizes that the file cannot hold, before any memory is taken for them.
+so are sizes that the file cannot hold, before any memory is allocated for them.
 """
 
 import math
@@ -32,7 +32,7 @@ MAX_NAMES = 20
 @contextmanager
 def open_hdf5(path: str | Path, what: str) -> Iterator[Any]:
     """
-    Open an HDF5 file for reading; whatever fails meanwhile becomes one :class:`DatasetError` that names the file.
+    Open an HDF5 file for reading; whatever fails in the block becomes one :class:`DatasetError` that names the file.
 
     :param path: The file.
     :param what: What it is expected to be, for the message.
