@@ -2,12 +2,12 @@
 Do exported policies act as ``predict(deterministic=True)``? ``python benchmarks/export.py`` writes ``results/export.csv``.
 
 Each policy has random weights (He et al. 2015, so that its actions fill their space). Half of the observations are random,
-half are made of bounds, 0, 1 and 1e6 of either sign; a fifth of the images has extreme pixels only. The exported policy gets
+half are made of bounds, 0, 1 and plus or minus 1e6; a fifth of the images have only extreme pixels. The exported policy gets
 them in batches of 1, 7 and more, ``predict`` in batches of 500; rows of the format "predict" are ``predict`` itself in the
-former.
+exported policy's batches.
 
-Vectors that are uniform up to 1e6 are a kind of their own: where terms of a million cancel in a sum, single precision leaves
-an error of 0.1, by which ``predict`` is as wrong as its copy.
+Vectors that are uniform up to 1e6 are counted separately: where terms of a million cancel in a sum, single precision leaves
+an error of 0.1, in ``predict`` as well as in the file.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def online(algorithm: Any, space: spaces.Space, action_space: spaces.Space, norm
 
 
 def randomized(model: BaseAlgorithm) -> BaseAlgorithm:
-    """Give the model random weights, and its values an offset, in which small differences drown."""
+    """Give the model random weights, and its values an offset that hides small differences."""
     with th.no_grad():
         for name, parameter in model.policy.named_parameters():
             if parameter.dim() > 1:

@@ -2,8 +2,8 @@
 Make the bundled Pendulum-v1 dataset: ``python benchmarks/make_dataset.py``, then ``tables.py`` for the table of its card.
 
 A SAC agent with the RL Zoo's hyper-parameters for Pendulum-v1 is trained from a fixed seed. Whole episodes are then played
-with uniformly random actions, with checkpoints from along the training, and with the final agent, all acting stochastically,
-as a robot's log might hold: many beginner's episodes, few good ones. (The Hopper-v5 dataset: ``suites/hopper_dataset.yml``.)
+with uniformly random actions, with checkpoints of the training, and with the final agent, all acting stochastically. As in a
+robot's log, there are many poor episodes and few good ones. (The Hopper-v5 dataset: ``suites/hopper_dataset.yml``.)
 """
 
 import csv
@@ -44,7 +44,7 @@ def main() -> None:
         policies = [SAC.load(f"{folder}/rl_model_{steps}_steps") if steps else None for steps, _ in MIXTURE]
     parts = [play(policy, n, seed) for seed, (policy, (_, n)) in enumerate(zip(policies, MIXTURE, strict=True), SEED + 1)]
     greedy = greedy_returns(sac, make_vec_env(ENV_ID, 10), 100)
-    # Reference scores: these data's own random episodes, and the agent that made them, greedily.
+    # Reference scores: the dataset's random episodes, and the greedy return of the final agent.
     scores = (float(parts[0].episode_returns().mean()), float(greedy.mean()))
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
     spaces = {"observation_space": parts[0].observation_space, "action_space": parts[0].action_space}

@@ -5,11 +5,11 @@ For each of Hopper-v5, HalfCheetah-v5 and Walker2d-v5 a CrossQ agent is trained 
 its checkpoints, "medium" the first whose greedy return reaches half of the expert's. As in D4RL,
 
     medium          what the medium checkpoint does, acting stochastically
-    medium-replay   all that the agent stepped through until then
+    medium-replay   every step that the agent took until then
     medium-expert   one half of each
 
 The files are written to ``benchmarks/runs/locomotion``, one row for each to ``benchmarks/results/locomotion_datasets.csv``.
-A training that was stopped goes on from its last checkpoint, with other random numbers.
+A training that was stopped resumes from its last checkpoint, with other random numbers.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SEED, CHECKPOINT_EVERY, EPISODES, DATASET_STEPS = 0, 5_000, 10, 100_000
 
 
 class Checkpoints(BaseCallback):
-    """Saves the agent every so many steps, its replay buffer beside it, and notes its greedy return."""
+    """Saves the agent and its replay buffer at regular intervals, and notes its greedy return."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Checkpoints(BaseCallback):
         self.model.save(self.folder / str(self.num_timesteps))
         with atomic_write(self.folder / "buffer.pkl") as file:
             self.model.save_replay_buffer(file)  # type: ignore[attr-defined]
-        # The row comes last: a checkpoint that has one is whole.
+        # The row comes last: a checkpoint that has one is complete.
         with open(self.folder / "returns.csv", "a", newline="") as file:
             csv.writer(file).writerow([self.num_timesteps, f"{returns:.1f}"])
         return True
@@ -114,7 +114,7 @@ def make(env_id: str) -> None:
 
 
 def write_row(row: list[object]) -> None:
-    """Write a dataset's row in place of an earlier one."""
+    """Write a dataset's row, which replaces an earlier one."""
     table = list(csv.reader(RESULTS.open())) if RESULTS.exists() else [COLUMNS]
     table = [table[0], *sorted([*(old for old in table[1:] if old[0] != row[0]), list(map(str, row))])]
     with atomic_write(RESULTS) as file, io.TextIOWrapper(file, newline="") as text:

@@ -1,21 +1,21 @@
 """
 Train what a suite asks for: ``python benchmarks/run.py suites/reinforce.yml [more suites]``.
 
-A suite lists runs. What is said at its top holds for each of them, and lists multiply:
+A suite lists runs. Settings at its top apply to all of them, and lists multiply:
 
     algorithm, env    ids of the RL Zoo
     variant           the row's name; by default the settings themselves
     entry             the entry of ``hyperparams/<algorithm>.yml`` to start from: the environment's by default, null for none
-    settings          what replaces the entry's; a zoo entry's own language
+    settings          what replaces the entry's, in the format of the zoo's files
     seeds             one run each
-    evaluate          {episodes, every}: greedy episodes at the end, or every so many steps, of which the last five count
+    evaluate          {episodes, every}: greedy episodes at the end, or every so many steps; the last five evaluations count
     stop              {n_episodes, n_updates, window_updates}: end earlier; whose updates' episodes give ``train_return``
     initialise        a function to apply to the policy's modules
-    online            {n_timesteps, ...}: go on with ``to_sac(env, ...)``
+    online            {n_timesteps, ...}: continue with ``to_sac(env, ...)``
     script            a function of seed and settings that trains by itself and returns (policy or None, figures); env_kwargs
                       are then those of the evaluation
     keep              a folder for the agent
-    replay_buffer     a file for what it stepped through, as a dataset
+    replay_buffer     a file for its replay buffer, as a dataset
 
 Runs that have a row in ``benchmarks/results/<suite>.csv`` are not repeated; a row is written as its run ends. Each run is a
 process with one thread.
@@ -62,8 +62,8 @@ def greedy_returns(policy: Any, env: VecEnv, n_episodes: int) -> np.ndarray:
     """
     The one evaluator of all suites.
 
-    :param policy: Whatever has ``predict``.
-    :param env: Environments to play in. Their seeds are set: every call plays the same starts.
+    :param policy: Anything with ``predict``.
+    :param env: Environments to play in. They are seeded: every call plays from the same starts.
     :param n_episodes: Episodes to play.
     :return: Undiscounted returns, (n_episodes,).
     """
@@ -117,7 +117,7 @@ class Watch(BaseCallback):
         self.seconds += time.perf_counter() - start
 
     def figures(self, window_updates: int | None = None) -> dict[str, Any]:
-        """:return: What the training episodes came to: the last 100, or those of the last updates."""
+        """:return: The mean return of the last 100 training episodes, or of those of the last updates."""
         if not self.returns:
             return {}
         last = self.returns[-100 if window_updates is None else self.episodes_at_updates[-1 - window_updates] :]

@@ -31,7 +31,7 @@ BUNDLED = ROOT / "sb3_pg_extras" / "datasets" / "bundled"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *BUNDLED.glob("*.md")]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 IQM = "IQM (95% interval)"
-# Headers that say more than their columns' names.
+# Headers that differ from their columns' names.
 HEADERS = {
     "speed_up": "speed-up of the first (median of per-turn ratios)",
     "times_d3rlpy": "x d3rlpy (median of per-turn ratios)",

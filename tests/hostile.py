@@ -1,4 +1,4 @@
-"""Files that somebody broke, as hypothesis strategies, and what a loader may do with them."""
+"""Damaged files, as hypothesis strategies, and what a loader may do with them."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Does it learn? Minutes each: ``make test-slow``. The figures of record are made by ``benchmarks/``."""
+"""Does it learn? Minutes each: ``make test-slow``. The published results come from ``benchmarks/``."""
 
 import re
 import subprocess

@@ -3,8 +3,8 @@ d3rlpy's algorithms on a dataset of ours, run by the Python of a virtual environ
 ``make benchmark`` makes:
 ``benchmarks/references/d3rlpy_offline.py td3_bc Hopper-v5 hopper.npz --seed 0 --steps 50000 --every 5000``.
 
-It prints a CSV row for each evaluation: returns of episodes that the greedy policy plays. One thread, d3rlpy's defaults, but
-that TD3+BC normalises observations, as published.
+It prints a CSV row for each evaluation: returns of episodes that the greedy policy plays. One thread, d3rlpy's defaults,
+except that TD3+BC normalises observations, as published.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
     arrays = np.load(args.dataset)
     stops = arrays["truncations"].copy()
-    # d3rlpy reads on over an episode that just stops.
+    # d3rlpy would join an episode that just stops to the next one.
     stops[arrays["episode_ends"] - 1] |= ~arrays["terminations"][arrays["episode_ends"] - 1]
     names = ("observations", "actions", "rewards", "terminations")
     dataset = d3rlpy.dataset.MDPDataset(*(arrays[name] for name in names), stops)

@@ -1,9 +1,9 @@
 """
-Textbook exercises as hand-written loops, without Stable-Baselines3: the yardsticks of REINFORCE. And what SingleStepA2C
-needs for the settings of another.
+Textbook exercises as hand-written loops, without Stable-Baselines3: the references for REINFORCE. And what SingleStepA2C
+needs for the settings of another exercise.
 
-Each loop takes a seed and returns its greedy policy and what it measured; ``n_timesteps`` ends it early. The course's is
-lean: it acts without a graph and evaluates an episode in one batch. Spinning Up's keeps one graph per step and draws from
+Each loop takes a seed and returns its greedy policy and what it measured; ``n_timesteps`` ends it early. The course's loop
+is fast: it acts without a graph and evaluates an episode in one batch. Spinning Up's keeps one graph per step and draws from
 ``torch.distributions.Categorical``, as most such scripts do.
 """
 

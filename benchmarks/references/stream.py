@@ -1,5 +1,5 @@
 """
-The training script of the authors of stream-x (Elsayed, Vasan and Mahmood 2024), run as it is on today's gymnasium.
+The training script of the authors of stream-x (Elsayed, Vasan and Mahmood 2024), run unchanged on today's gymnasium.
 
 It is not part of this repository: ``git clone https://github.com/mohmdelsayed/streaming-drl benchmarks/runs/streaming-drl``.
 This file runs in a process that finds their modules (:func:`command`): for each line on its input it trains for that many

@@ -1,7 +1,7 @@
 """
 How fast a gradient step of FQE is next to d3rlpy's: ``python benchmarks/speed/fqe.py --d3rlpy PYTHON [--turns 7]``.
 
-Both judge a freshly made, deterministic BC policy of 256 x 256 units by a Q network of 256 x 256 units, with batches of 256
+Both evaluate a new, deterministic BC policy of 256 x 256 units by a Q network of 256 x 256 units, with batches of 256
 of random numbers of Hopper-v5's size, on one thread. PYTHON is that of a virtual environment with d3rlpy 2.8.1.
 """
 
@@ -27,7 +27,7 @@ def work(file: str) -> None:
     """In a process of its own."""
     th.set_num_threads(1)
     fqe = FQE(BC("MlpPolicy", None, file, seed=0), file, seed=0, device="cpu")
-    fqe.learn(1)  # the policy's actions, once for all
+    fqe.learn(1)  # computes the policy's actions, once
     serve(lambda n_steps: fqe.learn(n_steps, log_interval=None, reset_num_timesteps=False))
 
 

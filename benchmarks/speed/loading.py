@@ -141,7 +141,7 @@ def disk(args: argparse.Namespace) -> None:
 
             def measure(which: Worker, files: list[Path] = files) -> float:
                 for path in files:
-                    with open(path, "rb") as file:  # out of the system's cache (Linux)
+                    with open(path, "rb") as file:  # evict it from the system's cache (Linux)
                         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 return which.speed(STEPS_PER_TURN)
 

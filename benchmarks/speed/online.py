@@ -1,8 +1,8 @@
 """
 How fast REINFORCE and SingleStepA2C learn through ``.learn``: ``python benchmarks/speed/online.py [--turns 7]``.
 
-Loops of a group are compared with its first, in one process with one thread, but for stream-x's script. Needs mujoco, and a
-clone of stream-x: see ``benchmarks/references/stream.py``.
+Loops of a group are compared with its first, in one process with one thread; stream-x's script has its own process. Needs
+mujoco, and a clone of stream-x: see ``benchmarks/references/stream.py``.
 """
 
 import argparse

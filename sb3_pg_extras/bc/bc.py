@@ -1,4 +1,4 @@
-"""Behaviour cloning: supervised learning of the data's actions (Pomerleau 1991), what offline RL has to be better than."""
+"""Behaviour cloning: supervised learning of the data's actions (Pomerleau 1991), the baseline for offline RL."""
 
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +16,7 @@ from sb3_pg_extras.offline.policies import FinitePolicy, descend
 
 
 class MlpPolicy(FinitePolicy, SACPolicy):
-    """SB3's SAC policy for vectors; the actor is all that learns."""
+    """SB3's SAC policy for vectors; only the actor learns."""
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}
@@ -114,7 +114,7 @@ class BC(OfflineAlgorithm):
         """
         One gradient step.
 
-        :param batch: The transitions, of which states and actions count.
+        :param batch: The transitions, of which only states and actions are used.
         :param step: Unused: all steps are alike.
         :return: The loss, and the mean squared error of the actor's mean.
         """

@@ -17,8 +17,8 @@ from sb3_pg_extras.offline.policies import descend, q_values, update_target
 
 class BCQ(OfflineAlgorithm):
     """
-    Batch-Constrained deep Q-learning: the policy chooses the best among actions that a VAE of the data's actions makes and
-    a perturbation network moves a little.
+    Batch-Constrained deep Q-learning: the policy takes the best of several actions, drawn from a VAE of the data's actions
+    and moved a little by a perturbation network.
 
     Paper: https://arxiv.org/abs/1812.02900. The defaults are those of the authors' ``BCQ.py`` for continuous actions.
     Deviations from it: time limits bootstrap, and ``deterministic=True`` fixes the noise of the candidate actions.
@@ -140,7 +140,7 @@ class BCQ(OfflineAlgorithm):
         policy, logged = self.policy, dict[str, th.Tensor]()
         descend(policy.behavior_vae.optimizer, self._vae_loss(batch, logged))
         descend(policy.critic.optimizer, self._critic_loss(batch, logged))
-        # The critics are a means here: their own gradient is not wanted.
+        # The critics' own parameters need no gradient here.
         weights = [p for p in policy.actor.parameters() if p.requires_grad]
         descend(policy.actor.optimizer, self._actor_loss(batch, logged), weights)
         update_target(policy.critic, policy.critic_target, self.tau)

@@ -14,8 +14,8 @@ from sb3_pg_extras.offline.candidates import CandidatePolicy
 
 class Perturbation(Actor):
     """
-    SB3's TD3 actor, of state and action: ``a + xi(s, a)``, each dimension of xi within +-Phi (``Actor`` in the authors'
-    ``BCQ.py``).
+    SB3's TD3 actor as a function of state and action: ``a + xi(s, a)``, each dimension of xi within +-Phi (``Actor`` in the
+    authors' ``BCQ.py``).
 
     :param max_perturbation: Phi.
     :param kwargs: As in SB3's ``Actor``.

@@ -30,7 +30,7 @@ MIN_SIGMA = 1e-9
 
 class Step(NamedTuple):
     """
-    What a gradient step is, besides its batch.
+    What a gradient step depends on, besides its batch.
 
     ``in_warmup``: the actor does not see the critics yet. ``behavior_is_frozen``: the VAE does not learn any more.
     ``threshold``: what the divergence is compared with, in its own unit, a scalar.
@@ -70,11 +70,11 @@ class BEAR(OfflineAlgorithm):
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
     :param mmd_threshold: epsilon; 0.05 by default (-2 for "kl"). "auto" starts from that, and where the policy cannot come
-        so low, so that alpha stays at its upper bound, raises it to 10% above the divergence that was reached
+        that low, so that alpha stays at its upper bound, raises it to 10% above the divergence that was reached
         (:func:`losses.auto_threshold`).
     :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
         "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.
-    :param alpha: The multiplier: "auto" to learn it, or a number of at least 0 to keep.
+    :param alpha: The multiplier: "auto" to learn it, or a fixed number of at least 0.
     :param log_alpha_max: Upper bound of log alpha.
     :param vae_kl_weight: Weight of the KL term in the VAE's loss.
     :param warmup_fraction: Share of the first ``learn()``'s gradient steps during which the actor sees only the constraint,
@@ -202,7 +202,7 @@ class BEAR(OfflineAlgorithm):
         self.variance_penalty = variance_penalty
         self.bootstrap_probability = bootstrap_probability
         self.behavior_steps = behavior_steps
-        # Of what is drawn once for each row of the dataset; the same again when training goes on after loading.
+        # Seed of what is drawn once for each row of the dataset; saved, so that a resumed training draws the same.
         self._seed_of_dataset_draws: int | None = None
         self._bootstrap_masks: th.Tensor | None = None
         self._behavior_samples: BehaviorSamples | None = None
@@ -294,7 +294,7 @@ class BEAR(OfflineAlgorithm):
             descend(self.behavior_vae.optimizer, self._vae_loss(batch, logged))
         descend(self.critic.optimizer, self._critic_loss(batch, logged))
         actor_loss, divergence = self._actor_loss(batch, step, logged)
-        # The critics are a means here: their own gradient is not wanted.
+        # The critics' own parameters need no gradient here.
         descend(self.actor.optimizer, actor_loss, [p for p in self.actor.parameters() if p.requires_grad])
         if self.alpha_optimizer is not None:
             logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, step.threshold)

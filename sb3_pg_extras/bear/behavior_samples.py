@@ -32,7 +32,7 @@ class BehaviorSamples:
         self._version = _version(vae)
         n_rows, n_samples = buffer.size(), self.room(buffer)
         generator = th.Generator(vae.device).manual_seed(seed)
-        # Whole from the start: small pieces kept between large ones that go would leave the memory full of holes.
+        # Allocated at once: many small results between temporary tensors would fragment the memory.
         self.samples = th.empty((n_rows, n_samples, buffer.action_dim), device=vae.device)
         parts = th.arange(n_rows, device=vae.device).split(STATES_AT_ONCE)
         was_training = vae.training

@@ -1,5 +1,5 @@
 """
-The mathematics: pure functions of tensors, never of networks.
+BEAR's losses: pure functions of tensors, never of networks.
 
 Letters in shapes: B states in the batch, n and m samples per state, A action dimensions, C critics.
 """
@@ -145,7 +145,7 @@ def squashed_log_prob(raw_actions: th.Tensor, mean: th.Tensor, log_std: th.Tenso
     assert raw_actions.ndim == 3 and mean.shape == log_std.shape == raw_actions[:, 0].shape
     mean, log_std = mean.unsqueeze(1), log_std.unsqueeze(1)
     log_normal = -0.5 * ((raw_actions - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2.0 * math.pi)
-    # log(1 - tanh(u)^2), written so that it stays finite for large |u|.
+    # log(1 - tanh(u)^2), in a form that stays finite for large |u|.
     log_slope = 2.0 * (math.log(2.0) - raw_actions - F.softplus(-2.0 * raw_actions))
     return (log_normal - log_slope).sum(dim=2)
 
@@ -187,9 +187,9 @@ def reduce_q_values(q_values: th.Tensor, reduction: str, variance_penalty: float
 
 def auto_threshold(state: th.Tensor, divergence: th.Tensor, is_at_bound: th.Tensor) -> th.Tensor:
     """
-    A threshold that the policy can reach. Below the lowest divergence that it can reach, alpha grows up to its upper bound
-    and stays there: once it has for ``PATIENCE`` steps, the threshold becomes 10% more than the divergence that such an
-    alpha brought about (ours, not the paper's).
+    A threshold that the policy can reach. If it is below the lowest divergence that the policy can reach, alpha grows up to
+    its upper bound and stays there. After ``PATIENCE`` such steps, the threshold becomes 10% more than the divergence
+    reached (ours, not the paper's).
 
     :param state: The threshold; the steps with alpha at its bound, less those without; the divergence's moving average.
         Shape (3,).

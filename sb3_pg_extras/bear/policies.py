@@ -15,7 +15,7 @@ class BEARPolicy(CandidatePolicy, SACPolicy):
     """
     SB3's SAC actor and critics (so that weights move freely between BEAR and SAC), and a behaviour VAE.
 
-    It acts by drawing ``n_action_samples`` actions from the actor and taking the one that the first critic values most.
+    To act, it draws ``n_action_samples`` actions from the actor and takes the one that the first critic values most.
 
     :param args: As in :class:`~sb3_pg_extras.offline.candidates.CandidatePolicy`: the spaces, the schedule, ...
     :param kwargs: Likewise, and as in SB3's ``SACPolicy``: ``net_arch``, ``n_critics``, ``features_extractor_class``, ...

@@ -13,7 +13,7 @@ from sb3_pg_extras.offline.online import OPTIMIZER_KWARGS, checked_policy_kwargs
 
 SelfBEAR = TypeVar("SelfBEAR", bound=OfflineAlgorithm)
 
-# Arguments of policies: of the VAE and of acting, which SB3's own SAC policies lack, and of gSDE, which BEAR's lacks.
+# Arguments of policies: those of the VAE and of acting, which SB3's SAC policies lack; those of gSDE, which BEAR's lacks.
 BEAR_POLICY_KWARGS = {"vae_net_arch", "vae_latent_dim", "n_action_samples"}
 SDE_POLICY_KWARGS = {"use_sde", "log_std_init", "use_expln", "clip_mean"}
 
@@ -29,14 +29,14 @@ def to_sac(
     Fine-tune online: a stock SB3 ``SAC`` that starts from BEAR's actor, critics and target critics.
 
     ``gamma``, ``tau`` and ``batch_size`` are BEAR's, SAC's one learning rate is that of BEAR's critics; optimisers
-    start anew. Where BEAR learned with ``VecNormalize``, the one around ``env`` gets its statistics.
+    are new. Where BEAR learned with ``VecNormalize``, the one around ``env`` gets its statistics.
 
     :param env: The environment: an id, an Env, or a VecEnv of any number; None for BEAR's own.
     :param keep_dataset: Whether BEAR's dataset is put into SAC's replay buffer. ``learning_starts`` is then 0 by
-        default, and ``buffer_size`` (1,000,000 by default) is the room beside the dataset.
-    :param policy: None keeps BEAR's policy class, so that SAC acts as BEAR does, by the best of its
-        ``n_action_samples`` candidates. ``"MlpPolicy"`` (``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class) is SB3's
-        own with the same actor and critics; it acts by the actor's mean, and SB3 loads it without this package.
+        default, and ``buffer_size`` (1,000,000 by default) is the room for new transitions.
+    :param policy: None keeps BEAR's policy class: SAC acts as BEAR does and takes the best of ``n_action_samples``
+        candidates. ``"MlpPolicy"`` (``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class) is SB3's own with the same actor
+        and critics; it takes the actor's mean, and SB3 loads it without this package.
     :param sac_kwargs: Other arguments of ``SAC``; of ``policy_kwargs`` only those of the optimiser.
     :return: The SAC model.
     :raises ValueError: when ``env`` is missing or does not fit, when there is no dataset to keep, or for arguments that
@@ -91,7 +91,7 @@ def from_sac(bear_class: type[SelfBEAR], sac_model: SAC, env: GymEnv | str | Non
     bear = bear_class(
         policy_class, sac_model.get_env() if env is None else env, policy_kwargs=networks, **defaults | bear_kwargs
     )
-    # A stock policy has no VAE: BEAR's new one stays. So does the noise where it is for another number of actions.
+    # A stock policy has no VAE: BEAR's new one stays, and so does its noise if the number of candidates differs.
     state = bear.policy.state_dict()
     noise = state["candidate_noise"]
     state |= sac_model.policy.state_dict()

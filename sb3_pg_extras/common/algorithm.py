@@ -1,4 +1,4 @@
-"""What all algorithms do alike: arguments and weights are checked, models are saved whole or not at all."""
+"""What all algorithms share: arguments and weights are checked, models are saved whole or not at all."""
 
 import io
 import math
@@ -62,7 +62,7 @@ def check_choices(algorithm: BaseAlgorithm, choices: Mapping[str, tuple[Any, ...
 
 
 class WholeVecNormalize(VecNormalize):
-    """SB3's ``VecNormalize``, whose statistics are saved whole or not at all. It is pickled as SB3's."""
+    """SB3's ``VecNormalize``, with statistics that are saved whole or not at all. It is pickled as SB3's class."""
 
     def save(self, save_path: str) -> None:
         """:param save_path: The file to save the statistics and settings to."""
@@ -83,7 +83,7 @@ class WholePolicy(BasePolicy):
 
 
 class CheckedAlgorithm(BaseAlgorithm):
-    """An algorithm that names what is wrong with its arguments, stops when a weight is not finite, and is saved whole."""
+    """An algorithm that checks its arguments, stops when a weight is not finite, and is saved whole or not at all."""
 
     _check_choices, _check_numbers = check_choices, check_numbers
     # Learning rates that may be None.
@@ -128,7 +128,8 @@ class CheckedAlgorithm(BaseAlgorithm):
         Write the policy as an ONNX file: :func:`sb3_pg_extras.common.export.export_onnx`.
 
         :param path: Path of the file (``.onnx`` is added where no suffix is), or a file object.
-        :param vec_normalize: Whether to normalise observations in it as ``VecNormalize`` does, and which.
+        :param vec_normalize: Whether the file normalises observations as the environment's ``VecNormalize`` does; or the
+            ``VecNormalize`` to use instead.
         """
         from sb3_pg_extras.common.export import export_onnx
 

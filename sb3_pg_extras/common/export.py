@@ -21,7 +21,7 @@ from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.files import open_to_save
 from sb3_pg_extras.common.optional import require
 
-# onnxruntime has known it since 1.12 (2022).
+# onnxruntime supports it since 1.12 (2022).
 OPSET = 17
 Target = str | pathlib.Path | io.BufferedIOBase
 Normalizes = bool | VecNormalize
@@ -31,16 +31,16 @@ def export_onnx(model: BaseAlgorithm, path: Target, vec_normalize: Normalizes = 
     """
     Write a policy as an ONNX file, whole or not at all.
 
-    Its inputs are raw observations, as the environment (the dataset) has them: ``observation``, or one input for each key of
+    Its inputs are raw observations, as the environment or dataset has them: ``observation``, or one input for each key of
     a Dict, with the type of the observation space and shape ``(batch, *shape)`` for any batch size. Its output ``action``,
-    shape ``(batch, *action_space.shape)``, is in environment units, and equals ``predict(deterministic=True)`` but for
-    rounding. Nothing is checked in it: an observation that is not finite may give an action that is not.
+    shape ``(batch, *action_space.shape)``, is in environment units, and equals ``predict(deterministic=True)`` up to
+    rounding. The file checks nothing: an observation that is not finite may give an action that is not finite.
 
     :param model: Any algorithm of SB3 whose actions follow from single observations.
     :param path: Path of the file (``.onnx`` is added where no suffix is), or a file object.
     :param vec_normalize: Whether observations are normalised in it as by the environment's ``VecNormalize``, which
-        ``predict`` leaves to the environment. A ``VecNormalize`` is taken instead of the environment's, for a model that was
-        loaded without one.
+        ``predict`` leaves to the environment. Pass a ``VecNormalize`` to use its statistics instead, for a model that was
+        loaded without its environment.
     :raises ValueError: for a policy that, exported, does not act as ``predict`` does, and for observations that are stacked
         after ``VecNormalize``.
     :raises MissingPackageError: without ``onnx``.
@@ -128,7 +128,7 @@ class ExportedPolicy(nn.Module):
 
 @contextmanager
 def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[nn.Module, Any, Any]]:
-    """While the policy is on the CPU: it as a module of raw observations, the same as TorchScript, and examples."""
+    """On the CPU: the policy as a module that takes raw observations, the same as TorchScript, and example observations."""
     policy, device = model.policy, model.policy.device
     normalizer = model.get_vec_normalize_env() if vec_normalize is True else vec_normalize or None
     module = ExportedPolicy(policy, _raw_observation_space(model, normalizer), normalizer)
@@ -136,7 +136,7 @@ def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[n
     # As predict leaves it.
     policy.set_training_mode(False)
     with th.no_grad(), warnings.catch_warnings():
-        # The tracer's, of what is checked here, and PyTorch's, of what a later version will not have.
+        # The tracer warns of what is checked here, PyTorch of what it will drop in a later version.
         warnings.simplefilter("ignore")
         try:
             policy.to("cpu")
@@ -144,7 +144,7 @@ def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[n
                 traced = th.jit.trace(module.eval(), (observations,), check_trace=False)
             except (RuntimeError, TypeError) as error:
                 raise ValueError(f"{type(policy).__name__} cannot be exported: {error}") from error
-            # Without the networks that do not act.
+            # Drops the networks that do not act.
             traced = th.jit.freeze(traced, optimize_numerics=False)
             _check(traced, module)
             yield module, traced, observations

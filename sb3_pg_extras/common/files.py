@@ -20,11 +20,11 @@ except ImportError:  # Windows, which does not delete a file that another proces
 @contextmanager
 def atomic_write(path: str | pathlib.Path) -> Iterator[BinaryIO]:
     """
-    Open ``path`` for writing so that it gets the whole new content or keeps what it had, also if the process is killed.
+    Open ``path`` for writing so that it gets all of the new content or keeps the old, even if the process is killed.
 
     The content goes to a temporary file in the same folder, which takes the place of ``path`` when the block ends without an
-    exception. A file that is there keeps its permissions, a link its target; missing parent folders are created. What killed
-    writers of the same file have left behind is removed.
+    exception. An existing file keeps its permissions, a link its target; missing parent folders are created. Temporary files
+    that killed writers of the same file left behind are removed.
 
     :param path: The file to write.
     :return: A binary file to write the content to.
@@ -35,10 +35,10 @@ def atomic_write(path: str | pathlib.Path) -> Iterator[BinaryIO]:
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        # Opened so, a new file has the permissions that the process gives to all its files.
+        # With open(), unlike tempfile, a new file gets the process's usual permissions.
         with open(temporary, "xb") as file:
             if fcntl is not None:
-                # The lock says that the writer lives. Some file systems have none.
+                # The lock shows that the writer is alive. Some file systems have no locks.
                 with suppress(OSError):
                     fcntl.flock(file, fcntl.LOCK_EX)
             yield file
@@ -70,7 +70,7 @@ def open_to_save(target: str | pathlib.Path | io.BufferedIOBase, suffix: str = "
 
     :param target: A file object, or a path.
     :param suffix: Suffix for a path without one, such as ".zip"; none by default.
-    :return: The file object. As in SB3, for a folder it is a file of its name and "_2".
+    :return: The file object. As in SB3, if the path is a folder, "_2" is added to its name.
     """
     if not isinstance(target, (str, pathlib.Path)):
         yield target

@@ -42,7 +42,7 @@ class MultiInputPolicy(CompletePolicy, policies.MultiInputActorCriticPolicy):
 
 class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
     """
-    SB3's on-policy algorithm with A2C's policies, on all action spaces they know, and with a NumPy backend where it applies.
+    SB3's on-policy algorithm with A2C's policies, all their action spaces, and a NumPy backend where it applies.
 
     :param policy: The policy.
     :param env: The environment.
@@ -69,7 +69,7 @@ class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
             self._check_numbers({"max_grad_norm": (0, math.inf)})
 
     def _draw(self, act: Callable[[Any], T]) -> T:
-        """:return: What ``act`` makes of the last observations; it may refuse what is not finite."""
+        """:return: ``act`` of the last observations, with the cause named where it fails on values that are not finite."""
         try:
             return act(self._last_obs)
         except ValueError as error:
@@ -105,7 +105,7 @@ class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
 
 def last_observation(info: dict[str, Any]) -> Any | None:
     """
-    The state in which a time limit cut an episode: a VecEnv resets the environment at once, and keeps it in the info.
+    The last observation of an episode that a time limit cut: a VecEnv resets at once, and keeps it in the info.
 
     :param info: The info of the step that ended the episode.
     :return: The observation; None if the episode terminated. As in SB3, also None where the VecEnv did not keep it.

@@ -29,15 +29,15 @@ def make_stream_env(
     env_id: str, n_envs: int = 1, seed: int | None = None, gamma: float = 0.99, **env_kwargs: Any
 ) -> VecNormalize:
     """
-    An environment as Stream AC sees it (Elsayed, Vasan and Mahmood 2024): observations and rewards normalised as they come,
-    the time among the observations, and the time limit a terminal state. The same as in the zoo's entry for Hopper-v5.
+    An environment for Stream AC (Elsayed, Vasan and Mahmood 2024), as in the zoo's entry for Hopper-v5: observations and
+    rewards are normalised as they come, the time is an observation, and the time limit a terminal state.
 
     :param env_id: Id of an environment with a time limit.
-    :param n_envs: How many.
-    :param seed: Their seed.
-    :param gamma: Discount factor, by which rewards are normalised.
+    :param n_envs: Number of environments.
+    :param seed: Seed of the environments.
+    :param gamma: Discount factor of the returns by which rewards are normalised.
     :param env_kwargs: Arguments of the environment.
-    :return: For ``SingleStepA2C("StreamPolicy", env, **STREAM_PRESET)``.
+    :return: The environment for ``SingleStepA2C("StreamPolicy", env, **STREAM_PRESET)``.
     """
 
     def wrap(env: gym.Env) -> gym.Env:

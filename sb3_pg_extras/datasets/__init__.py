@@ -1,4 +1,4 @@
-"""A log of transitions: checked once, read-only from then on."""
+"""Logs of transitions: checked once, then read-only."""
 
 from sb3_pg_extras.datasets.collect import collect_dataset
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from sb3_pg_extras.common.dicts import map_arrays, named_arrays
 from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, DatasetError, OfflineDataset, as_array
 
-# What others call the flags. A done may be a time limit, and must not become a terminal state unasked.
+# Other names of the flags. A done may be a time limit: it does not become a terminal state by default.
 ENDS = "'terminations' where a terminal state was reached and 'truncations' where a time limit was"
 OTHER_NAMES = {
     **dict.fromkeys(("terminals", "terminal", "terminated", "termination"), "'terminations'"),
@@ -24,12 +24,12 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
     """
     Make a dataset from a dict whose keys are the fields of :class:`OfflineDataset`.
 
-    Spaces may be left out: the observation space is then an unbounded Box of the data's shape (0-255 for images),
+    Spaces may be left out: the observation space is then an unbounded Box of the data's shape (0 to 255 for images),
     and the action space is ``action_space``.
 
     :param arrays: Arrays by field name; ``observation_space``, ``action_space``, ``env_id``, ``reference_scores``
-        and ``episode_ends`` may stand among them.
-    :param action_space: Taken where ``arrays`` has no ``action_space``; BEAR passes its environment's.
+        and ``episode_ends`` are optional.
+    :param action_space: Used if ``arrays`` has no ``action_space``; algorithms pass their environment's.
     :return: The dataset.
     :raises DatasetError: when a field is missing, unknown or invalid.
     """
@@ -46,12 +46,12 @@ def from_arrays(arrays: Mapping[str, Any], action_space: spaces.Space | None = N
         kwargs["observation_space"] = _infer_observation_space(arrays["observations"])
     if kwargs.get("action_space") is None:
         if action_space is None:
-            raise DatasetError("field 'action_space' is missing: add it, or pass the environment, whose space is then taken")
+            raise DatasetError("field 'action_space' is missing: add it, or pass the environment, whose space is then used")
         kwargs["action_space"] = action_space
     dataset = OfflineDataset(**kwargs)
     if dataset.truncations.any() and not (dataset.truncations & ~dataset.terminations).any():
         warnings.warn(
-            "every truncated row is terminated too, so no time limit counts as one. Where terminations holds done = "
+            "every truncated row is terminated too, so no time limit counts as one. If terminations holds done = "
             "terminated or truncated, pass terminations & ~truncations"
         )
     return dataset
@@ -84,5 +84,5 @@ def _infer_observation_space(observations: Any) -> spaces.Space:
     array = as_array("observations", observations)
     if array.dtype == np.uint8 and array.ndim == 4:
         return spaces.Box(0, 255, array.shape[1:], np.uint8)
-    # Networks take vectors: a single number per row is one of length 1.
+    # Networks take vectors: a single number per row is a vector of length 1.
     return spaces.Box(-np.inf, np.inf, array.shape[1:] or (1,), np.float32)

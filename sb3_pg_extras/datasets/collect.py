@@ -1,4 +1,4 @@
-"""Roll a policy in an environment -> OfflineDataset."""
+"""Rollouts of a policy in an environment -> OfflineDataset."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ def collect_dataset(
     """
     Take at least ``n_steps`` environment steps and keep every transition.
 
-    A ``VecNormalize`` around the environment is switched off meanwhile: datasets hold raw observations and rewards.
+    A ``VecNormalize`` around the environment is switched off during the steps: datasets hold raw observations and rewards.
 
     :param env: One or more environments; they are reset first. In the dataset one environment's transitions follow the
         other's.
@@ -51,7 +51,7 @@ def collect_dataset(
 def random_actions(env: VecEnv) -> Act:
     """
     :param env: One or more environments.
-    :return: What draws an action for each of them from ``env.action_space``, uniformly.
+    :return: A function that draws an action for each of them from ``env.action_space``, uniformly.
     """
     return lambda *_: np.stack([env.action_space.sample() for _ in range(env.num_envs)])
 
@@ -111,7 +111,7 @@ def roll(env: VecEnv, act: Act, n_steps: int) -> Iterator[np.ndarray]:
     starts = np.ones(env.num_envs, bool)
     for number in range(n_steps):
         step = np.empty(1, dtype)
-        # Before the step, which may change both in place.
+        # Copied before the step, which may change them in place.
         map_arrays(_put, _unpacked(step["observations"]), observations)
         actions = act(observations, starts)
         step["actions"] = actions
@@ -137,7 +137,7 @@ def roll(env: VecEnv, act: Act, n_steps: int) -> Iterator[np.ndarray]:
 
 
 def _unpacked(field: np.ndarray) -> Any:
-    """A field of steps as views; of a Dict observation, a dict of its keys'."""
+    """A field of steps, as a view; for a Dict observation, a dict of views."""
     return field if field.dtype.names is None else {key: field[key] for key in field.dtype.names}
 
 

@@ -1,4 +1,4 @@
-"""``OfflineDataset``: a log of transitions that is checked once, when it is made, and read-only from then on."""
+"""``OfflineDataset``: a log of transitions that is checked once, when it is made, and then read-only."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,11 +20,11 @@ Observations = np.ndarray | dict[str, np.ndarray]
 
 # How far outside the action space an action may lie, as a share of the space's width: room for float32 rounding only.
 ACTION_TOLERANCE = 1e-4
-# Spaces of integers, each of which is one of some choices.
+# Spaces of integers that stand for choices.
 CHOICES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-# What a reward and a flag are.
+# The spaces of a reward and of a flag.
 NUMBER, FLAG = spaces.Box(-np.inf, np.inf, (), np.float32), spaces.Discrete(2)
-# Whether real actions outside their bounds are clipped: load_dataset sets it, whichever reader then makes the dataset.
+# Whether real actions outside their bounds are clipped: load_dataset sets it for whichever reader makes the dataset.
 CLIP_ACTIONS: ContextVar[bool] = ContextVar("clip_actions", default=False)
 
 
@@ -32,7 +32,7 @@ class DatasetError(Exception):
     """
     A dataset that cannot be used. The message names the file or the field, the row, both values and what to do.
 
-    It is not a ``ValueError``: RL Zoo's ``-optimize`` takes those for bad hyper-parameters and prunes the trial.
+    It is not a ``ValueError``: the RL Zoo's ``-optimize`` treats those as bad hyper-parameters and prunes the trial.
     """
 
 
@@ -76,7 +76,7 @@ class OfflineDataset:
     def __post_init__(self) -> None:
         for name in ("observation_space", "action_space"):
             if not isinstance(getattr(self, name), spaces.Space):
-                raise DatasetError(f"{name} must be a space of gymnasium, not {getattr(self, name)!r}")
+                raise DatasetError(f"{name} must be a gymnasium space, not {getattr(self, name)!r}")
         checked: dict[str, Any] = {
             "observations": _check_observations("observations", self.observations, self.observation_space),
             "next_observations": _check_observations("next_observations", self.next_observations, self.observation_space),
@@ -122,8 +122,8 @@ class OfflineDataset:
     def __getitem__(self, rows: slice) -> "OfflineDataset":
         """
         :param rows: Successive transitions, ``dataset[start:stop]``.
-        :return: Those, as views. An episode that they cut neither terminates nor is truncated there.
-        :raises DatasetError: when there are none.
+        :return: A dataset of views. An episode that the slice cuts neither terminates nor is truncated there.
+        :raises DatasetError: when it is empty, or its rows do not follow each other.
         """
         start, stop, step = rows.indices(len(self))
         if step != 1 or start >= stop:
@@ -142,7 +142,7 @@ class OfflineDataset:
 
     @property
     def n_episodes(self) -> int:
-        """:return: The number of episodes, ``E``, one that the end of the data cuts short included."""
+        """:return: The number of episodes, ``E``, including one that the end of the data cuts short."""
         return len(self.episode_ends)
 
     @property
@@ -172,11 +172,11 @@ class OfflineDataset:
 
     def split(self, fraction: float = 0.8, seed: int | None = 0) -> tuple["OfflineDataset", "OfflineDataset"]:
         """
-        Two datasets of whole episodes, to train on and to judge by.
+        Two datasets of whole episodes, to train on and to evaluate on.
 
         :param fraction: Share of the episodes in the first, between 0 and 1.
         :param seed: Seed of the draw; None keeps the episodes' order, so that the second holds the last ones.
-        :return: The two datasets. Of memory-mapped data both are copies in memory.
+        :return: The two datasets, copies in memory also of memory-mapped data.
         :raises ValueError: when ``fraction`` is not between 0 and 1.
         :raises DatasetError: when one of them would be empty.
         """
@@ -197,7 +197,7 @@ class OfflineDataset:
         """
         The episodes that meet all conditions given.
 
-        :param predicate: Takes an episode, says whether to keep it.
+        :param predicate: A function of an episode that returns whether to keep it.
         :param top: Share of the episodes to keep, those with the highest undiscounted returns.
         :param min_return: The lowest undiscounted return to keep.
         :return: Those episodes, in their order.
@@ -225,7 +225,7 @@ class OfflineDataset:
     def sample(self, n: int, seed: int | None = None) -> dict[str, Any]:
         """
         :param n: Transitions to draw, with replacement.
-        :param seed: Seed of the draw; None for another one each time.
+        :param seed: Seed of the draw; None for a different draw each time.
         :return: The six fields by name, each (n, ...).
         """
         rows = np.random.default_rng(seed).integers(len(self), size=n)
@@ -259,7 +259,7 @@ class OfflineDataset:
         Draw its returns, its actions, and where its observations lie, as ``sb3-pg-extras inspect`` does.
 
         :param path: The PNG to write.
-        :param title: Stands above.
+        :param title: Title of the picture.
         :raises MissingPackageError: when Matplotlib is not installed.
         """
         plot_dataset(self, path, title)
@@ -283,7 +283,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
     :param name: What messages call it.
     :param value: Anything that holds numbers.
     :return: The same as an array, a view where it is one.
-    :raises DatasetError: when it is ragged, empty, a single number, or holds something else than numbers.
+    :raises DatasetError: when it is ragged, empty, a single number, or holds anything but numbers.
     """
     try:
         array = value if stays_in_file(value) else np.asarray(value)
@@ -294,8 +294,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
     if array.size == 0:
         raise DatasetError(f"{name} is empty (shape {array.shape}): a dataset needs at least one transition")
     if array.ndim == 0:
-        raise DatasetError(f"{name} is a single number, {array}, where an array is needed")
-    # A view, so that the caller's own array stays writable.
+        raise DatasetError(f"{name} is a single number, {array}: an array is needed")
+    # A view, so that the caller's array stays writable.
     return array.view()
 
 
@@ -324,7 +324,7 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 
 def _check_observations(name: str, value: Any, space: spaces.Space) -> Observations:
-    # Nothing depends on the bounds of real numbers, but choices become one-hot vectors.
+    # The bounds of real numbers do not matter, but choices become one-hot vectors.
     check = partial(_check_values, bounded=CHOICES)
     if not isinstance(space, spaces.Dict):
         return check(name, value, space)
@@ -343,18 +343,18 @@ def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[typ
         array = _as_float32(array)
     check_finite(name, array)
     if array.size == len(array) and space.shape is not None and np.prod(space.shape) == 1:
-        # A single number per row is written with an axis of its own or without.
+        # A single number per row may have its own axis or not.
         array = array.reshape(len(array), *space.shape)
     if array.shape[1:] != space.shape:
         shape = ", ".join(map(str, ("N", *(space.shape or ()))))
-        raise DatasetError(f"{name} has shape {array.shape} but its space {space} asks for ({shape})")
+        raise DatasetError(f"{name} has shape {array.shape} but its space {space} has ({shape})")
     row = _first_outside(array, space) if isinstance(space, bounded) else None
     if row is None:
         return array
     if isinstance(space, spaces.Box) and CLIP_ACTIONS.get():
         return _clipped(array, space)
     hint = ". Actions are stored in the environment's own units" * (name == "actions")
-    hint += "; load_dataset(..., clip_actions=True) clips them, but for sharded data" * isinstance(space, spaces.Box)
+    hint += "; load_dataset(..., clip_actions=True) clips them, except in sharded data" * isinstance(space, spaces.Box)
     raise DatasetError(f"{name} row {row} is {array[row]}, outside its space {space}{hint}")
 
 
@@ -379,7 +379,7 @@ def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
         low, high = space.start, space.start + space.n - 1
     elif isinstance(space, spaces.MultiDiscrete):
         low, high = space.start, space.start + (space.nvec - 1)
-    # No choice is a fraction.
+    # A choice is an integer.
     no_fractions = array.dtype.kind == "f" and not isinstance(space, spaces.Box)
     row = 0
     for part in parts(array):

@@ -36,7 +36,7 @@ def from_episodes(episodes: Iterable[Episode], action_space: spaces.Space | None
     Make a dataset whose next observations are taken within each episode, never from the one that follows.
 
     :param episodes: The episodes; those without a transition are skipped.
-    :param action_space: Taken where ``metadata`` has no ``action_space``.
+    :param action_space: Used if ``metadata`` has no ``action_space``.
     :param metadata: Further fields of :class:`OfflineDataset`: spaces, ``env_id``, ``reference_scores``.
     :return: The dataset; each episode is one of its episodes.
     :raises DatasetError: when an episode's fields do not have the same length, or the result is not a valid dataset.

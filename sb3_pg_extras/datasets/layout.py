@@ -1,4 +1,4 @@
-"""Whether a dataset fits a model, and what SB3 takes: scaled actions, images channel first, replay buffers."""
+"""Whether a dataset fits a model, and the layouts of SB3: scaled actions, images channel first, replay buffers."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def policy_layout(observations: Any, space: spaces.Space) -> Any:
     """
     :param observations: shape (N, ...), or a dict of such arrays.
     :param space: The policy's observation space.
-    :return: The same, images channel first where the space is; what is channel first already stays.
+    :return: The same, with images channel first if the space is; images that are channel first already stay so.
     """
     return map_arrays(maybe_transpose, observations, space)
 
@@ -114,22 +114,22 @@ def to_replay_buffer(dataset: OfflineDataset, buffer: ReplayBuffer) -> None:
     """
     Fill an empty SB3 replay buffer: the inverse of reading one. What is added later follows the dataset.
 
-    Environment ``e`` gets the rows ``e L ... (e + 1) L - 1``, ``L = N // n_envs``. SB3's buffers are as long for every
-    environment, so the last ``N mod n_envs`` rows are left out.
+    Environment ``e`` gets the rows ``e L ... (e + 1) L - 1``, ``L = N // n_envs``. SB3's buffers have the same length for
+    every environment, so the last ``N mod n_envs`` rows are left out.
 
-    Where an episode just stops, or an environment's rows end, the last row is marked truncated: SB3 has no other sign for
-    it, its value is bootstrapped as before, and whatever joins rows (n-step returns, reading the buffer back) stops there.
+    Where an episode just stops, or an environment's rows end, the last row is marked truncated, since SB3 has no other mark
+    for it: its value is bootstrapped as before, and n-step returns and readers of the buffer stop there.
 
     :param dataset: The dataset, in the spaces of the buffer.
     :param buffer: A buffer without any transition, images channel first or last.
-    :raises ValueError: when the buffer holds something, has no room, or cannot hold truncations; for HER's.
+    :raises ValueError: when the buffer is not empty, has no room, or cannot hold truncations; for HER's buffer.
     :raises DatasetError: when there are fewer transitions than environments.
     """
     n_envs, length = buffer.n_envs, len(dataset) // buffer.n_envs
     if buffer.size() > 0:
         raise ValueError(f"the replay buffer already holds {buffer.size() * n_envs} transitions: pass an empty one")
     if isinstance(buffer, HerReplayBuffer):
-        raise ValueError("HerReplayBuffer draws only from episodes that it was given step by step: pass keep_dataset=False")
+        raise ValueError("HerReplayBuffer samples only from episodes that were added step by step: pass keep_dataset=False")
     if not buffer.handle_timeout_termination:
         # With optimize_memory_usage SB3 insists on False.
         raise ValueError(

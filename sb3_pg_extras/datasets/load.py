@@ -1,4 +1,4 @@
-"""Loading a dataset from any source, and saving one: each format has its reader."""
+"""Loading a dataset from any source, and saving one. Each format has its reader."""
 
 import re
 import sys
@@ -40,7 +40,7 @@ FILE_LOADERS: dict[str, Loader] = {
     ".pkl": lambda path, _: load_replay_buffer(path),
     ".parquet": load_parquet,
 }
-# A folder is what the first of these says it is. Minari's may hold parquet files, so it is asked before.
+# The first that matches a folder loads it. Minari's folders may hold parquet files, so Minari comes before parquet.
 FOLDER_LOADERS: list[tuple[Callable[[Path], Any], Loader]] = [
     (is_minari_folder, lambda path, _: load_minari(path)),
     (is_imitation_folder, load_imitation),
@@ -64,7 +64,7 @@ def load_dataset(
     columns: Columns | None = None,
 ) -> OfflineDataset:
     """
-    Load a dataset from whatever holds it.
+    Load a dataset from any supported source.
 
     :param source: An :class:`OfflineDataset` (returned as it is), an SB3 ``ReplayBuffer``, a ``minari.MinariDataset``, a
         dict of arrays, a pandas DataFrame, the path of a file or a folder in one of the formats of ``docs/datasets.md``,
@@ -73,7 +73,7 @@ def load_dataset(
         HDF5, trajectories of ``imitation``, parquet files).
     :param verbose: 0 for no output, 1 for a progress bar (on stderr) on a load that takes more than two seconds.
     :param clip_actions: Whether real actions outside the bounds of the action space are clipped, with a warning that says
-        how many, instead of refused. Bounds that are only assumed, for want of an action space, are never clipped to.
+        how many, instead of refused. Actions are never clipped to bounds that are only assumed because no space is known.
     :param observation_keys: Which of several observations to keep; one gives a Box observation space, several a Dict.
     :param columns: For a CSV file or a DataFrame, which of its columns hold ``"observations"``, ``"actions"``,
         ``"rewards"``, ``"terminations"``, ``"truncations"``, and the ``"episode"``.
@@ -104,7 +104,7 @@ def _with_observations(dataset: OfflineDataset, keys: list[str]) -> OfflineDatas
 
 
 def _load(source: Any, action_space: spaces.Space | None, verbose: int, columns: Columns | None) -> OfflineDataset:
-    pandas = sys.modules.get("pandas")  # whoever has a DataFrame has imported it
+    pandas = sys.modules.get("pandas")  # a DataFrame's owner has imported it
     if pandas is not None and isinstance(source, pandas.DataFrame):
         return from_table(source, action_space, columns)
     if columns is not None:
@@ -117,7 +117,7 @@ def _load(source: Any, action_space: spaces.Space | None, verbose: int, columns:
         return from_replay_buffer(source)
     if isinstance(source, Mapping):
         return from_arrays(source, action_space)
-    minari = sys.modules.get("minari")  # whoever has made one of its datasets has imported it
+    minari = sys.modules.get("minari")  # a MinariDataset's owner has imported it
     if minari is not None and isinstance(source, minari.MinariDataset):
         with _progress(_stamp(Path(source.storage.data_path)), source.spec.dataset_id, verbose):
             return load_minari(source)
@@ -134,7 +134,7 @@ def _load(source: Any, action_space: spaces.Space | None, verbose: int, columns:
         with _progress(stamp, str(source), verbose):
             dataset = loader(path, action_space)
         _last_loaded.clear()
-        # Whoever takes the space from it and asks again, as algorithms without an environment do, gets the same.
+        # Algorithms without an environment take the space from the dataset and load it again with that.
         for space in (action_space, dataset.action_space):
             _last_loaded[file, str(space)] = dataset
     return dataset
@@ -145,10 +145,10 @@ def save_dataset(dataset: OfflineDataset, target: str | Path, *, compress: bool 
     Write a dataset to where :func:`load_dataset` reads it back exactly; it is written whole or not at all.
 
     :param dataset: The dataset.
-    :param target: The path of an ``.npz`` file, which is overwritten if there is one, or ``"minari:<id>"`` for where Minari
-        keeps its own.
-    :param compress: Of an ``.npz`` file: False for one that is larger, and from 1 GiB on is memory-mapped instead of read.
-    :param data_format: Minari's: ``"hdf5"`` or ``"arrow"``.
+    :param target: The path of an ``.npz`` file, which is overwritten if it exists, or ``"minari:<id>"`` for Minari's own
+        folder.
+    :param compress: For an ``.npz`` file: False makes a larger file, which from 1 GiB on is memory-mapped instead of read.
+    :param data_format: For Minari: ``"hdf5"`` or ``"arrow"``.
     :raises DatasetError: when the target is unknown, when an id of Minari is malformed or exists, or when the format cannot
         hold the data.
     :raises MissingPackageError: when Minari, or what it needs for the format, is not installed.
@@ -172,7 +172,7 @@ def bundled_dataset_for(env_id: str | None) -> str | None:
 
 def _path_and_loader(source: str) -> tuple[Path, Loader]:
     if source.startswith(SHARDED_PREFIX):
-        raise DatasetError(f"dataset={source!r}: never in memory as a whole. An algorithm's dataset= takes it")
+        raise DatasetError(f"dataset={source!r}: never in memory as a whole: pass it to an algorithm as dataset=")
     if source.startswith(MINARI_PREFIX):
         return minari_folder(source), lambda *_: load_minari(source)
     path = Path(source)
@@ -199,7 +199,7 @@ def _path_and_loader(source: str) -> tuple[Path, Loader]:
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:
-    """Changes whenever a file does, or one in the folder."""
+    """Changes whenever the file, or one in the folder, does."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files if file.exists())
 

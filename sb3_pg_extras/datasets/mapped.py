@@ -1,4 +1,4 @@
-"""Arrays that stay in their file: memory-mapped, read in parts, and let go again, so that little of them is resident."""
+"""Arrays that stay in their file: memory-mapped, read in parts and released, so that little of them is resident."""
 
 import mmap
 import struct
@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_pg_extras.datasets.progress import advance
 
-# Bytes of a part when all of an array is gone through.
+# Bytes of a part when a whole array is read.
 PART = 1 << 26
 # Bytes of a zip member's local header before its name (PKWARE's APPNOTE.TXT, 4.3.7).
 LOCAL_HEADER = struct.Struct("<26xHH")
@@ -43,8 +43,8 @@ def map_npz_member(path: str | Path, member: zipfile.ZipInfo) -> np.memmap:
 def stays_in_file(array: object) -> bool:
     """
     :param array: Anything.
-    :return: Whether it is an array whose numbers are all in a file. Copies of one have its class but lie in memory, and so
-        do changes to one that is mapped copy-on-write (``mmap_mode="c"``).
+    :return: Whether it is an array whose numbers are all in a file. A copy of one has its class but is in memory, and so are
+        changes to one that is mapped copy-on-write (``mmap_mode="c"``).
     """
     return isinstance(array, np.memmap) and _mapping(array) is not None and array.mode != "c"
 
@@ -52,7 +52,7 @@ def stays_in_file(array: object) -> bool:
 def parts(array: np.ndarray) -> Iterator[np.ndarray]:
     """
     :param array: Any array.
-    :return: The same in parts along its first axis: one if it is in memory; many, each let go after use, if it is mapped.
+    :return: The same in parts along its first axis: one if it is in memory; many, each released after use, if it is mapped.
     """
     if not isinstance(array, np.memmap):
         yield array
@@ -68,7 +68,7 @@ def take(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """
     :param array: Any array of N rows.
     :param rows: Row numbers, shape (B,).
-    :return: Those rows, in memory. Of a mapped array the disk is asked for all of them before the first is waited for.
+    :return: Those rows, in memory. For a mapped array, all of them are requested from the disk before the first is read.
     """
     if not isinstance(array, np.memmap):
         return array[rows]

@@ -24,7 +24,7 @@ def plot_dataset(dataset: Dataset, path: str | Path, title: str = "") -> None:
 
     :param dataset: The dataset.
     :param path: The PNG to write; it is written whole or not at all.
-    :param title: Stands above.
+    :param title: Title of the picture.
     :raises MissingPackageError: when Matplotlib is not installed.
     """
     # Without pyplot: the caller's Matplotlib is not touched, and no display is needed.
@@ -70,7 +70,7 @@ def _draw_actions(figure: Any, axes: Any, dataset: Dataset) -> None:
     else:
         counts = action_coverage(dataset)
         width = max(map(len, counts))
-        # Choices of fewer values end in blanks.
+        # Choices with fewer values are padded with blanks.
         shares = np.array([[*choice.values(), *[np.nan] * (width - len(choice))] for choice in counts]) / len(dataset)
         if len(shares) == 1:
             axes.bar(list(counts[0]), shares[0], color=COLOR, width=0.8)
@@ -99,7 +99,7 @@ def _draw_sheet(figure: Any, place: Any, images: np.ndarray, space: spaces.Space
     for row, cell in zip(rows, place.subgridspec(*SHEET, wspace=0.05, hspace=0.05), strict=False):
         image = images[row].transpose(1, 2, 0) if is_image_space_channels_first(space) else images[row]
         axes = figure.add_subplot(cell)
-        # Of stacked frames the newest.
+        # The newest of stacked frames.
         axes.imshow(image if image.shape[-1] == 3 else image[..., -1], cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         axes.set_title(f"row {row}", fontsize=6, pad=2)

@@ -1,7 +1,7 @@
 """
 The progress bar of a long load, in bytes of the file or folder.
 
-:func:`~sb3_pg_extras.datasets.load_dataset` opens it and the readers move it: the bar is found by context, not passed along.
+:func:`~sb3_pg_extras.datasets.load_dataset` opens it and the readers advance it, through a context variable.
 """
 
 import io
@@ -26,7 +26,7 @@ def progress_bar(name: str, n_bytes: int) -> Iterator[None]:
     Show a bar on stderr once the block has taken :data:`DELAY` seconds.
 
     :param name: What is loaded.
-    :param n_bytes: Its size, at which the bar is full. A reader that leaves parts out ends before: the bar is full then.
+    :param n_bytes: Its size, at which the bar is full. The bar is also full when a reader that skips parts is done.
     """
     with tqdm(desc=f"Loading {name}", total=n_bytes, unit="B", unit_scale=True, delay=DELAY) as bar:
         token = _bar.set(bar)
@@ -43,7 +43,7 @@ def advance(n_bytes: float) -> None:
     """
     bar = _bar.get()
     if bar is not None:
-        # A part that is read twice does not fill it twice.
+        # Parts that are read twice do not overfill it.
         bar.update(max(0, min(n_bytes, bar.total - bar.n)))
 
 
@@ -51,8 +51,8 @@ def track(items: Iterable[T], n_items: int, share: float = 1.0) -> Iterator[T]:
     """
     :param items: The parts of what is loaded, of about the same size.
     :param n_items: How many there are.
-    :param share: The share of the whole work that they are.
-    :return: The same; each moves the bar when the next one is asked for.
+    :param share: Their share of the whole work.
+    :return: The same; the bar advances with each.
     """
     bar = _bar.get()
     n_bytes = 0.0 if bar is None else share * bar.total / max(n_items, 1)
@@ -63,7 +63,7 @@ def track(items: Iterable[T], n_items: int, share: float = 1.0) -> Iterator[T]:
 
 class CountedFile:
     """
-    A file whose reading moves the bar.
+    A file whose reads advance the bar.
 
     :param file: The file, open for reading.
     """
@@ -72,7 +72,7 @@ class CountedFile:
         self._file = file
 
     def read(self, size: int = -1) -> bytes:
-        # In parts: all of a large array is asked for at once, and no more memory is taken than there are bytes.
+        # In parts, to advance the bar, and to take no more memory than the file has bytes, whatever size is asked for.
         data = io.BytesIO()
         while part := self._file.read(PART if size < 0 else min(PART, size - data.tell())):
             data.write(part)

@@ -14,11 +14,11 @@ MAX_INFLATION = 1100
 
 def warn_of_time_limits(what: str) -> None:
     """
-    :param what: What says that an episode ended, but not why.
+    :param what: The flag that says that an episode ended, but not why.
     """
     warnings.warn(
-        f"{what} does not say which episodes ended at a time limit: each end is taken for a terminal state, whose value is "
-        "0. If some are time limits, pass a dict of arrays with truncations instead"
+        f"{what} does not say which episodes ended at a time limit: each end is treated as a terminal state, with a value "
+        "of 0. If some are time limits, pass a dict of arrays with truncations instead"
     )
 
 
@@ -41,11 +41,11 @@ def naming(name: str, failed: str = " cannot be read", separator: str = " ") -> 
     """
     Turn whatever goes wrong in the block into one :class:`DatasetError` that names what is read.
 
-    A parser of foreign bytes can fail in more ways than can be listed, hence the broad ``except``.
+    A parser of untrusted bytes can fail in more ways than can be listed, hence the broad ``except``.
 
-    :param name: What is read: a file, or a part of one. A message that has it already stays as it is.
-    :param failed: What follows the name where the parser failed.
-    :param separator: What stands between the name and the message of a :class:`DatasetError`.
+    :param name: What is read: a file, or a part of one. A message that contains it already stays as it is.
+    :param failed: What the message says after the name if the parser failed.
+    :param separator: Between the name and the message of a :class:`DatasetError`.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Rows of episodes with one observation per step, as many files hold them -> OfflineDataset, with the next ones too."""
+"""Rows of episodes with one observation per step, as in many files -> OfflineDataset, with next observations."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from sb3_pg_extras.common.dicts import map_arrays, named_arrays
 from sb3_pg_extras.datasets.arrays import from_arrays
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, as_array
 
-# Rows moved at a time: what is copied on the way stays small next to the data.
+# Rows moved at a time: copies stay small next to the data.
 CHUNK = 1 << 16
 
 
@@ -23,14 +23,14 @@ def from_rows(
     episode has none:
 
     - After a terminal state nothing counts: the row stays, with its own observation as the next.
-    - Otherwise the row is dropped. The row before it is then the episode's last: ``episode_ends`` says so, its next
-      observation is the dropped row's own, a true one, and its value is bootstrapped like any other. Where the dropped
-      row was truncated, the row before it is marked truncated in its stead, so that the episode still counts as one that
-      reached its time limit; its return lacks the dropped reward. An episode of that single row vanishes.
+    - Otherwise the row is dropped. The row before it is then the episode's last, as ``episode_ends`` says. Its next
+      observation is the dropped row's, a real one, and its value is bootstrapped like any other. If the dropped row was
+      truncated, the row before it is marked truncated instead, so that the episode still counts as one that reached its
+      time limit; its return lacks the dropped reward. An episode of that single row disappears.
 
     :param fields: ``observations`` (an array or a dict of arrays), ``actions``, ``rewards``, ``terminations``,
-        ``truncations`` (bool), and ``next_observations`` where the file has them. The arrays are moved in place: they are
-        the dataset's from now on.
+        ``truncations`` (bool), and ``next_observations`` where the file has them. The arrays are changed in place and
+        become the dataset's.
     :param episode_ends: For each episode the row after its last one, increasing; each termination and truncation is one.
     :param action_space: The action space; None assumes ``[-1, 1]`` for floats and ``0 ... max`` for integers.
     :param env_id: Name of the environment, if known.
@@ -66,7 +66,7 @@ def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[d
         return _fill(rows, array, keep, ~terminations)
 
     next_observations = map_arrays(following, fields["observations"])
-    # To the front of the same memory.
+    # In place: kept rows move to the front.
     fields = {name: map_arrays(lambda array: _fill(array, array, keep), value) for name, value in fields.items()}
     # An episode without rows ends where the one before it does.
     ends = np.unique(ends - np.searchsorted(lost, last, side="right"))

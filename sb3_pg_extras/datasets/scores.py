@@ -1,4 +1,4 @@
-"""Normalised scores: what a return is worth between a random and an expert policy."""
+"""Normalised scores: returns on a scale from a random to an expert policy."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def normalized_score(source: Any, returns: Any) -> np.ndarray:
     """
     D4RL's normalised score, ``100 (R - R_random) / (R_expert - R_random)`` (Fu et al. 2020, arXiv:2004.07219, section 5).
 
-    :param source: An :class:`OfflineDataset`, whose own ``reference_scores`` count first; an environment; its id; or the
+    :param source: An :class:`OfflineDataset`, whose own ``reference_scores`` come first; an environment; its id; or the
         name of a D4RL dataset, such as ``"antmaze-umaze-v2"``.
     :param returns: Undiscounted episode returns, of any shape.
     :return: The scores, of the same shape: 0 for a random policy, 100 for an expert.
@@ -69,5 +69,5 @@ def normalized_score(source: Any, returns: Any) -> np.ndarray:
         scores = REFERENCE_SCORES[max(known, key=len)]
     random, expert = scores
     if random == expert:
-        raise ValueError(f"{name}: the random and the expert policy both score {random}: there is no scale")
+        raise ValueError(f"{name}: the random and the expert policy both score {random}: pass two different references")
     return 100.0 * (np.asarray(returns, dtype=np.float64) - random) / (expert - random)

@@ -1,4 +1,4 @@
-"""What is in a dataset, in numbers: what ``sb3-pg-extras inspect`` prints, and what its picture is made of."""
+"""What is in a dataset, in numbers: for the table and the picture of ``sb3-pg-extras inspect``."""
 
 from contextlib import suppress
 from typing import Any
@@ -16,7 +16,7 @@ Dataset = Any
 N_BINS = 10
 # An action this close to a bound, as a share of the space's width, is at it.
 AT_BOUND = 1e-4
-# A discrete choice of more values is listed without those that were never taken.
+# For a discrete choice with more values, those that were never taken are not listed.
 MAX_LISTED = 100
 # Columns that are printed in percent.
 SHARES = ("at bound", "bins used", "share")
@@ -36,7 +36,7 @@ def summary(dataset: Dataset) -> str:
 def facts(dataset: Dataset) -> dict[str, Any]:
     """
     :param dataset: The dataset.
-    :return: What it holds, by the names that are printed; the memory is that of the arrays.
+    :return: What it holds, by printed name; the memory is that of the arrays.
     """
     last = dataset.episode_ends - 1
     terminal, time_limit = dataset.terminations[last], dataset.truncations[last] & ~dataset.terminations[last]
@@ -88,7 +88,7 @@ def action_coverage(dataset: Dataset) -> list[dict[Any, Any]]:
     :return: For each dimension of a Box ``mean``, ``std``, ``min``, ``max``; ``at bound``, the share of actions at the lower
         or the upper bound (None where there is none); and ``bins used``, the share of ten equal bins between the bounds (or
         the extremes of the data) that hold an action. For each choice of a discrete space a dict from each possible value
-        (of more than a hundred, each taken one) to how often it was taken.
+        (if there are more than a hundred, each value taken) to how often it was taken.
     """
     columns = dataset.actions.reshape(len(dataset), -1).T
     space = dataset.action_space
@@ -135,7 +135,7 @@ def project(dataset: Dataset, max_points: int = 1500) -> tuple[np.ndarray, np.nd
         rows = np.sort(np.random.default_rng(0).choice(rows, max_points, replace=False))
     vectors = [array[rows].reshape(len(rows), -1) for array, space in _observations(dataset) if not is_image_space(space)]
     values = np.concatenate([*vectors, np.zeros((len(rows), 2))], axis=1).astype(np.float64)
-    # What never changes stays at zero; so do the two columns above, for data of fewer dimensions.
+    # Constant columns stay at zero; so do the two added above for data of fewer dimensions.
     values -= values.mean(axis=0)
     values /= np.where(values.std(axis=0) > 1e-12, values.std(axis=0), 1.0)
     _, scales, axes = np.linalg.svd(values, full_matrices=False)

@@ -5,7 +5,7 @@ They draw from PyTorch's generator, in the order that PyTorch's distributions do
 rounding.
 
 A policy class may say ``acts_in_numpy = True`` in its own body (it is not inherited). It then computes what SB3's
-``ActorCriticPolicy`` does, but for layer norms without parameters and, where it has a ``std_net``, the standard deviation
+``ActorCriticPolicy`` does, except for layer norms without parameters and, where it has a ``std_net``, the standard deviation
 ``softplus(std_net(latent)) + std_min``.
 """
 
@@ -159,6 +159,6 @@ def _is_vector(space: spaces.Space) -> bool:
 
 def _only_flattens(extractor: nn.Module) -> bool:
     if type(extractor) is CombinedExtractor:
-        # It has a CNN for what it is told is an image, even one of floats.
+        # It has a CNN for any space that looks like an image, even of floats.
         return all(type(part) is nn.Flatten for part in extractor.extractors.values())
     return type(extractor) is FlattenExtractor

@@ -1,8 +1,8 @@
 """
 Small networks in NumPy, with their gradients: at batch size one, PyTorch's overhead per call is most of a step's time.
 
-Everything here works in the memory of the policy's own tensors, so that saving, predicting and callbacks see an ordinary SB3
-model at all times.
+Everything here works in the memory of the policy's own tensors: saving, predicting and callbacks always see an ordinary SB3
+model.
 
 Letters in shapes: B states (one per environment), R rows of gradients (1 for their sum, or one per environment).
 """

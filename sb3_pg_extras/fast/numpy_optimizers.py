@@ -97,7 +97,7 @@ class NumpyAdam(NumpyOptimizer):
         np.multiply(direction, direction, out=scratch)
         scratch *= (1.0 - beta2) * scale * scale
         exp_avg_sq += scratch
-        # The corrections of both averages' bias, moved to the scalars.
+        # The bias corrections of both averages, applied to scalars.
         correction = math.sqrt(1.0 - beta2**step)
         np.sqrt(exp_avg_sq, out=scratch)
         scratch += group["eps"] * correction
@@ -118,8 +118,7 @@ class NumpyOptimizers:
 
     :param optimizers: Optimisers that ``NumpyOptimizer.applies_to`` accepts.
     :param rows: Rows R of gradients.
-    :param gradients_are_scratch: Whether a step may overwrite the gradients: the less memory, the more of it stays in the
-        cache.
+    :param gradients_are_scratch: Whether a step may overwrite the gradients: less memory fits the cache better.
     """
 
     def __init__(self, optimizers: Sequence[th.optim.Optimizer], rows: int, gradients_are_scratch: bool) -> None:

@@ -1,4 +1,4 @@
-"""A model of how the data were made: what BCQ and BEAR keep close to."""
+"""A model of the behaviour that generated the data: BCQ and BEAR stay close to it."""
 
 from typing import Any
 

@@ -20,11 +20,11 @@ from sb3_pg_extras.offline.normalization import CLIP, EPSILON, running_returns, 
 
 class OfflineReplayBufferSamples(NamedTuple):
     """
-    B transitions: SB3's ``ReplayBufferSamples``, and which rows of the dataset they are.
+    B transitions: SB3's ``ReplayBufferSamples``, with their rows in the dataset.
 
     ``observations`` and ``next_observations``, (B, ...) or dicts of those; ``actions``, (B, A), in [-1, 1]; ``dones``,
-    (B, 1), 1 only where s' is terminal; ``rewards``, (B, 1); ``discounts``, (B, 1), what the value of s' counts, None with
-    ``n_steps=1``, where that is gamma; ``indices``, (B,).
+    (B, 1), 1 only where s' is terminal; ``rewards``, (B, 1); ``discounts``, (B, 1), that of the value of s', or None with
+    ``n_steps=1``, where it is gamma; ``indices``, (B,).
     """
 
     observations: Any
@@ -66,11 +66,11 @@ class OfflineReplayBuffer(ReplayBuffer):
     :param action_space: The model's action space.
     :param device: PyTorch device of the batches.
     :param n_steps: Steps of the return: ``rewards`` are ``sum_{j<n} gamma^j r_{t+j}``, the next observation is that of the
-        last step, ``discounts`` what its value counts, as in SB3's ``NStepReplayBuffer``. An episode's end cuts it short.
+        last step, ``discounts`` that of its value, as in SB3's ``NStepReplayBuffer``. An episode's end cuts it short.
     :param gamma: Discount factor of the n-step return.
     :param normalize_rewards: Whether to divide by the standard deviation of the discounted return, as ``VecNormalize`` does;
         ``return_rms`` holds it.
-    :raises DatasetError: when the dataset's spaces differ from these.
+    :raises DatasetError: when the dataset's spaces differ from the model's.
     :raises ValueError: for ``n_steps`` below 1.
     """
 
@@ -89,7 +89,7 @@ class OfflineReplayBuffer(ReplayBuffer):
     ) -> None:
         if n_steps < 1:
             raise ValueError(f"n_steps={n_steps}: must be at least 1")
-        # Past ReplayBuffer.__init__: it would allocate arrays that the dataset already has.
+        # Not ReplayBuffer.__init__: it would allocate arrays that the dataset already has.
         BaseBuffer.__init__(self, len(dataset), observation_space, action_space, device, n_envs=1)
         self.full = True
         self.optimize_memory_usage = False
@@ -200,7 +200,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def whole_dataset(self) -> OfflineDataset:
         """
-        :return: The dataset, to be written or to be trained on elsewhere.
+        :return: The dataset, to write it or to train on it elsewhere.
         """
         return self.dataset
 
@@ -237,7 +237,7 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     @property
     def timeouts(self) -> np.ndarray:  # type: ignore[override]
-        """:return: 1 where it was truncated only, shape (N, 1)."""
+        """:return: 1 where it was only truncated, shape (N, 1)."""
         return _one_env((self.dataset.truncations & ~self.dataset.terminations).astype(np.float32))
 
 

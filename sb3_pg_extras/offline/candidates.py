@@ -1,4 +1,4 @@
-"""Policies that act by the best of several candidate actions: BCQ's and BEAR's."""
+"""Policies that take the best of several candidate actions: BCQ's and BEAR's."""
 
 from abc import abstractmethod
 from typing import Any
@@ -17,10 +17,10 @@ from sb3_pg_extras.offline.policies import FinitePolicy, critic_inputs
 
 class CandidatePolicy(FinitePolicy):
     """
-    A policy with a behaviour VAE. It acts by the candidate that its first critic values most; ``deterministic=True`` makes
-    candidates of noise that is fixed when the policy is made and saved with it.
+    A policy with a behaviour VAE. It takes the candidate that its first critic values most; ``deterministic=True`` draws
+    the candidates from noise that is fixed when the policy is made, and saved with it.
 
-    It stands before a policy of SB3, whose constructor makes the other networks.
+    In a class statement it comes before a policy of SB3, whose constructor makes the other networks.
 
     :param observation_space: Observation space.
     :param action_space: Action space.
@@ -29,7 +29,7 @@ class CandidatePolicy(FinitePolicy):
     :param vae_latent_dim: Latent dimensions of the VAE, twice the action dimensions by default.
     :param n_action_samples: Candidate actions when acting.
     :param optimizer_class: The optimiser of all networks.
-    :param optimizer_kwargs: Its arguments but for the learning rate; ``fused=True`` for Adam by default, which is faster.
+    :param optimizer_kwargs: Its arguments except the learning rate; ``fused=True`` for Adam by default, which is faster.
     :param kwargs: As in the policy of SB3.
     """
 
@@ -73,7 +73,7 @@ class CandidatePolicy(FinitePolicy):
         self.register_buffer("candidate_noise", th.randn(1, n_action_samples, self._noise_dim(), device=self.device))
 
     def _noise_dim(self) -> int:
-        """:return: Dimensions of the noise that a candidate is made of, those of the VAE's latent."""
+        """:return: Dimensions of the noise behind a candidate, by default those of the VAE's latent."""
         return self.behavior_vae.latent_dim
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class CandidatePolicy(FinitePolicy):
         n_states = arrays_of(observation)[0].shape[0]
         if not deterministic:
             return self._best(observation, th.randn(n_states, *self.candidate_noise.shape[1:], device=self.device))
-        # Rounding depends on batch size, processor and runtime: it must not choose between candidates of nearly equal value.
+        # Rounding depends on batch size, processor and runtime: it must not decide between candidates of nearly equal value.
         with DoublePrecision():
             action = self._best(observation, self.candidate_noise.expand(n_states, -1, -1))
         return action.float()
@@ -105,7 +105,7 @@ class CandidatePolicy(FinitePolicy):
         """:return: Of the candidates of each state the one that the first critic values most, (B, A)."""
         actions = self.candidates(obs, noise)
         values = self.critic.q_networks[0](critic_inputs(self.critic, obs, actions))
-        # Not take_along_dim, which has no ONNX form.
+        # Not take_along_dim, which ONNX lacks.
         return actions.gather(1, values.argmax(dim=1, keepdim=True).expand(-1, -1, actions.shape[2])).squeeze(1)
 
     def set_training_mode(self, mode: bool) -> None:

@@ -1,4 +1,4 @@
-"""Networks in double precision without a second copy of their weights, for decisions that rounding would take."""
+"""Networks in double precision without a second copy of their weights, for choices that rounding would decide."""
 
 from typing import Any
 

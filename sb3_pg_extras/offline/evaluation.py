@@ -1,4 +1,4 @@
-"""How good a policy is, judged from a dataset: fitted Q evaluation (Le et al. 2019, arXiv:1903.08738) and cheaper signs."""
+"""How good a policy is, from a dataset: fitted Q evaluation (Le et al. 2019, arXiv:1903.08738) and cheaper figures."""
 
 import pathlib
 from typing import Any, ClassVar, NamedTuple
@@ -26,7 +26,7 @@ from sb3_pg_extras.datasets.layout import check_spaces, scale_actions
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.policies import descend, q_values, set_observation_statistics
 
-# Observations that a policy acts on at a time.
+# Observations per call of a policy.
 CHUNK = 4096
 # Rows of the held-out data behind the cheaper figures.
 MAX_ROWS = 10_000
@@ -84,7 +84,7 @@ class FQEPolicy(BasePolicy):
         return self.q_network(th.cat([features, encoded.flatten(start_dim=1)], dim=1)).float()
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        raise NotImplementedError("FQE judges a policy, it is none")
+        raise NotImplementedError("FQE evaluates a policy and has none of its own: call predict() of the policy instead")
 
 
 def fqe_target(rewards: th.Tensor, terminations: th.Tensor, next_q_values: th.Tensor, gamma: float) -> th.Tensor:
@@ -104,20 +104,20 @@ def fqe_target(rewards: th.Tensor, terminations: th.Tensor, next_q_values: th.Te
 
 class FQE(OfflineAlgorithm):
     """
-    Fitted Q evaluation: the Q function of a fixed policy, learnt from a dataset, and by it the value that the policy would
-    reach from the dataset's initial states, discounted. No environment is needed.
+    Fitted Q evaluation: the Q function of a fixed policy, learnt from a dataset, and with it the policy's discounted value
+    at the dataset's initial states. No environment is needed.
 
-    :param policy: What to judge: a model, or a policy, of SB3 or of this package: whatever has ``predict``. A model with a
-        ``VecNormalize`` environment sees observations as that normalises them.
-    :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, best one that the policy was not trained on.
+    :param policy: What to evaluate: a model or policy of SB3 or of this package, anything with ``predict``. For a model with
+        a ``VecNormalize`` environment, observations are normalised by it.
+    :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, preferably one that the policy was not trained on.
     :param env: Not needed: the spaces are the dataset's.
     :param learning_rate: Learning rate, a number or a function of the remaining progress (from 1 to 0).
     :param batch_size: Transitions per gradient step.
     :param gamma: Discount factor.
-    :param tau: What the target network takes over at each update, 1 for a copy.
+    :param tau: Polyak coefficient of the target network's updates, 1 for a copy.
     :param target_update_interval: Gradient steps between two updates of the target network.
-    :param deterministic: Whether to judge the policy as ``predict(deterministic=True)`` acts. Its actions are then computed
-        once for the whole dataset.
+    :param deterministic: Whether to evaluate the policy as ``predict(deterministic=True)`` acts. Its actions are then
+        computed once for the whole dataset.
     :param normalize_observations: Whether the network normalises vectors with the dataset's mean and standard deviation.
     :param policy_kwargs: Arguments of :class:`FQEPolicy`: ``net_arch``, ...
     :param verbose: 0 for no output, 1 for info messages.
@@ -162,7 +162,7 @@ class FQE(OfflineAlgorithm):
             seed=seed,
             device=device,
         )
-        # A loaded FQE is given its policy again: FQE.load(path, evaluated=policy, dataset=dataset).
+        # It is not saved: FQE.load(path, evaluated=policy, dataset=dataset).
         self.evaluated = None if isinstance(policy, type) else policy
         self.tau = tau
         self.target_update_interval = target_update_interval
@@ -186,7 +186,7 @@ class FQE(OfflineAlgorithm):
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """
-        Judge the policy by this dataset from now on.
+        Evaluate the policy on this dataset from now on.
 
         :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes.
         :raises DatasetError: when it cannot be used, its spaces are not the policy's, or no episode in it ends.
@@ -211,7 +211,7 @@ class FQE(OfflineAlgorithm):
     def actions_at(self, observations: Any) -> th.Tensor:
         """
         :param observations: As the environment gives them, (N, ...) or a dict of such arrays.
-        :return: The judged policy's actions there, as the replay buffer holds them, (N, A).
+        :return: The evaluated policy's actions there, as the replay buffer holds them, (N, A).
         """
         return th.as_tensor(actions_of(self.evaluated, observations, self.action_space, self.deterministic)).to(self.device)
 
@@ -263,9 +263,9 @@ class FQE(OfflineAlgorithm):
 
     def value(self, confidence: float = 0.95) -> Value:
         """
-        :param confidence: Of the interval.
-        :return: The mean of the initial states' values, with a bootstrap interval over episodes. It does not hold the error
-            of the learnt Q function.
+        :param confidence: Confidence level of the interval, between 0 and 1.
+        :return: The mean of the initial states' values, with a bootstrap interval over episodes. It does not include the
+            error of the learnt Q function.
         """
         values = self.initial_values()
         mean = float(values.mean())
@@ -283,7 +283,7 @@ class FQE(OfflineAlgorithm):
 
 def check_episodes_end(dataset: OfflineDataset) -> None:
     """
-    :param dataset: What a policy is to be judged by.
+    :param dataset: What a policy is to be evaluated on.
     :raises DatasetError: when nothing in it ends.
     """
     if not (dataset.terminations.any() or dataset.truncations.any()):
@@ -306,8 +306,8 @@ def judge(
     :param dataset: The held-out data, whatever :func:`sb3_pg_extras.load_dataset` takes.
     :param n_steps: Gradient steps of :class:`FQE`.
     :param seed: Seed of its random numbers. PyTorch's global ones are left as they are.
-    :param progress: What a progress bar, which an evaluation of more than two seconds shows, is called; None for no bar.
-    :param fqe_kwargs: More of its arguments; discount factor and device are the model's by default.
+    :param progress: Label of the progress bar that appears after two seconds; None for no bar.
+    :param fqe_kwargs: Other arguments of ``FQE``; discount factor and device are the model's by default.
     :return: The model's value, and its :func:`offline_figures`.
     :raises DatasetError: when the dataset cannot be used.
     """
@@ -337,13 +337,13 @@ def actions_of(policy: Any, observations: Any, action_space: spaces.Space, deter
 
 def offline_figures(model: BaseAlgorithm, fqe: FQE) -> dict[str, float]:
     """
-    Cheap signs of what a policy is worth, on at most 10,000 rows of the dataset that ``fqe`` learnt from.
+    Cheap figures on how good a policy is, on at most 10,000 rows of the dataset that ``fqe`` learnt from.
 
     :param model: The model.
     :param fqe: Its evaluation.
     :return: ``advantage``, mean ``Q(s, pi(s)) - Q(s, a)`` by ``fqe``; ``action_error``, mean squared difference of the
-        policy's actions from the data's, scaled; where the model has what it takes, ``log_likelihood`` of the data's
-        actions, and ``td_error``, the mean squared TD error of the model's own critics.
+        policy's actions from the data's, scaled; for a stochastic policy, ``log_likelihood`` of the data's actions; for a
+        model with critics, ``td_error``, their mean squared TD error.
     """
     data, buffer = fqe._data(), fqe.replay_buffer
     assert buffer is not None
@@ -384,17 +384,17 @@ def _normalized(policy: Any, observations: Any) -> Any:
 
 class FQECallback(BaseCallback):
     """
-    Judges the model every so many steps from a held-out dataset, as SB3's ``EvalCallback`` does in an environment: logs
-    ``offline/value`` and :func:`offline_figures`, and keeps the best model.
+    Evaluates the model every ``eval_freq`` steps on a held-out dataset, as SB3's ``EvalCallback`` does in an environment:
+    logs ``offline/value`` and :func:`offline_figures`, and keeps the best model.
 
     :param dataset: The held-out data, whatever :func:`sb3_pg_extras.load_dataset` takes.
     :param eval_freq: Calls between two evaluations.
     :param n_steps: Gradient steps of each evaluation.
     :param best_model_save_path: Folder for ``best_model.zip``, the one with the highest value; None keeps none.
     :param log_path: Folder for ``offline_evaluations.npz``: ``timesteps``, ``value``, ``low``, ``high`` and the figures.
-    :param seed: Seed of each evaluation. Training's own random numbers are left as they are.
+    :param seed: Seed of each evaluation. Training's own random numbers are not touched.
     :param verbose: 1 to print each value.
-    :param progress_bar: Whether each evaluation shows one; SB3's own, of ``learn(progress_bar=True)``, does not go with it.
+    :param progress_bar: Whether each evaluation shows one; not together with ``learn(progress_bar=True)``.
     :param fqe_kwargs: Arguments of :class:`FQE`: ``gamma``, ``policy_kwargs``, ...
     """
 
@@ -418,7 +418,7 @@ class FQECallback(BaseCallback):
         self.evaluations: list[dict[str, float]] = []
 
     def _init_callback(self) -> None:
-        # What is wrong with the dataset is said before any time is spent.
+        # A dataset that cannot be used is an error before training, not at the first evaluation.
         with th.random.fork_rng():
             FQE(self.model, self.dataset, **self.fqe_kwargs)
 

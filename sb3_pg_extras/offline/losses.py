@@ -37,7 +37,7 @@ def mixed_target_q_values(
     :param rewards: shape (B, 1).
     :param terminations: 1 where s' is terminal, shape (B, 1).
     :param next_q_values: Target critics at s' for n sampled actions, shape (C, B, n).
-    :param gamma: Discount factor, or one for each transition, shape (B, 1), where rewards are those of several steps.
+    :param gamma: Discount factor, or for n-step returns one for each transition, shape (B, 1).
     :param mixture: Weight of the minimum over critics.
     :return: shape (B, 1).
     """

@@ -18,13 +18,13 @@ EPSILON, CLIP = 1e-8, 10.0
 
 def set_moments(rms: RunningMeanStd, values: np.ndarray) -> RunningMeanStd:
     """
-    :param rms: Gets the values' mean and variance over the first axis, and their number.
+    :param rms: Set to the values' mean and variance over the first axis, and their number.
     :param values: shape (N, ...).
     :return: The same ``rms``.
     """
     count, mean, squares = 0, np.zeros(values.shape[1:]), np.zeros(values.shape[1:])
     for part in parts(values):
-        # Two parts' squared deviations add up, and those of their means (Chan et al. 1979).
+        # Squared deviations of two parts and of their means add up (Chan et al. 1979).
         part_mean = part.mean(axis=0, dtype=np.float64)
         distance, total = part_mean - mean, count + len(part)
         squares = squares + part.var(axis=0, dtype=np.float64) * len(part) + distance**2 * count * len(part) / total
@@ -70,7 +70,7 @@ def check_normalized_once(env: VecNormalize, normalize_observations: bool, norma
     :param normalize_observations: Whether the networks normalise observations.
     :param normalize_rewards: Whether the replay buffer normalises rewards.
     :param n_steps: Steps of the return.
-    :raises ValueError: when both normalise the same, or the wrapper single rewards of an n-step return.
+    :raises ValueError: when both normalise the same quantity, or the wrapper the single rewards of n-step returns.
     """
     for name, ours, theirs in (
         ("observations", normalize_observations, env.norm_obs),

@@ -33,7 +33,7 @@ from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, che
 
 SelfOfflineAlgorithm = TypeVar("SelfOfflineAlgorithm", bound="OfflineAlgorithm")
 
-# Gradient steps between two looks at whether everything is still finite.
+# Gradient steps between two checks that everything is still finite.
 CHECK_EVERY = 100
 REPLAY_BUFFER_KWARGS = {"normalize_rewards", "max_bytes"}
 EXTRACTOR_KWARGS = ("features_extractor_class", "features_extractor_kwargs")
@@ -43,9 +43,9 @@ class OfflineAlgorithm(CheckedAlgorithm):
     """
     Base class of algorithms that learn from a fixed dataset and never step the environment.
 
-    An algorithm is a policy class, :meth:`_setup_model`, which makes its optimisers known by :meth:`_add_optimizer`, and
+    An algorithm is a policy class, :meth:`_setup_model`, which registers its optimisers with :meth:`_add_optimizer`, and
     :meth:`_update`, one gradient step. Batches, the random generator, learning rates, training mode, autocast, the log,
-    saving and going on are done here.
+    saving and resuming are done here.
 
     :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
     :param env: The environment that the policy is for: an id, an Env, a VecEnv, or None with a dataset. It gives the
@@ -126,19 +126,19 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self.replay_buffer_kwargs = replay_buffer_kwargs or {}
         self.dataset: DatasetSource | None = dataset
         self.replay_buffer = None
-        # Type of the device, state and seed of the generator, as they were saved.
+        # As saved: the device's type, the generator's state, the seed.
         self._generator_state: tuple[Any, ...] | None = None
-        # Path of a sharded dataset, and how far it had been read, as they were saved.
+        # As saved: the path of a sharded dataset, and how far it had been read.
         self._sharded_position: tuple[str, dict[str, Any] | None] = ("", None)
         self._saved_buffer = SavedBuffer()
-        # Sum and number of each logged quantity since the last line of the log; sums are tensors: nothing waits for them.
+        # Sum and count of each logged quantity since the last log; sums are tensors, so that no step waits for the device.
         self._sums: dict[str, tuple[Any, int]] = {}
 
     def _start(self) -> None:
         """Read the dataset and build the networks, once the subclass has set its arguments."""
         self._check_arguments()
         self._check_device()
-        # Before the networks: reading takes memory for a moment, their optimisers for good.
+        # Before the networks: reading needs memory for a moment, optimisers keep theirs.
         if self.dataset is not None:
             self.set_dataset(self.dataset)
         self._setup_model()
@@ -158,12 +158,12 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self._check_numbers({"gamma": (0, 1)})
 
     def _check_device(self) -> None:
-        """What a model needs to learn, but not to be loaded and to act."""
+        """Only learning needs this: a model can be loaded and act without."""
         if self.precision == "bf16" and not has_bf16(self.device):
             raise ValueError('precision="bf16": this processor has no bfloat16 arithmetic, use "fp32"')
 
     def _setup_model(self) -> None:
-        """Build the networks. Subclasses go on with their optimisers."""
+        """Build the networks. Subclasses add their optimisers."""
         self._check_arguments()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
@@ -175,13 +175,13 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self._optimizers: list[tuple[th.optim.Optimizer, Schedule]] = []
         self._largest_matrix = max((parameter.numel() for parameter in self.policy.parameters()), default=0)
         if self._generator_state is not None:
-            # A loaded model goes on where it stopped, unless load() was given another seed.
+            # A loaded model resumes where it stopped, unless load() was given another seed.
             device_type, state, seed = self._generator_state
             if device_type == self.device.type and seed == self.seed:
                 self.generator.set_state(state)
 
     def _full_policy_kwargs(self) -> dict[str, Any]:
-        """:return: ``policy_kwargs``, which stay what the user gave, and what follows from other arguments."""
+        """:return: The user's ``policy_kwargs``, which are not changed, and what follows from other arguments."""
         kwargs = self.policy_kwargs
         if isinstance(self.observation_space, spaces.Dict) and any("." in key for key in self.observation_space.spaces):
             kwargs = {"features_extractor_class": CombinedExtractor, **kwargs}
@@ -200,11 +200,11 @@ class OfflineAlgorithm(CheckedAlgorithm):
     @abstractmethod
     def _update(self, batch: OfflineReplayBufferSamples, step: Any) -> dict[str, th.Tensor]:
         """
-        One gradient step: all losses, and what descends them.
+        One gradient step: compute all losses and descend them.
 
         :param batch: The transitions.
-        :param step: What :meth:`_kind_of_step` says of this step.
-        :return: Losses and other figures for the log, scalars on the device, detached.
+        :param step: What :meth:`_kind_of_step` returned for this step.
+        :return: Losses and other figures for the log: detached scalars on the device.
         """
 
     def _kind_of_step(self) -> Any:
@@ -240,7 +240,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         :param seed: The seed; None leaves the global generators as they are.
         """
         super().set_random_seed(seed)
-        # Training draws from a generator of its own: what runs in between (evaluations, other models) changes nothing.
+        # Training has its own generator: what else draws meanwhile (evaluations, other models) changes nothing.
         if not hasattr(self, "generator"):
             self.generator = th.Generator(device=self.device)
         self.generator.manual_seed(int(th.randint(2**31, (1,))))
@@ -333,7 +333,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
 
         :param total_timesteps: Gradient steps to take, 100,000 by default.
         :param callback: Callback(s), called once after every gradient step.
-        :param log_interval: Gradient steps between two lines of the log, None for none.
+        :param log_interval: Gradient steps between two logs, None for no log.
         :param tb_log_name: Name of the run in the TensorBoard log, the algorithm's by default.
         :param reset_num_timesteps: Whether to count gradient steps from 0 again.
         :param progress_bar: Whether to show a progress bar.
@@ -428,8 +428,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
         """
         Save the dataset as a pickled replay buffer of SB3's own, which its off-policy algorithms load and go on filling.
 
-        It does not change: saved again, as by ``CheckpointCallback(save_replay_buffer=True)``, it is a link to the last
-        file.
+        The dataset does not change: when it is saved again, as by ``CheckpointCallback(save_replay_buffer=True)``, the new
+        file is a hard link to the last one.
 
         :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object. A file is written whole or
             not at all.
@@ -444,7 +444,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         Learn from a pickled replay buffer from now on: the same as :meth:`set_dataset`.
 
         :param path: Path of the file.
-        :param truncate_last_traj: Accepted as in SB3; there is no unfinished trajectory to go on with.
+        :param truncate_last_traj: Ignored, as there is no unfinished trajectory to continue.
         """
         del truncate_last_traj
         self.set_dataset(path)

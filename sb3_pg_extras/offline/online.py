@@ -17,7 +17,7 @@ from sb3_pg_extras.offline.sources import DatasetEnv
 
 OnlineAlgorithm = TypeVar("OnlineAlgorithm", bound=OffPolicyAlgorithm)
 
-# Arguments of policies that leave the networks what they are.
+# Arguments of policies that do not change the networks.
 OPTIMIZER_KWARGS = {"optimizer_class", "optimizer_kwargs"}
 # SB3's own default. Nothing is used until it is filled.
 DEFAULT_BUFFER_SIZE = 1_000_000
@@ -39,8 +39,8 @@ def go_online(
     :param networks: Arguments of that policy.
     :param env: The environment; None for the model's own.
     :param keep_dataset: Whether the model's dataset is put into the replay buffer. ``learning_starts`` is then 0 by default,
-        and ``buffer_size`` (1,000,000 by default) is the room beside the dataset.
-    :param kwargs: Arguments of the algorithm, besides or instead of :func:`shared_arguments`.
+        and ``buffer_size`` (1,000,000 by default) is the room for new transitions.
+    :param kwargs: Arguments of the algorithm, which take precedence over :func:`shared_arguments`.
     :return: The online model, with the offline one's weights.
     :raises ValueError: when ``env`` is missing or does not fit, when there is no dataset to keep, or for arguments that
         would change the networks.
@@ -52,7 +52,7 @@ def go_online(
         vec_env = _with_normalized_rewards(model, vec_env)
     dataset = _dataset_of(model) if keep_dataset else None
     if dataset is not None:
-        # There is something to learn from at once, and no need to act at random.
+        # The dataset replaces the random steps at the start.
         kwargs = {"learning_starts": 0} | kwargs
         steps = -(-len(dataset) // vec_env.num_envs) + kwargs.pop("buffer_size", DEFAULT_BUFFER_SIZE) // vec_env.num_envs
         kwargs["buffer_size"] = steps * vec_env.num_envs
@@ -76,10 +76,10 @@ def shared_arguments(model: Any) -> dict[str, Any]:
 
 def checked_policy_kwargs(policy_kwargs: dict[str, Any] | None, changeable: set[str]) -> dict[str, Any]:
     """
-    :param policy_kwargs: What the user wants of a policy whose networks exist.
-    :param changeable: What can still be set.
-    :return: The same, not None.
-    :raises ValueError: for anything else.
+    :param policy_kwargs: The user's arguments for a policy whose networks exist already.
+    :param changeable: The arguments that can still be set.
+    :return: The same, as a dict.
+    :raises ValueError: for any other argument.
     """
     for name, value in (policy_kwargs or {}).items():
         if name not in changeable:
@@ -96,7 +96,7 @@ def _dataset_of(model: Any) -> OfflineDataset:
             "pass dataset= to load(), call set_dataset(), or pass keep_dataset=False"
         )
     dataset = load_dataset(model.dataset, model.action_space)
-    # Where only its path came with the model, the file may have changed.
+    # If only its path was saved with the model, the file may have changed.
     check_spaces(dataset, model.observation_space, model.action_space)
     return dataset
 
@@ -129,7 +129,7 @@ def _online_env(model: Any, env: GymEnv | str | None) -> VecEnv:
 
 
 def _with_normalized_rewards(model: Any, env: VecEnv) -> VecEnv:
-    """The critics are worth what the buffer's normalised rewards sum up to: they get the same from ``VecNormalize``."""
+    """The critics were trained on the buffer's normalised rewards: ``VecNormalize`` scales new rewards in the same way."""
     if model.replay_buffer is None:
         model.set_dataset(_dataset_of(model))
     normalized = unwrap_vec_normalize(env)
@@ -140,7 +140,7 @@ def _with_normalized_rewards(model: Any, env: VecEnv) -> VecEnv:
 
 
 def _images(space: spaces.Space) -> list[bool]:
-    """Which observations a network reads as images: those of the same shape may be vectors to it."""
+    """Which observations a network treats as images: arrays of the same shape may be plain numbers to it."""
     return [is_image_space(part) for part in (space.spaces.values() if isinstance(space, spaces.Dict) else [space])]
 
 

@@ -43,7 +43,7 @@ class FinitePolicy(WholePolicy):
 
 class CombinedExtractor(SB3CombinedExtractor):
     """
-    SB3's, for keys that hold dots as well (``observation.state.joints``), which no module of PyTorch may have in its name.
+    SB3's, also for keys with dots (``observation.state.joints``), which PyTorch does not allow in module names.
 
     :param observation_space: A Dict space.
     :param kwargs: As in SB3.
@@ -68,13 +68,13 @@ def _module_name(key: str) -> str:
 
 class NormalizedExtractor(BaseFeaturesExtractor):
     """
-    Normalises vectors as SB3's ``VecNormalize`` does, then extracts features as another extractor would.
+    Normalises vectors as SB3's ``VecNormalize`` does, then passes them to another extractor.
 
-    Being part of each network, it normalises for ``predict``, for a call of the policy, and for an exported one alike.
-    Mean and standard deviation are buffers, saved with the network; until :func:`set_observation_statistics` sets them,
-    observations pass unchanged.
+    It is part of each network, so ``predict``, calls of the policy and exported policies all normalise. Mean and standard
+    deviation are buffers, saved with the network; until :func:`set_observation_statistics` sets them, observations pass
+    unchanged.
 
-    :param observation_space: Observation space: a vector, or a Dict, whose vectors are normalised and the rest is not.
+    :param observation_space: Observation space: a vector, or a Dict, of which only the vectors are normalised.
     :param features_extractor_class: The other extractor; ``CombinedExtractor`` for a Dict and ``FlattenExtractor`` for a
         vector by default.
     :param features_extractor_kwargs: Its arguments.
@@ -96,7 +96,7 @@ class NormalizedExtractor(BaseFeaturesExtractor):
             raise ValueError(
                 f"normalize_observations=True needs vectors, not {observation_space}: wrap the environment in VecNormalize"
             )
-        # By number: a key may hold a dot, which the name of a module may not.
+        # By number: a key may contain a dot, a module's name may not.
         self.normalizers = nn.ModuleList(_Normalizer(_parts(observation_space)[key].shape or ()) for key in self.keys)
 
     def forward(self, observations: PyTorchObs) -> th.Tensor:
@@ -183,18 +183,18 @@ def descend(optimizer: th.optim.Optimizer, loss: th.Tensor, parameters: list[nn.
 
     :param optimizer: The optimiser.
     :param loss: scalar.
-    :param parameters: What to take the gradient of, where other networks were only a means; None for all.
+    :param parameters: What to differentiate with respect to, if the loss also involves other networks; None for all.
     """
     optimizer.zero_grad()
     loss.backward(inputs=parameters)
     optimizer.step()
-    # autocast keeps its bfloat16 copies of weights for as long as it is entered: these are not the weights any more.
+    # autocast caches bfloat16 copies of the weights, which are now outdated.
     th.clear_autocast_cache()
 
 
 def update_target(network: nn.Module, target: nn.Module, tau: float) -> None:
     """
-    ``target <- tau network + (1 - tau) target``; running statistics of batch normalisation are copied (SB3 issue 996).
+    ``target <- tau network + (1 - tau) target``; running statistics of batch normalisation are copied, as in SB3.
 
     :param network: The network that learns.
     :param target: The network that follows it.
@@ -208,8 +208,8 @@ def update_target(network: nn.Module, target: nn.Module, tau: float) -> None:
 @contextmanager
 def seeded_dropout(policy: nn.Module, generator: th.Generator) -> Iterator[None]:
     """
-    Dropout draws from PyTorch's global generator: where there is any, seed that from training's own meanwhile, so that a
-    run can be repeated and gone on with whatever else draws.
+    Dropout draws from PyTorch's global generator. In this block it is seeded from training's own if there is any dropout, so
+    that a run can be repeated and resumed, whatever else draws.
 
     :param policy: The networks.
     :param generator: Training's generator.

@@ -5,8 +5,8 @@ from stable_baselines3.common.callbacks import ProgressBarCallback, tqdm
 
 class GradientStepProgressBar(ProgressBarCallback):
     """
-    SB3's bar counts one step per environment; one gradient step is one timestep, however many there are. It is drawn twice
-    a second instead of ten times: drawing it took a fiftieth of the processor.
+    SB3's bar counts one step per environment; this one counts gradient steps. It is drawn twice a second instead of ten
+    times, which took 2% of the processor's time.
     """
 
     def _on_training_start(self) -> None:

@@ -15,7 +15,7 @@ from sb3_pg_extras.datasets.layout import to_replay_buffer
 
 
 class SavedBuffer:
-    """Writes one dataset, which does not change, as often as it is asked to: from the second time on it is a link."""
+    """Writes a dataset, which does not change, once; later files are hard links to the first."""
 
     def __init__(self) -> None:
         self.path: pathlib.Path | None = None

@@ -25,7 +25,7 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
     :param device: PyTorch device of the transitions and the batches.
     :param seed: Seed of the order of the parts.
     :param max_bytes: Bytes of transitions to hold.
-    :param position: What :meth:`position` gave, to go on from there.
+    :param position: What :meth:`position` returned, to resume from there.
     :param kwargs: ``n_steps``, ``gamma`` and ``normalize_rewards`` of :class:`OfflineReplayBuffer`; statistics are those of
         the first part.
     """
@@ -51,19 +51,19 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
         self._indices = shards.indices(self._seed)
         example = self._gather(self.columns, th.zeros(1, dtype=th.int64, device=self.device))
         row_bytes = sum(tensor.nbytes for tensor in _tensors(example))
-        # One row more than there are: a dataset that fits leaves it empty, is never full, and stays.
+        # One row more than there are: a buffer that holds the whole dataset is never full, and keeps it.
         n_rows = max(len(shards.first), min(len(shards) + 1, max_bytes // row_bytes))
         fields = [map_arrays(lambda t: t.new_empty((n_rows, *t.shape[1:])), v) for v in example[:-1] if v is not None]
         self.columns = Columns(*fields, *[None] * (7 - len(fields)))
         self.pos, self.buffer_size, self.full = 0, n_rows, False
-        # Transitions in the part that came last, and those drawn since.
+        # Transitions in the newest part, and those drawn since.
         self._n_newest = self._n_drawn = 0
-        # Parts that came so far, and of those that are still held where in this order, and in the buffer, each began.
+        # Parts so far; of each that is still held: its number in this order, its first row in the buffer, its rows.
         self._n_parts = 0
         self._parts_held: list[tuple[int, int, int]] = []
         if position is not None:
             self._go_to(position)
-        # What is read ahead meanwhile, by one thread.
+        # One thread reads ahead.
         self._reader = ThreadPoolExecutor(1)
         self._next_part = self._reader.submit(self._read_next)
         for _ in range(shards.n_parts if position is None else 0):
@@ -82,14 +82,14 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
         """As :meth:`OfflineReplayBuffer.get`; rows are numbered as they are held now."""
         batch = super().get(indices, env)
         self._n_drawn += len(indices)
-        # Where all of the data is held, the buffer is never full, and nothing new comes.
+        # A buffer that holds the whole dataset is never full, and nothing new comes.
         while self.full and self._n_drawn >= self._n_newest:
             self._n_drawn -= self._n_newest
             self._take_in()
         return batch
 
     def position(self) -> dict[str, Any]:
-        """:return: Which transitions are held, and which come next: what a saved model needs to go on."""
+        """:return: Which transitions are held, and which come next: what a saved model needs to resume."""
         names = ("pos", "full", "_n_newest", "_n_drawn", "_n_parts", "_parts_held")
         return {"seed": self._seed} | {name: getattr(self, name) for name in names}
 
@@ -124,7 +124,7 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
         self._parts_held.append((self._n_parts, self.pos, n_rows))
         self._n_parts += 1
         while sum(n for _, _, n in self._parts_held[1:]) >= self.buffer_size:
-            del self._parts_held[0]  # all of it was overwritten
+            del self._parts_held[0]  # fully overwritten
         self.full = self.full or self.pos + n_rows >= self.buffer_size
         self.pos = (self.pos + n_rows) % self.buffer_size
         self._n_newest = n_rows

@@ -1,4 +1,4 @@
-"""Where an offline algorithm's transitions come from, and what stands for an environment where there is none."""
+"""Where an offline algorithm's transitions come from, and what stands in for a missing environment."""
 
 import warnings
 from typing import Any
@@ -60,7 +60,7 @@ def check_supported(observation_space: spaces.Space | None, action_space: spaces
     """
     :param observation_space: The model's observation space, if there is one yet.
     :param action_space: Its action space.
-    :raises ValueError: for spaces that SB3's networks would read wrongly.
+    :raises ValueError: for spaces that SB3's networks cannot handle.
     """
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
     for key, space in parts.items():
@@ -83,7 +83,7 @@ def check_supported(observation_space: spaces.Space | None, action_space: spaces
 
 class DatasetEnv(gym.Env[Any, Any]):
     """
-    Stands where an environment is expected: it has a dataset's spaces, and nothing to step.
+    Stands in for an environment: it has a dataset's spaces, and nothing to step.
 
     :param dataset: The dataset.
     """

@@ -49,7 +49,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         self.active = np.zeros(self.n_envs, dtype=bool)
 
     def resume(self, other: "EpisodeRolloutBuffer") -> None:
-        """:param other: A buffer that holds a batch that is not complete yet; this one goes on with it."""
+        """:param other: A buffer with an unfinished batch, which this one continues."""
         self._steps, self.n_transitions, self.active = other._steps, other.n_transitions, other.active
 
     def size(self) -> int:
@@ -102,7 +102,7 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         observations, *columns = zip(*self._steps, strict=True)
         actions, rewards, dones, active = (_by_env(*column) for column in columns)
         kept = np.flatnonzero(active)
-        # As in SB3's buffers, an action that is an array is one row, even a single number.
+        # As in SB3's buffers, an action is a row, even a single number; only Discrete ones are scalars.
         actions = actions if isinstance(self.action_space, spaces.Discrete) else actions.reshape(len(actions), -1)
         ends = np.flatnonzero(dones[kept]) + 1
         returns_to_go = discounted_returns(rewards[kept], ends, self.gamma)

@@ -25,26 +25,26 @@ class REINFORCE(PolicyGradientAlgorithm):
     """
     REINFORCE: ``theta += learning_rate * mean(grad log pi(a_t|s_t) psi_t)`` over the steps of whole episodes.
 
-    With several environments each update starts whole episodes until both quotas are met, lets every started one finish
-    and uses all of them: taking the first episodes to finish would prefer short ones.
+    With several environments each update starts episodes until both quotas are met, lets every one of them finish, and uses
+    them all: taking the first episodes that finish would favour short ones.
 
     :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
     :param env: The environment: an id, an Env or a VecEnv.
     :param learning_rate: Learning rate, a number or a function of the remaining progress (from 1 to 0).
     :param n_episodes: Episodes per update, at least.
-    :param n_steps: Environment steps per update, at least; 0 for no such quota.
+    :param n_steps: Environment steps per update, at least; 0 for no such minimum.
     :param gamma: Discount factor.
-    :param credit: "reward_to_go" weights each action by the return from it on, "episode" by the whole episode's return.
-    :param discount_weighting: Whether to multiply the weight of step t by ``gamma^t`` (Sutton & Barto 13.3), as the gradient
-        of the discounted return asks; hardly any implementation does.
+    :param credit: "reward_to_go" weights each action by the return that follows it, "episode" by the whole episode's return.
+    :param discount_weighting: Whether to multiply the weight of step t by ``gamma^t`` (Sutton & Barto 13.3), which the
+        gradient of the discounted return requires and hardly any implementation does.
     :param normalize_advantage: Whether to standardise the weights over the batch.
     :param baseline: None for none; "mean", the batch's mean return; "value", the policy's value head, trained by mean
-        squared error, with which the time limit's last state bootstraps.
+        squared error, which also bootstraps at time limits.
     :param ent_coef: Weight of the entropy in the loss.
     :param vf_coef: Weight of the value head's loss, with ``baseline="value"``.
     :param max_grad_norm: Bound of the gradient's norm, None for none.
-    :param backend: "auto" draws the actions of small MLP policies on vectors in NumPy (``fast/numpy_actor.py``), the same
-        ones several times faster; "torch" never does.
+    :param backend: "auto" draws the actions of small MLP policies on vectors in NumPy (``fast/numpy_actor.py``): the same
+        actions, several times faster. "torch" never does.
     :param use_sde: Whether to use generalized State Dependent Exploration (gSDE).
     :param sde_sample_freq: Steps between two noise matrices of gSDE, -1 for one per update.
     :param rollout_buffer_class: Class of the rollout buffer, a subclass of ``EpisodeRolloutBuffer``.
@@ -133,7 +133,7 @@ class REINFORCE(PolicyGradientAlgorithm):
         held: EpisodeRolloutBuffer | None = getattr(self, "rollout_buffer", None)
         super()._setup_model()
         if held is not None and held.n_envs == self.n_envs:
-            # A loaded model goes on with the batch that it was saved in.
+            # A loaded model continues the batch that it was saved in.
             self.rollout_buffer.resume(held)
 
     def _excluded_save_params(self) -> list[str]:
@@ -144,14 +144,14 @@ class REINFORCE(PolicyGradientAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """
-        Play whole episodes until ``n_episodes`` have been started and ``n_rollout_steps`` steps been taken, and all that
-        were started have ended.
+        Play whole episodes until ``n_episodes`` have been started, ``n_rollout_steps`` steps taken, and all started episodes
+        have ended.
 
         :param env: The environments.
         :param callback: Called after each step.
         :param rollout_buffer: Buffer to fill.
         :param n_rollout_steps: Steps of the batch, at least.
-        :return: True if the batch is complete; False if the callback or the end of the budget stopped it, and it is held.
+        :return: True if the batch is complete; False if the callback or the end of the budget stopped it: it is then kept.
         """
         assert isinstance(rollout_buffer, EpisodeRolloutBuffer)
         self.policy.set_training_mode(False)
@@ -189,7 +189,7 @@ class REINFORCE(PolicyGradientAlgorithm):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
         if not np.all(self._last_episode_starts):
-            # Environments that had no part in the last batch's end are in the middle of an episode.
+            # Environments that finished their part of the last batch early are in the middle of an episode.
             self._last_obs = env.reset()  # type: ignore[assignment]
             self._last_episode_starts = np.ones(env.num_envs, dtype=bool)
         self._n_started = env.num_envs if n_rollout_steps > 0 else min(self.n_episodes, env.num_envs)
@@ -229,7 +229,7 @@ class REINFORCE(PolicyGradientAlgorithm):
             returns, batch.timesteps, self.gamma, baseline, self.discount_weighting, self.normalize_advantage
         )
         policy_loss = policy_gradients.policy_gradient_loss(log_prob, advantages)
-        # Without a closed form of the entropy, estimate it.
+        # Estimate the entropy if there is no closed form.
         entropy_loss = log_prob.mean() if entropy is None else -entropy.mean()
         loss = policy_loss + self.ent_coef * entropy_loss
         if self.baseline == "value":
@@ -270,12 +270,12 @@ class REINFORCE(PolicyGradientAlgorithm):
         """
         Learn from whole episodes, as SB3's algorithms do from rollouts.
 
-        :param total_timesteps: Environment steps to take, over all environments. A batch that is unfinished then is held for
-            a call with ``reset_num_timesteps=False``.
+        :param total_timesteps: Environment steps to take, over all environments. An unfinished batch is kept for a call with
+            ``reset_num_timesteps=False``.
         :param callback: Called after every step.
         :param log_interval: Updates between two logs, None for no log.
         :param tb_log_name: Name of the run in the TensorBoard log.
-        :param reset_num_timesteps: Whether to count from 0, with environments that start anew.
+        :param reset_num_timesteps: Whether to count from 0 and reset the environments.
         :param progress_bar: Whether to show one.
         :return: This model.
         :raises ValueError: for rewards, observations, actions or weights that are not finite.

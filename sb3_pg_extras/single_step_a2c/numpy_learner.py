@@ -1,4 +1,4 @@
-"""The step and update of SingleStepA2C in NumPy. What it computes is written out in ``single_step_a2c.py``."""
+"""The step and update of SingleStepA2C in NumPy: the same as ``single_step_a2c.py`` does in PyTorch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +41,7 @@ class NumpyLearner:
         self.traces = None if traces is None else traces.numpy()
         rows = 1 if self.traces is None else len(self.traces)
         self.value_gradient = np.empty((rows, 1), dtype=np.float32)
-        # Traces have taken up the gradients when an optimiser steps.
+        # When an optimiser steps, the gradients have been added to the traces.
         self.optimizers = NumpyOptimizers(optimizers, rows, gradients_are_scratch=self.traces is not None)
         self.act = NumpyActor(policy, self.optimizers.gradients_by_param)
         self.critic = Net([*policy.mlp_extractor.value_net, policy.value_net], self.optimizers.gradients_by_param)
@@ -51,7 +51,7 @@ class NumpyLearner:
         """
         :param policy: A policy that ``NumpyActor.applies_to`` accepts.
         :param optimizers: Any optimisers.
-        :return: Whether they are known here, and between them have all parameters of the policy.
+        :return: Whether they are known here, and together have all parameters of the policy.
         """
         params = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
         return params == set(policy.parameters()) and all(map(NumpyOptimizer.applies_to, optimizers))
@@ -97,7 +97,7 @@ class NumpyLearner:
             if n == 1:
                 direction, scale = self.traces[0], -float(td_errors[0])
             else:
-                # Not a matrix product: its threads cost more than they do.
+                # Not a matrix product, whose threads cost more than they save.
                 direction, scale = np.einsum("n,np->p", td_errors, self.traces), -1.0 / n
         self.optimizers.step(direction, scale, float(np.add.reduce(np.abs(td_errors))) / n, max_grad_norm)
         if self.traces is not None and np.count_nonzero(dones):

@@ -1,4 +1,4 @@
-"""Eligibility traces, and an optimiser that bounds its steps: the parts of stream-x (Elsayed, Vasan and Mahmood 2024)."""
+"""Eligibility traces, and an optimiser that bounds its steps, as in stream-x (Elsayed, Vasan and Mahmood 2024)."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -13,16 +13,16 @@ from torch.optim.optimizer import ParamsT
 class ObGD(th.optim.Optimizer):
     """
     Overshooting-bounded gradient descent (Elsayed, Vasan and Mahmood 2024, arXiv:2410.14606, Algorithm 3; ``optim.py`` of
-    stream-x), a descent with the step size ``lr / max(1, lr * kappa * M)``, where ``M = max(|td_error|, 1) * |e|_1`` and the
+    stream-x): descent with the step size ``lr / max(1, lr * kappa * M)``, where ``M = max(|td_error|, 1) * |e|_1`` and the
     gradient is ``td_error * e``.
 
-    It is used as any optimiser of PyTorch: the gradients in ``p.grad`` hold the TD error as a factor, and traces where
-    there are any. Only where the TD error is below 1 does its size make a difference beyond that, so :meth:`step` takes
-    it; without it, M is the gradient's L1 norm. All parameters of a group share one step size. There is no state.
+    It is used like any optimiser of PyTorch: ``p.grad`` holds ``td_error * e``, where e is the trace or gradient. M also
+    depends on a TD error below 1, so :meth:`step` takes it; without it, M is the L1 norm of ``p.grad``. All parameters of
+    a group share one step size. There is no state.
 
     :param params: Parameters, or groups of them.
     :param lr: Largest step size.
-    :param kappa: How far below the overshooting step to stay, above 1; the authors take 3 for actors and 2 for critics.
+    :param kappa: How far to stay below the step that overshoots, above 0; the authors take 3 for actors and 2 for critics.
     :raises ValueError: for values out of range.
     """
 
@@ -73,7 +73,7 @@ class EligibilityTraces:
 
     def accumulate(self, objectives: th.Tensor, decay: float) -> None:
         """
-        :param objectives: What is differentiated, one per environment, shape (n_envs,).
+        :param objectives: What to differentiate, one per environment, shape (n_envs,).
         :param decay: Discount factor times lambda.
         """
         self.traces.mul_(decay)
@@ -81,7 +81,7 @@ class EligibilityTraces:
             for p in self.params:
                 p.grad = None
             objective.backward(retain_graph=index + 1 < len(objectives))
-            # Some parameters may play no part, or have been frozen since.
+            # Some parameters may be unused, or frozen since.
             self.traces[index].add_(
                 parameters_to_vector([th.zeros_like(p) if p.grad is None else p.grad for p in self.params])
             )
@@ -110,6 +110,10 @@ class EligibilityTraces:
         return {"traces": self.traces}
 
     def load_state_dict(self, state_dict: Mapping[str, th.Tensor], strict: bool = True) -> None:
-        """With another number of environments the episodes start anew, and so do the traces."""
+        """
+        :param state_dict: What :meth:`state_dict` returned. For another number of environments, whose episodes start anew,
+            the traces are 0.
+        :param strict: Ignored, as there is only one entry.
+        """
         saved = state_dict["traces"]
         self.traces.copy_(saved if saved.shape == self.traces.shape else th.zeros(()))

@@ -30,7 +30,7 @@ STREAM_PRESET: dict[str, Any] = {
 
 class StreamPolicy(CompletePolicy):
     """
-    SB3's actor-critic policy in the form that learns from single steps: the networks of Stream AC (Elsayed, Vasan and
+    SB3's actor-critic policy with the networks of Stream AC (Elsayed, Vasan and
     Mahmood 2024, arXiv:2410.14606; ``stream_ac_continuous.py`` and ``sparse_init.py`` of stream-x).
 
     :param observation_space: Observation space.
@@ -38,13 +38,13 @@ class StreamPolicy(CompletePolicy):
     :param lr_schedule: Learning rate schedule.
     :param net_arch: Hidden layers; two of 128 by default.
     :param activation_fn: Activation function.
-    :param sparsity: Share of each unit's incoming weights that start at 0, the others being uniform in
-        ``+-1/sqrt(fan_in)``; None for SB3's own initialisation.
+    :param sparsity: Share of each unit's incoming weights that start at 0; the others are uniform in ``+-1/sqrt(fan_in)``.
+        None for SB3's own initialisation.
     :param layer_norm: Whether to normalise each hidden layer before its activation, without parameters.
-    :param state_dependent_std: Whether a network gives the standard deviation of continuous actions (by a softplus), instead
-        of a parameter.
+    :param state_dependent_std: Whether the standard deviation of continuous actions comes from a network (through a
+        softplus) instead of a parameter.
     :param optimizer_class: The optimiser of actor and critic.
-    :param optimizer_kwargs: Its arguments but for the learning rate; ``kappa=3`` for ObGD by default, the actor's.
+    :param optimizer_kwargs: Its arguments except the learning rate; ``kappa=3`` for ObGD by default, the actor's.
     :param kwargs: The other arguments of SB3's ActorCriticPolicy.
     :raises ValueError: for a sparsity out of range, and for ``state_dependent_std`` with gSDE.
     """
@@ -114,7 +114,7 @@ class StreamPolicy(CompletePolicy):
         with th.no_grad():
             nn.init.uniform_(module.weight, -1.0 / math.sqrt(module.in_features), 1.0 / math.sqrt(module.in_features))
             nn.init.zeros_(module.bias)
-            # With few inputs stream-x's rounding leaves none; keep one.
+            # With few inputs, stream-x's rounding zeroes all weights; keep one.
             n_zeros = min(math.ceil(self.sparsity * module.in_features), module.in_features - 1)  # type: ignore[operator]
             for row in module.weight:
                 row[th.randperm(module.in_features)[:n_zeros]] = 0.0

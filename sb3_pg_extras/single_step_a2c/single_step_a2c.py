@@ -45,8 +45,8 @@ class Step(NamedTuple):
 class SingleStepA2C(PolicyGradientAlgorithm):
     """
     One-step actor-critic: after every environment step, before the next action,
-    ``td_error = r + gamma V(s') (1 - terminated) - V(s)``, then one descent of ``td_error^2`` with V(s') held fixed by the
-    critic and one ascent of ``log pi(a|s) td_error`` by the actor.
+    ``td_error = r + gamma V(s') (1 - terminated) - V(s)``; then the critic descends ``td_error^2`` with V(s') held fixed,
+    and the actor ascends ``log pi(a|s) td_error``.
 
     The graph that chose the action is the one that is differentiated. With several environments the gradients of their
     single steps are averaged.
@@ -61,7 +61,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         enters the actor's with the sign of the TD error (Stream AC, Elsayed, Vasan and Mahmood 2024).
     :param ent_coef: Weight of the entropy in the loss.
     :param vf_coef: Weight of the squared TD error; at 0.5 its gradient is the textbook's ``-td_error grad V(s)``.
-    :param max_grad_norm: Bound of the gradient's norm, for each optimiser by itself; None for none.
+    :param max_grad_norm: Bound of the gradient's norm, for each optimiser separately; None for none.
     :param critic_optimizer_kwargs: Arguments of the critic's optimiser, None for the actor's (``policy_kwargs``'s
         ``optimizer_kwargs``).
     :param backend: "auto" runs small MLP policies on vectors in NumPy (``numpy_learner.py``), which takes the same actions
@@ -158,7 +158,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         params = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.traces = EligibilityTraces(params, self.n_envs) if self.trace_decay > 0 else None
         if isinstance(self.optimizers[0], ObGD) and self.env is not None and self.get_vec_normalize_env() is None:
-            warnings.warn("ObGD with an environment that nothing normalises hardly learns: see make_stream_env")
+            warnings.warn("ObGD hardly learns without VecNormalize around the environment: see make_stream_env")
         self._params = list(self.policy.parameters())
 
     def _split_optimizer(self, critic_learning_rate: float) -> th.optim.Optimizer:
@@ -210,7 +210,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         if self._learner is not None and not self._learner.optimizers.stand_for(self.optimizers):
             # A callback has loaded or replaced an optimiser.
             self._learner = self._make_learner()
-        # NumPy's changes do not count: these are PyTorch's alone.
+        # They count PyTorch's changes only, not NumPy's.
         versions = [p._version for p in self._params]
         if self._learner is None:
             actions, log_prob, values, entropy = self._draw(self._act)
@@ -242,7 +242,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         actions = distribution.get_actions().detach()
         log_prob, entropy = distribution.log_prob(actions), None
         if self.ent_coef != 0.0:
-            # Without a closed form of the entropy, estimate it.
+            # Estimate the entropy if there is no closed form.
             entropy = distribution.entropy()
             entropy = -log_prob if entropy is None else entropy
         return actions.cpu().numpy().reshape(-1, *self.action_space.shape), log_prob, values, entropy  # type: ignore[misc]
@@ -252,7 +252,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         step = self._step
         assert step is not None
         if step.versions != [p._version for p in self._params]:
-            # What chose this action is gone, by set_parameters or otherwise, and with it what could be learnt from it.
+            # The parameters that chose this action were replaced, so it cannot be learnt from.
             if self.traces is not None:
                 self.traces.reset(step.dones)
             if self.use_sde:
@@ -266,7 +266,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         else:
             self._td_errors = self._learner.td_errors(step.rewards, step.terminations, step.next_obs, self.gamma)
             self._check_td_errors(self._td_errors, step)
-            # Read anew for every update: a callback may anneal them.
+            # Read for every update: a callback may anneal them.
             settings = (self.gamma * self.trace_decay, self.ent_coef, self.vf_coef, self.max_grad_norm)
             self._learner.update(self._td_errors, step.dones, *settings)
         self._n_updates += 1
@@ -312,7 +312,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         return td_errors
 
     def _check_td_errors(self, td_errors: np.ndarray, step: Step) -> None:
-        # The sum is not finite if one of them is not, and is faster to check.
+        # The sum is not finite if any of them is not, and is faster to check.
         if not math.isfinite(sum(td_errors.tolist())):
             self._check_finite(rewards=step.rewards, observations=step.next_obs, td_error=td_errors)
 
@@ -353,7 +353,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         :param callback: Called after every step, before its update.
         :param log_interval: Updates between two logs, None for no log.
         :param tb_log_name: Name of the run in the TensorBoard log.
-        :param reset_num_timesteps: Whether to count from 0, with an environment that starts anew and empty traces.
+        :param reset_num_timesteps: Whether to count from 0, reset the environments and clear the traces.
         :param progress_bar: Whether to show one.
         :return: This model.
         :raises ValueError: for rewards, observations, TD errors, actions or weights that are not finite.
@@ -364,7 +364,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         self._learner = self._make_learner()
         if self.verbose >= 1 and self._learner is not None:
             print("Using the NumPy backend")
-        # One forward pass acts and learns, so it runs in the mode that acts.
+        # The same forward pass acts and learns, so it runs in evaluation mode.
         self.policy.set_training_mode(False)
         if self.use_sde:
             self.policy.reset_noise(self.n_envs)

@@ -30,7 +30,6 @@ def actor_loss(actor_q_values: th.Tensor, actions: th.Tensor, data_actions: th.T
     :return: scalar.
     """
     assert actions.shape == data_actions.shape and actor_q_values.shape == (len(actions), 1)
-    # Where all values are 0, as of critics whose last layer is, so is their term.
     weight = alpha / actor_q_values.detach().abs().mean().clamp(min=1e-8)  # all values may be 0
     return -weight * actor_q_values.mean() + th.nn.functional.mse_loss(actions, data_actions)
 
@@ -50,12 +49,12 @@ class TD3BC(OfflineAlgorithm):
     :param tau: Polyak coefficient of the target networks, between 0 and 1.
     :param gamma: Discount factor.
     :param alpha: Weight of the critic's values against cloning, see :func:`actor_loss`.
-    :param policy_delay: The actor and the target networks learn in one of so many gradient steps.
-    :param target_policy_noise: Standard deviation of the noise on the target actor's actions, which lie in [-1, 1].
+    :param policy_delay: The actor and the target networks are updated once every ``policy_delay`` gradient steps.
+    :param target_policy_noise: Standard deviation of the noise on the target actor's actions, scaled to [-1, 1].
     :param target_noise_clip: Limit of that noise.
     :param n_collect_steps: Random steps to take when there is no dataset.
     :param n_steps: Steps of the return in the critics' target. The steps are the data's, uncorrected.
-    :param normalize_observations: Whether the networks normalise vectors, not images, by the dataset's mean and spread.
+    :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation.
     :param precision: "fp32", or "bf16" for matrix products in bfloat16.
     :param replay_buffer_kwargs: ``normalize_rewards=True`` divides rewards by the standard deviation of the return.
     :param policy_kwargs: Additional arguments of SB3's TD3 policy: ``net_arch``, [256, 256] by default, ...
@@ -152,7 +151,7 @@ class TD3BC(OfflineAlgorithm):
         One gradient step (Fujimoto et al. 2018, Algorithm 1, with the loss of Fujimoto & Gu 2021).
 
         :param batch: The transitions.
-        :param step: Whether the actor learns, too.
+        :param step: Whether the actor learns too.
         :return: Losses for the log.
         """
         actor, critic = self.policy.actor, self.policy.critic
@@ -182,14 +181,16 @@ class TD3BC(OfflineAlgorithm):
 
     def to_td3(self, env: GymEnv | str | None = None, keep_dataset: bool = True, **td3_kwargs: Any) -> TD3:
         """
-        Fine-tune online: a stock SB3 ``TD3`` with this model's networks, targets and arguments, and new optimisers, for
-        its actor's loss has another scale.
+        Fine-tune online: a stock SB3 ``TD3`` with this model's networks, targets and arguments. Its optimisers are new,
+        since the actor's loss has another scale.
 
         :param env: The environment: an id, an Env, or a VecEnv; None for this model's own.
-        :param keep_dataset: Whether the dataset is put into the replay buffer, see :func:`go_online`.
+        :param keep_dataset: Whether the dataset is put into the replay buffer. ``learning_starts`` is then 0 by default, and
+            ``buffer_size`` (1,000,000 by default) is the room for new transitions.
         :param td3_kwargs: Other arguments of ``TD3``; of ``policy_kwargs`` only those of the optimiser.
         :return: The TD3 model.
-        :raises ValueError: when ``env`` does not fit, without a dataset to keep, or to change networks.
+        :raises ValueError: when ``env`` is missing or does not fit, when there is no dataset to keep, or for arguments that
+            would change the networks.
         """
         names = ("learning_rate", "policy_delay", "target_policy_noise", "target_noise_clip")
         td3_kwargs = {name: getattr(self, name) for name in names} | td3_kwargs

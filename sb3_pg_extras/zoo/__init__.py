@@ -1,9 +1,9 @@
 """
 The RL Zoo with our algorithms: registration, and the ``sb3-pg-extras`` command.
 
-``sb3-pg-extras train --algo bear --env Pendulum-v1`` is ``python -m rl_zoo3.train`` with our ids known and our
-hyper-parameter files found; every flag is the zoo's, but for those about ``--dataset``. ``collect``, ``evaluate``,
-``export``, ``inspect`` and ``grid`` are commands of our own. What is slow to import is imported where it is used.
+``sb3-pg-extras train --algo bear --env Pendulum-v1`` is ``python -m rl_zoo3.train`` with our algorithms and
+hyper-parameter files. All flags are the zoo's, except ``--dataset``, ``--held-out`` and ``--fqe-steps``. ``collect``,
+``evaluate``, ``export``, ``inspect`` and ``grid`` are our own commands. Slow imports are made where they are used.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 import sb3_pg_extras
 
-# Id -> class among our public names. Its search space is in search_spaces.py, its entries are in hyperparams/.
+# Id -> name of the class. Search spaces are in search_spaces.py, hyper-parameters in hyperparams/.
 CLASSES = {
     "bc": "BC",
     "bcq": "BCQ",
@@ -26,7 +26,7 @@ CLASSES = {
     "single_step_a2c": "SingleStepA2C",
     "td3_bc": "TD3BC",
 }
-# Command -> the module that is run, or the function that is called.
+# Command -> the module to run, or the function to call.
 ZOO_COMMANDS = {
     "train": "rl_zoo3.train:train",
     "enjoy": "rl_zoo3.enjoy:enjoy",
@@ -69,14 +69,14 @@ def register() -> None:
     Make our algorithms and their search spaces known to the RL Zoo, by their ids.
 
     For the zoo's own commands, put ``import sb3_pg_extras.zoo; sb3_pg_extras.zoo.register()`` in a file
-    ``custom_envs.py`` next to where they are run: the zoo imports that module by itself.
+    ``custom_envs.py`` in the folder where they are run: the zoo imports that module.
     """
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
     from rl_zoo3.utils import ALGOS
 
     from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
-    # Dicts that all of the zoo's modules share.
+    # All of the zoo's modules share these dicts.
     ALGOS.update(__getattr__("ALGORITHMS"))
     HYPERPARAMS_SAMPLER.update(SAMPLERS)
     HYPERPARAMS_CONVERTER.update(CONVERTERS)
@@ -109,7 +109,7 @@ def main() -> None:
     from sb3_pg_extras.datasets import DatasetError
     from sb3_pg_extras.zoo.upstream import WORKAROUNDS
 
-    # What ends in one line instead of a traceback.
+    # Errors that end in one line instead of a traceback.
     user_errors = (DatasetError, FileNotFoundError, MissingPackageError, UsageError, gym.error.Error)
     sys.argv[:2] = [f"sb3-pg-extras {command}"]
     try:
@@ -123,7 +123,7 @@ def main() -> None:
 def _run(command: str, user_errors: tuple[type[Exception], ...]) -> None:
     if command in ZOO_COMMANDS:
         register()
-        # Optuna logs the traceback of what ends a search, too.
+        # Optuna would log the traceback of an error that ends a search.
         for handler in logging.getLogger("optuna").handlers:
             handler.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], user_errors)))
     module, _, function = COMMANDS[command].partition(":")

@@ -1,8 +1,8 @@
 """
-``sb3-pg-extras collect``: roll a trained agent of the zoo, or uniformly random actions, into a dataset.
+``sb3-pg-extras collect``: record a trained agent of the zoo, or uniformly random actions, as a dataset.
 
 The agent acts as in the zoo's ``enjoy``; the dataset holds observations and rewards before any normalisation. Each step goes
-to a journal in ``<output>.partial`` at once, from which the same command goes on after a crash.
+to a journal in ``<output>.partial`` at once, from which the same command resumes after a crash.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from sb3_pg_extras.datasets.spaces import space_to_json
 from sb3_pg_extras.zoo import UsageError, register
 from sb3_pg_extras.zoo.journal import Journal
 
-# Given for an algorithm: actions are drawn from the action space.
+# The value of --algo that draws actions from the action space.
 RANDOM = "random"
 VEC_ENVS: dict[str, type[VecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
 
@@ -67,7 +67,7 @@ class ZooAgent:
         :return: Actions in environment units, shape ``(n_envs, *action_space.shape)``.
         """
         if starts.any() and not self.deterministic and getattr(self.model, "use_sde", False):
-            # gSDE explores by a function of the state; without this, by the same one in the whole dataset.
+            # Without this, gSDE would use the same noise matrix for the whole dataset.
             self.model.policy.reset_noise(len(starts))  # type: ignore[operator]
         actions, self.state = self.model.predict(
             self._seen(observations, starts), state=self.state, episode_start=starts, deterministic=self.deterministic
@@ -93,7 +93,7 @@ def _newest_frame(observations: np.ndarray, stack: StackedObservations) -> np.nd
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sb3-pg-extras collect",
-        description="Roll a trained agent, or random actions, into a dataset. The same command goes on after a crash.",
+        description="Record a trained agent, or random actions, as a dataset. The same command resumes after a crash.",
     )
     parser.add_argument("--env", help="environment ID", type=EnvironmentName, required=True)
     parser.add_argument("--algo", help=f"RL Algorithm, or {RANDOM}", required=True, choices=[*ALGOS, RANDOM])
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--load-checkpoint", help="Load the checkpoint of that number of timesteps", type=int)
     parser.add_argument("--load-last-checkpoint", action="store_true", help="Load last checkpoint instead of last model")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--deterministic", action="store_true", help="Deterministic actions (default but for Atari, MiniGrid)")
+    kind.add_argument("--deterministic", action="store_true", help="Deterministic actions (default, except Atari, MiniGrid)")
     kind.add_argument("--stochastic", action="store_true", help="Stochastic actions")
     parser.add_argument("--seed", help="Random generator seed", type=int, default=0)
     parser.add_argument("--device", help="PyTorch device (ex: cpu, cuda...)", default="auto")
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Say what is wrong before an environment is made."""
+    """Check the arguments before an environment is made."""
     for name, lowest in {"n_timesteps": 1, "n_envs": 1, "seed": 0}.items():
         if getattr(args, name) < lowest:
             raise ValueError(f"argument --{name.replace('_', '-')}: {getattr(args, name)}: expected {lowest} or more")
@@ -161,7 +161,7 @@ def _find_model(args: argparse.Namespace) -> tuple[Path | None, Path | None, dic
     except UsageError as error:
         raise ValueError(f"argument -f/--folder: {args.folder!r}: {error}") from error
     hyperparams, stats = get_saved_hyperparams(os.path.join(log_path, args.env), test_mode=True)
-    # What the command line of the training said comes before the hyper-parameters, and ours before both.
+    # The training's command line overrides the hyper-parameters, and ours overrides both.
     args_file = Path(log_path, args.env, "args.yml")
     trained = yaml.unsafe_load(args_file.read_text()) if args_file.is_file() else {}
     env_kwargs = trained.get("env_kwargs") or hyperparams.get("env_kwargs") or {}
@@ -177,11 +177,11 @@ def _find_model(args: argparse.Namespace) -> tuple[Path | None, Path | None, dic
 def _load_model(args: argparse.Namespace, path: Path, hyperparams: dict[str, Any], env: VecEnv | None) -> BaseAlgorithm:
     kwargs: dict[str, Any] = {}
     if issubclass(ALGOS[args.algo], OffPolicyAlgorithm):
-        # Its replay buffer is not used. An old model may have both options, which exclude each other.
+        # The replay buffer is not used. An old model may have two options that exclude each other.
         kwargs = {"buffer_size": 1, "optimize_memory_usage": False}
     if "HerReplayBuffer" in str(hyperparams.get("replay_buffer_class", "")):
         kwargs["env"] = env
-    # Not used, and perhaps pickled by another version of Python.
+    # Not needed, and perhaps pickled by another version of Python.
     unused = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
     print(f"Loading {path}")
     return ALGOS[args.algo].load(path, device=args.device, custom_objects=unused, seed=args.seed, **kwargs)
@@ -206,7 +206,7 @@ def _prepare(args: argparse.Namespace) -> tuple[VecEnv, Act, Journal]:
     if model_path is not None:
         model = _load_model(args, model_path, hyperparams, normalizer or env)
         act = with_noise(ZooAgent(model, env, normalizer, deterministic), env.action_space, args.noise)
-    # What the steps depend on. A training that goes on rewrites its statistics even where it leaves its best model.
+    # What the steps depend on. Training may rewrite its statistics and leave its best model as it was.
     arguments = {name: getattr(args, name) for name in ("algo", "n_timesteps", "n_envs", "noise", "seed")} | {
         "env": gym_id,
         "env_kwargs": repr(env_kwargs),
@@ -225,11 +225,11 @@ def _sha256(path: Path | None) -> str | None:
 
 
 def _fill(journal: Journal, env: VecEnv, act: Act, args: argparse.Namespace) -> None:
-    # Environment i is seeded with seed + i: no run may begin with another one's episodes.
+    # Environment i is seeded with seed + i: no run may repeat another one's episodes.
     seed = args.seed + journal.n_runs * args.n_envs
     set_random_seed(seed)
     env.seed(seed)
-    # Seeded with the same number, the actions would repeat the draws of the environment's first reset.
+    # With the same seed, the actions would repeat the random numbers of the environment's first reset.
     env.action_space.seed(int(np.random.randint(2**31)))
     n_steps, n_done = -(-args.n_timesteps // args.n_envs), journal.n_steps
     if n_done:
@@ -253,7 +253,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     try:
-        # Again, now that the journal is locked: another process may have finished it meanwhile.
+        # Again, now that the journal is locked: another process may have finished it since.
         _refuse_existing(args.output)
         _fill(journal, env, act, args)
         dataset = from_steps(journal.runs(), env.observation_space, env.action_space, args.env.gym_id)

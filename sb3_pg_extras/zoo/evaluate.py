@@ -1,4 +1,4 @@
-"""``sb3-pg-extras evaluate``: judge a model, or all checkpoints of a run, from a dataset. No environment is needed."""
+"""``sb3-pg-extras evaluate``: evaluate a model, or all checkpoints of a run, on a dataset. No environment is needed."""
 
 import argparse
 import glob
@@ -28,8 +28,8 @@ def main() -> None:
     register()
     parser = argparse.ArgumentParser(
         prog="sb3-pg-extras evaluate",
-        description="Judge a model, or all checkpoints of a run, by fitted Q evaluation on a dataset: the episodes that the "
-        "run held out, if it was trained on this dataset without an environment, or else all of them.",
+        description="Evaluate a model, or all checkpoints of a run, by fitted Q evaluation on a dataset: on the episodes "
+        "that the run held out, if it was trained on this dataset without an environment, or else on all of them.",
     )
     parser.add_argument("--algo", help="RL Algorithm", required=True, choices=list(ALGOS))
     parser.add_argument("--dataset", help="a file or folder, minari:<id>, or bundled:<name>", required=True)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _models(args: argparse.Namespace, name: str) -> list[Path]:
-    """:return: The models to judge, at least one, in the order of training."""
+    """:return: The models to evaluate, at least one, in the order of training."""
     if args.model is not None:
         if not args.model.is_file():
             raise UsageError(f"--model {args.model}: no such file")

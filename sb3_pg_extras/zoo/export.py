@@ -1,4 +1,4 @@
-"""``sb3-pg-extras export``: the policy of a trained agent as a file that a robot runs."""
+"""``sb3-pg-extras export``: write the policy of a trained agent as a file that a robot runs."""
 
 import argparse
 import importlib
@@ -63,7 +63,7 @@ def _export(args: argparse.Namespace) -> None:
     space = model.observation_space
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     if any(map(is_image_space, parts)) and args.env.gym_id in gym.registry:
-        # Only the environment knows in which order of the axes it gives images; a run without one has the policy's order.
+        # Only the environment knows the order of its images' axes; a run without one has the policy's order.
         env: Any = create_test_env(
             args.env.gym_id, should_render=False, hyperparams=dict(hyperparams), env_kwargs=hyperparams["env_kwargs"]
         )

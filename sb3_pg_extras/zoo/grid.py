@@ -3,9 +3,9 @@
 
 Ray is started on this machine, with as many workers as it has cores; ``--address`` names a running cluster instead
 (``auto`` or ``host:port``), whose machines share the file system of ``--folder`` and have the package installed. Each run
-trains the zoo's entry for the dataset's environment, on one core, and leaves a checkpoint every ``--checkpoint-freq``
-timesteps. When a worker is killed, Ray runs it again from its last checkpoint; a grid that was stopped goes on when the same
-command is typed again. REINFORCE and SingleStepA2C learn online, in the environment that a dataset names.
+trains the zoo's entry for the dataset's environment, on one core, and saves a checkpoint every ``--checkpoint-freq``
+timesteps. When a worker is killed, Ray runs it again from its last checkpoint. A grid that was stopped resumes when the same
+command is run again. REINFORCE and SingleStepA2C learn online, in the environment that a dataset names.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def checkpoints(run: Path) -> dict[int, Path]:
 
 
 def save_checkpoint(model: BaseAlgorithm, run: Path, env_id: str) -> None:
-    """Write a folder with the model and, where the zoo looks for it, its VecNormalize; remove the folders before it."""
+    """Write a folder with the model and, where the zoo looks for it, its VecNormalize; remove earlier folders."""
     old = list(checkpoints(run).values())
     unfinished = run / "unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -99,7 +99,7 @@ def hyperparams(plan: Plan, algo: str, env_id: str) -> dict[str, Any]:
 
 
 def run_folder(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> Path:
-    """:return: The folder of a run's checkpoints: another one for other settings."""
+    """:return: The folder of a run's checkpoints, a different one for different settings."""
     source, env_id = plan.datasets[dataset]
     settings = zlib.crc32(f"{source} {n_timesteps} {sorted(hyperparams(plan, algo, env_id).items())}".encode())
     return plan.folder / f"{algo}-{re.sub(r'[^a-zA-Z0-9.-]+', '-', Path(dataset).name)}-{seed}-{settings:08x}"
@@ -116,7 +116,7 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     :param n_timesteps: Gradient steps (BEAR) or environment steps.
     :return: The row of the run.
     """
-    # One core each: figures do not depend on how many a machine has.
+    # One core each: results do not depend on the machine's cores.
     set_num_threads(1)
     register()
     start = time.perf_counter()
@@ -132,7 +132,7 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
         hyperparams={"dataset": source} if issubclass(ALGORITHMS[algo], OfflineAlgorithm) else None,
         trained_agent="" if checkpoint is None else str(checkpoint / "model.zip"),
     )  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):  # the entry, again and again
+    with contextlib.redirect_stdout(io.StringIO()):  # each run would print its entry
         model, _ = manager.setup_experiment()  # type: ignore[misc]
     if step < n_timesteps:
 
@@ -145,7 +145,7 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
         model.learn(n_timesteps - step, callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         if model.num_timesteps not in checkpoints(folder):
             save_checkpoint(model, folder, env_id)
-    # Greedy episodes, always from the same starts.
+    # Greedy episodes, always with the same seeds.
     manager.seed = 1_000
     env = manager.create_envs(min(plan.eval_episodes, 20), eval_env=True)
     sync_envs_normalization(model.env, env)  # type: ignore[arg-type]
@@ -156,10 +156,10 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
 
 class RayPool(Executor):
     """
-    Ray as one of Python's pools.
+    Ray as a Python ``Executor``.
 
-    :param ray: The module, started.
-    :param max_retries: How often a job is run again whose worker died.
+    :param ray: The module, after ``ray.init``.
+    :param max_retries: How often a job is run again when its worker died.
     """
 
     def __init__(self, ray: Any, max_retries: int) -> None:
@@ -169,13 +169,13 @@ class RayPool(Executor):
         """
         :param fn: A function.
         :param args: Its arguments, which also name the job on Ray's dashboard.
-        :return: What it will return.
+        :return: The future of its result.
         """
         return self._job.options(name=" ".join(map(str, args))).remote(fn, *args).future()
 
 
 def start_ray(address: str, workers: int | None) -> Any:
-    """:return: Ray, started here or connected to a cluster."""
+    """:return: The module, with Ray started on this machine or connected to a cluster."""
     # Otherwise Ray sends usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = require("ray", "ray")
@@ -199,15 +199,15 @@ def main() -> None:
     parser.add_argument("--algos", nargs="+", default=["bear"], choices=list(ALGORITHMS))
     parser.add_argument("--datasets", nargs="+", default=["bundled:pendulum-mixed-v0"], help="what load_dataset takes")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("-n", "--n-timesteps", type=int, help="of each run; the zoo entry's by default")
-    parser.add_argument("-conf", "--conf-file", type=Path, help="hyper-parameters, as the zoo's")
+    parser.add_argument("-n", "--n-timesteps", type=int, help="timesteps of each run; the zoo entry's by default")
+    parser.add_argument("-conf", "--conf-file", type=Path, help="hyper-parameter file, in the zoo's format")
     parser.add_argument("--checkpoint-freq", type=int, default=1_000, help="timesteps between two checkpoints")
     parser.add_argument("--eval-episodes", type=int, default=100)
     parser.add_argument("--address", default="local", help="a Ray cluster: auto or host:port")
-    parser.add_argument("--workers", type=int, help="on this machine; as many as it has cores by default")
-    parser.add_argument("--max-retries", type=int, default=3, help="how often a run is taken up again when its worker died")
-    parser.add_argument("--folder", type=Path, default=Path("logs/grid"), help="of the checkpoints")
-    parser.add_argument("--output", type=Path, default=Path("grid.csv"), help="a row per run")
+    parser.add_argument("--workers", type=int, help="number of workers on this machine; its number of cores by default")
+    parser.add_argument("--max-retries", type=int, default=3, help="how often a run is resumed when its worker died")
+    parser.add_argument("--folder", type=Path, default=Path("logs/grid"), help="folder of the checkpoints")
+    parser.add_argument("--output", type=Path, default=Path("grid.csv"), help="CSV file with a row per run")
     args = parser.parse_args()
     for name in ("checkpoint_freq", "eval_episodes"):
         if getattr(args, name) < 1:
@@ -222,7 +222,9 @@ def main() -> None:
         for name in args.datasets:
             env_id = load_dataset(name).env_id
             if env_id is None:
-                raise DatasetError(f"{name}: env_id is not set, and nothing says where to evaluate: save it with env_id=")
+                raise DatasetError(
+                    f"{name}: env_id is not set, so there is no environment to evaluate in: save it with env_id="
+                )
             datasets[name] = (os.path.abspath(name) if os.path.exists(name) else name, env_id)
         plan = Plan(args.folder.resolve(), args.checkpoint_freq, args.eval_episodes, args.conf_file, datasets)
         jobs = [

@@ -22,7 +22,7 @@ def main() -> None:
         "--env", help="id of the environment, for a file that names none (its action space, its reference scores)"
     )
     parser.add_argument("-o", "--output", type=Path, help="the PNG to write (default: the dataset's name, in this folder)")
-    parser.add_argument("--no-plot", action="store_true", help="the table only")
+    parser.add_argument("--no-plot", action="store_true", help="print the table only")
     args = parser.parse_args()
     output = args.output or Path(f"{dataset_name(args.dataset)}.png")
     if output.suffix != ".png":
@@ -39,7 +39,7 @@ def main() -> None:
 def dataset_name(source: str) -> str:
     """
     :param source: What ``load_dataset`` takes, as a string.
-    :return: A name for files about it: ``"pendulum-mixed-v0"`` of ``"bundled:pendulum-mixed-v0"``.
+    :return: A name for files about it: ``"pendulum-mixed-v0"`` for ``"bundled:pendulum-mixed-v0"``.
     """
     for prefix in (BUNDLED_PREFIX, MINARI_PREFIX):
         if source.startswith(prefix):

@@ -18,9 +18,9 @@ def run_missing(
     pool: Executor,
 ) -> None:
     """
-    Run the jobs whose rows are not in the file yet, and append their rows: a run that was stopped goes on where it was.
+    Run the jobs whose rows are not in the file yet, and append their rows: a run that was stopped resumes where it was.
 
-    A job that fails does not keep the others from ending; its error is raised when they have.
+    If a job fails, the others still run; its error is raised at the end.
 
     :param output: The CSV file.
     :param fields: Its columns.
@@ -34,7 +34,7 @@ def run_missing(
     done = {key(row) for row in rows}
     with output.open("a", newline="") as file, pool:
         writer = csv.DictWriter(file, fields)
-        if file.tell() == 0:  # a run that was stopped before its first row has left the header
+        if file.tell() == 0:  # a run that was stopped before its first row left a header
             writer.writeheader()
         futures = [pool.submit(run, *job) for job in jobs if job not in done]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):

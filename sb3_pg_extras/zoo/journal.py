@@ -1,4 +1,4 @@
-"""Steps on disk that outlive the process which takes them."""
+"""Steps on disk that survive the process that takes them."""
 
 import json
 import shutil
@@ -14,13 +14,13 @@ from sb3_pg_extras.datasets import DatasetError
 
 class Journal:
     """
-    A folder with the steps of one or more runs, ``run-0.bin``, ``run-1.bin``, ...: whoever opens it again goes on.
+    A folder with the steps of one or more runs, ``run-0.bin``, ``run-1.bin``, ...: opened again, it resumes.
 
     Each step is handed to the operating system as soon as it is appended: a process that is killed, at any moment, loses
     only the step that it was writing.
 
-    :param folder: The folder; it is made where there is none.
-    :param arguments: What the steps depend on, as JSON values. Steps of other arguments are not added to.
+    :param folder: The folder; it is created if it does not exist.
+    :param arguments: What the steps depend on, as JSON values. A journal with other arguments is an error.
     :param dtype: The type of a step.
     :raises DatasetError: when the folder was begun with other arguments, another process is writing there, or it cannot be
         written.
@@ -73,19 +73,19 @@ class Journal:
 
     def runs(self) -> list[np.ndarray]:
         """
-        :return: The steps of each run that has any, in order; they are read from the disk where they are used.
+        :return: The steps of each run that has any, in order, memory-mapped.
         """
         paths = [self._path(run) for run in range(self.n_runs + 1)]
         lengths = [path.stat().st_size // self.dtype.itemsize if path.exists() else 0 for path in paths]
         return [np.memmap(path, self.dtype, "r", shape=n) for path, n in zip(paths, lengths, strict=True) if n]
 
     def close(self) -> None:
-        """Let another process go on."""
+        """Close the journal, so that another process can resume it."""
         self._file.close()
         self._lock.release()
 
     def remove(self) -> None:
-        """Delete the folder: while it is locked, so that nobody else's journal is deleted."""
+        """Delete the folder while it is locked, so that no other process's journal is deleted."""
         self._file.close()
         shutil.rmtree(self.folder)
         self._lock.release()

@@ -24,18 +24,18 @@ def _errors_of_arguments() -> Iterator[None]:
 
 class Manager(ExperimentManager):
     """
-    The zoo's manager, which finds our hyper-parameter files, without these faults of rl_zoo3 2.9.2:
+    The zoo's manager, which finds our hyper-parameter files, without these bugs of rl_zoo3 2.9.2:
 
-    - ``-optimize`` makes a run folder that never gets a model, and the next ``enjoy`` takes it for the latest run.
-    - ``--trial-id 0``, the first trial of a study, is taken for no trial, and the entry is trained without a word.
+    - ``-optimize`` makes a run folder that never gets a model, and the next ``enjoy`` picks it as the latest run.
+    - ``--trial-id 0``, the first trial of a study, is treated as no trial, and the entry is trained silently.
     - ``--max-total-trials`` counts the trials of dead workers, and a worker leaves before the others have ended.
     - ``lin_0.001`` is a schedule for ``learning_rate``, and an error for any other learning rate.
 
     :param args: The command line, which is saved with the model.
     :param algo: Id of the algorithm.
-    :param more: More arguments of the zoo's manager.
-    :param config: The hyper-parameter file; by default that of the algorithm.
-    :param kwargs: More arguments of the zoo's manager.
+    :param more: Other arguments of the zoo's manager.
+    :param config: The hyper-parameter file; by default the algorithm's.
+    :param kwargs: Other keyword arguments of the zoo's manager.
     """
 
     def __init__(self, args: argparse.Namespace, algo: str, *more: Any, config: str | None = None, **kwargs: Any) -> None:
@@ -46,38 +46,38 @@ class Manager(ExperimentManager):
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """
         :return: The model, and the hyper-parameters as they are saved; None for a search.
-        :raises UsageError: when no model can be made of the arguments.
+        :raises UsageError: when no model can be made with the arguments.
         """
         with _errors_of_arguments():
             return super().setup_experiment()
 
     def objective(self, trial: optuna.Trial) -> float:
         """
-        :param trial: What is drawn from.
+        :param trial: The trial to draw hyper-parameters from.
         :return: The mean return of the last evaluation.
-        :raises UsageError: when no model can be made of the arguments.
+        :raises UsageError: when no model can be made with the arguments.
         """
         with _errors_of_arguments():
             return super().objective(trial)
 
     def create_log_folder(self) -> None:
-        """Make the folder of a run, which a search is not."""
+        """Make the folder of a run; a search has none."""
         if not self.optimize_hyperparameters:
             super().create_log_folder()
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """
-        :param n_envs: How many.
+        :param n_envs: Number of environments.
         :param eval_env: Whether they are for evaluation.
-        :param no_log: Whether to write no monitor files; a search writes none.
+        :param no_log: Whether to write no monitor files; a search never writes any.
         :return: The environments.
         """
         return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        :return: The hyper-parameters of the entry, of the trial of ``--trial-id`` and of the command line, twice: to be
-            preprocessed, and sorted, to be saved.
+        :return: The hyper-parameters of the entry, of the trial of ``--trial-id`` and of the command line, twice: to
+            preprocess, and sorted, to save.
         """
         if self.trial_id == 0 and self.storage and self.study_name:
             print("Loading from Optuna study...")
@@ -96,7 +96,7 @@ class Manager(ExperimentManager):
 
     def hyperparameters_optimization(self) -> None:
         """
-        Search hyper-parameters: alone, or with ``--storage`` next to other workers, any of which may be killed.
+        Search hyper-parameters: alone, or with ``--storage`` together with other workers, any of which may be killed.
 
         The pictures of the search are saved beside its report.
         """
@@ -104,7 +104,7 @@ class Manager(ExperimentManager):
         studies: list[optuna.Study] = []
         no_plots, self.no_optim_plots = self.no_optim_plots, True
         if self.storage is not None:
-            # It is the study that counts them.
+            # The study counts them.
             total, self.max_total_trials = self.max_total_trials, None
             with _errors_of_arguments():
                 if total is not None and total < 1:
@@ -133,7 +133,7 @@ class Manager(ExperimentManager):
             try:
                 axes = getattr(optuna.visualization.matplotlib, f"plot_{name}")(study)
             except (ImportError, RuntimeError, ValueError) as error:
-                # Too few trials, or a package is missing.
+                # Too few trials, or a missing package.
                 print(f"No picture {name}: {error}")
                 continue
             path = new_file(f"{self.log_path}{name}_{self.env_name}", ".png")

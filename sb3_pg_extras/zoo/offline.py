@@ -1,8 +1,8 @@
 """
-``sb3-pg-extras train --dataset``: the zoo's ``train`` for a log and no environment.
+``sb3-pg-extras train --dataset``: the zoo's ``train`` on a log, without an environment.
 
-Spaces come from the data, evaluation is fitted Q evaluation on episodes that are held out. The run folder is the zoo's, with
-``split.yml`` in it, by which ``evaluate`` holds out the same episodes again.
+Spaces come from the data, and evaluation is fitted Q evaluation on held-out episodes. The run folder is the zoo's, with a
+``split.yml`` that tells ``evaluate`` which episodes were held out.
 """
 
 import argparse
@@ -32,22 +32,22 @@ from sb3_pg_extras.zoo.inspect import dataset_name
 from sb3_pg_extras.zoo.manager import Manager
 
 HELD_OUT = 0.2
-# All runs hold out the same episodes, whatever their own seed: their figures can be compared.
+# All runs hold out the same episodes, whatever their seed, so that their figures can be compared.
 SPLIT_SEED = 0
 FQE_STEPS = 10_000
-# What changes observations or rewards on their way from an environment, and cannot be done to a dataset.
+# Arguments that change what an environment returns, and cannot be applied to a dataset.
 WRAPPERS = ("env_kwargs", "env_wrapper", "frame_stack", "vec_env_wrapper")
 
 
 def no_environment(**_: Any) -> gym.Env:
-    """The zoo wants to know an id; what stands behind it is never made."""
+    """The zoo needs a registered id; its environment is never made."""
     raise UsageError("there is a dataset, and no environment")
 
 
 def run_name(source: str) -> str:
     """
     :param source: What ``load_dataset`` takes, as a string.
-    :return: What its runs are called, as others are called by their environment: ``robot`` of ``robot.npz``.
+    :return: The name of its runs, which stands in for an environment's id: ``robot`` for ``robot.npz``.
     """
     name = re.sub(r"[^\w.-]+", "-", dataset_name(source))
     known = gym.registry.get(name)
@@ -56,9 +56,9 @@ def run_name(source: str) -> str:
 
 def share_or_dataset(value: str) -> float | str:
     """
-    :param value: Of ``--held-out``.
-    :return: A share of the episodes, 0 or more and below 1, or a dataset's name.
-    :raises ArgumentTypeError: for another number.
+    :param value: The value of ``--held-out``.
+    :return: A share of the episodes, at least 0 and below 1, or a dataset's name.
+    :raises ArgumentTypeError: for any other number.
     """
     try:
         share = float(value)
@@ -71,10 +71,10 @@ def share_or_dataset(value: str) -> float | str:
 
 class Split:
     """
-    What is learnt from, and what it is judged by.
+    The training data and the held-out data.
 
     :param source: Whatever ``load_dataset`` takes, as a string, or ``"sharded:<path>"``.
-    :param held_out: The share of the episodes that are held out; 0 to judge by what is learnt from; or another dataset.
+    :param held_out: The share of the episodes to hold out; 0 to evaluate on the training data; or another dataset.
     :raises DatasetError: when one of the two cannot be used or would be empty, or their spaces differ.
     """
 
@@ -86,7 +86,7 @@ class Split:
         other = load_dataset(held_out) if isinstance(held_out, str) else None
         data = open_dataset(source, None if other is None else other.action_space)
         self.first = data if isinstance(data, OfflineDataset) else data.first
-        # As a path it is saved with the model, and may be larger than memory.
+        # A path is saved with the model, and its data may be larger than memory.
         self.training: DatasetSource = source
         self.record: dict[str, Any] = {"dataset": _absolute(source), "held_out": held_out, "seed": SPLIT_SEED}
         if other is not None:
@@ -116,7 +116,7 @@ def _absolute(source: str) -> str:
 def fingerprint(dataset: OfflineDataset) -> dict[str, Any]:
     """
     :param dataset: A dataset.
-    :return: Figures by which it is known again.
+    :return: Figures that identify it.
     """
     rewards = float(dataset.rewards.sum(dtype=np.float64))
     return {"transitions": len(dataset), "episodes": dataset.n_episodes, "rewards": rewards}
@@ -125,8 +125,8 @@ def fingerprint(dataset: OfflineDataset) -> dict[str, Any]:
 def held_out_of(run: Path, source: str) -> tuple[OfflineDataset, str]:
     """
     :param run: Folder of a run.
-    :param source: The dataset to judge its models by.
-    :return: What a run without an environment held out of it, or all of it; and in words, which.
+    :param source: The dataset to evaluate its models on.
+    :return: The episodes that a run without an environment held out, or all of them; and a description.
     :raises DatasetError: when it cannot be used.
     """
     data = load_dataset(source)
@@ -144,13 +144,13 @@ def held_out_of(run: Path, source: str) -> tuple[OfflineDataset, str]:
 
 
 class TrainParser(argparse.ArgumentParser):
-    """The zoo's parser of ``train``, which takes a dataset too, with or without an environment."""
+    """The zoo's parser of ``train`` with flags for a dataset, with or without an environment."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """
         :param args: As for argparse.
         :param kwargs: As for argparse.
-        :return: The arguments, for an environment if there is one.
+        :return: The arguments.
         :raises UsageError: when arguments exclude each other.
         :raises DatasetError: when a dataset without an environment cannot be used.
         """
@@ -205,7 +205,7 @@ class OfflineManager(Manager):
     """
     The manager of a run without an environment.
 
-    :param split: What is learnt from, and what it is judged by.
+    :param split: The training data and the held-out data.
     :param fqe_steps: Gradient steps of each evaluation.
     :param args: As for :class:`Manager`.
     :param kwargs: As for :class:`Manager`.
@@ -217,8 +217,8 @@ class OfflineManager(Manager):
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """
-        :return: The hyper-parameters: with the episodes to learn from, and as they are saved, with the dataset's name.
-        :raises UsageError: when they ask for what only an environment can have.
+        :return: The hyper-parameters twice: with the episodes to learn from, and with the dataset's name, to save.
+        :raises UsageError: for arguments that need an environment.
         """
         hyperparams, saved = super().read_hyperparameters()
         wrappers = [name for name in WRAPPERS if hyperparams.get(name)]
@@ -231,12 +231,12 @@ class OfflineManager(Manager):
         :param n_envs: Not used.
         :param eval_env: As for :class:`Manager`.
         :param no_log: Not used.
-        :return: What has the dataset's spaces, and nothing to step.
+        :return: An environment with the dataset's spaces, and nothing to step.
         """
         return self._maybe_normalize(DummyVecEnv([lambda: DatasetEnv(self.split.first)]), eval_env)
 
     def create_callbacks(self) -> None:
-        """Judge the model every ``--eval-freq`` gradient steps, and once at the end of a run that is shorter."""
+        """Evaluate the model every ``--eval-freq`` gradient steps, and once at the end of a shorter run."""
         eval_freq, self.eval_freq = min(self.eval_freq, self.n_timesteps), -1
         super().create_callbacks()
         if eval_freq > 0 and not self.optimize_hyperparameters:
@@ -261,7 +261,7 @@ class OfflineManager(Manager):
             module.TrialEvalCallback = theirs
 
     def _trial_callback(self, _: VecEnv, trial: optuna.Trial, *, eval_freq: int, log_path: str | None, **__: Any) -> Any:
-        # Values of different discount factors cannot be compared.
+        # Values with different discount factors cannot be compared.
         gamma = self._hyperparams.get("gamma", 0.99)
         what = (self.split.held_out, eval_freq, self.fqe_steps, log_path, log_path)
         return TrialFQECallback(trial, *what, progress_bar=True, gamma=gamma)
@@ -269,7 +269,7 @@ class OfflineManager(Manager):
 
 class TrialFQECallback(FQECallback):
     """
-    What the zoo's ``TrialEvalCallback`` is in an environment: evaluates a trial, reports the values, and prunes it.
+    The zoo's ``TrialEvalCallback`` without an environment: evaluates a trial, reports the values, and prunes it.
 
     :param trial: The trial.
     :param args: As for :class:`~sb3_pg_extras.FQECallback`.

@@ -1,8 +1,8 @@
 """
-What the zoo's ``-optimize`` searches, for each of our algorithms.
+The search space of the zoo's ``-optimize`` for each of our algorithms.
 
-The functions here draw from an Optuna trial. One converter turns what any of them drew into arguments, also when the zoo
-reads a finished trial back (``--trial-id``).
+The functions here draw from an Optuna trial. One converter turns the drawn values into arguments, also when the zoo reads a
+finished trial back (``--trial-id``).
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
 """
-A search (``-optimize``) that several workers share through ``--storage``, and that goes on when one of them is killed.
+A search (``-optimize``) that several workers share through ``--storage``, and that survives when one of them is killed.
 
 The zoo's workers share a study, but a trial whose worker was killed counts as running for ever. Here a worker writes a
-heartbeat into the trial it runs. Any other worker that sees a heartbeat stand still fails the trial and queues a new one
-with the same parameters, and no worker leaves before all the trials asked for have ended. Optuna's own heartbeats need a
-database; these work in a journal file too.
+heartbeat into the trial it runs. Any worker that sees a heartbeat stop fails the trial and queues a new one with the same
+parameters, and no worker leaves before all requested trials have ended. Optuna's own heartbeats need a database; these work
+in a journal file too.
 """
 
 import itertools
@@ -25,14 +25,14 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, S
 
 from sb3_pg_extras.common.optional import require
 
-# Seconds between two heartbeats, and until a worker whose heartbeat stands still is taken for dead.
+# Seconds between two heartbeats, and until a worker whose heartbeat has stopped counts as dead.
 HEARTBEAT_INTERVAL = 10.0
 GRACE_PERIOD = 60.0
-# Seconds until the lock of the journal file is taken from a process that died holding it.
+# Seconds until the journal file's lock is taken from a process that died holding it.
 LOCK_GRACE_PERIOD = 30
-# A trial that has taken this many workers with it is not tried again.
+# A trial whose worker died this many times is not tried again.
 MAX_RETRIES = 3
-# Workers that start together all create the tables; one of them is first.
+# Workers that start together all try to create the tables.
 CREATE_ATTEMPTS = 10
 HEARTBEAT = "heartbeat"
 Objective = Callable[[optuna.Trial], Any]
@@ -41,21 +41,21 @@ _logger = optuna.logging.get_logger("optuna")
 
 
 class _OneTooMany(Exception):
-    """Two workers have started what was meant to be the last trial; the later one is given up."""
+    """Two workers have both started the last trial; the later one is dropped."""
 
 
 class SharedStudy(optuna.Study):
     """
     A study whose workers may be killed.
 
-    How long a heartbeat stands still is measured by the clock of the worker that looks: machines need not agree on the time.
-    A trial that never had one is judged alike: a worker can die before the first.
+    The time since the last heartbeat is measured by the clock of the worker that checks it: machines need not agree on the
+    time. A trial without a heartbeat is treated in the same way: a worker can die before the first.
 
-    :param study_name: Name of a study that is in the storage.
-    :param storage: A storage of :func:`open_storage`.
+    :param study_name: Name of a study in the storage.
+    :param storage: A storage from :func:`open_storage`.
     :param max_total_trials: If given, :meth:`optimize` ends when exactly so many trials of all workers together are
         complete or pruned.
-    :param kwargs: More arguments of ``optuna.Study``.
+    :param kwargs: Other arguments of ``optuna.Study``.
     """
 
     def __init__(self, study_name: str, storage: BaseStorage, max_total_trials: int | None = None, **kwargs: Any) -> None:
@@ -65,25 +65,25 @@ class SharedStudy(optuna.Study):
         self.seen: dict[int, tuple[Any, float]] = {}
 
     def __getstate__(self) -> dict[Any, Any]:
-        """:return: What is pickled: not the times, which only this process can compare."""
+        """:return: The state to pickle, without the times, which only this process can compare."""
         return {**super().__getstate__(), "seen": {}}
 
     def ask(self, *args: Any, **kwargs: Any) -> optuna.Trial:
-        """:return: A trial to run, which may be that of a worker that has died. The arguments are Optuna's."""
+        """:return: A trial to run, perhaps that of a dead worker. The arguments are Optuna's."""
         self.retry_trials_of_dead_workers()
         return super().ask(*args, **kwargs)
 
     def optimize(self, func: Objective, *args: Any, **kwargs: Any) -> None:
         """
-        Run trials, next to other workers.
+        Run trials, together with other workers.
 
         :param func: Runs a trial and returns its value.
-        :param args: More arguments of ``optuna.Study.optimize``, which count for this worker; without ``max_total_trials``.
-        :param kwargs: Likewise, in both cases.
+        :param args: Other arguments of ``optuna.Study.optimize`` for this worker; ignored with ``max_total_trials``.
+        :param kwargs: Other keyword arguments of it.
         """
         if self.max_total_trials is None:
             return super().optimize(lambda trial: self._run(func, trial), *args, **kwargs)
-        # Trials of this worker that others have taken, as they do when a machine sleeps for longer than the grace period.
+        # Trials that others took over, because this machine slept for longer than the grace period.
         taken: list[int] = []
 
         def run_if_counted(trial: optuna.Trial) -> Any:
@@ -106,10 +106,10 @@ class SharedStudy(optuna.Study):
                 try:
                     super().optimize(run_if_counted, callbacks=[stop], catch=(_OneTooMany,), **kwargs)
                 except Exception:
-                    # Optuna's complaint that the trial has ended already.
+                    # Optuna complains that the trial has ended already.
                     if not taken:
                         raise
-                    _logger.warning(f"Another worker took this one for dead, and runs its trial {taken.pop()} again")
+                    _logger.warning(f"Another worker considered this one dead, and runs its trial {taken.pop()} again")
                 continue
             running = [str(trial.number) for trial in self.counted_trials() if not trial.state.is_finished()]
             if not running:
@@ -121,8 +121,8 @@ class SharedStudy(optuna.Study):
 
     def counted_trials(self) -> list[FrozenTrial]:
         """
-        :return: The trials that the search consists of: the first ``max_total_trials`` that have not failed, in the order of
-            their numbers. All workers see the same ones: the storage gives out the numbers.
+        :return: The trials that count: the first ``max_total_trials`` that have not failed, in the order of their numbers.
+            All workers see the same ones, since the storage assigns the numbers.
         """
         alive = [trial for trial in self.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
         return alive[: self.max_total_trials]
@@ -137,11 +137,11 @@ class SharedStudy(optuna.Study):
         try:
             self.storage.set_trial_system_attr(self._trial_id(number), HEARTBEAT, beat)
         except (OptunaError, SQLAlchemyError, OSError) as error:
-            # A database that is away for a moment must not cost a live worker its trial.
+            # A short outage of the database must not cost a live worker its trial.
             _logger.warning(f"No heartbeat of trial {number}: {error}")
 
     def retry_trials_of_dead_workers(self) -> None:
-        """Fail the trials whose heartbeat has stood still for the grace period, and queue their parameters again."""
+        """Fail the trials whose heartbeat stopped longer ago than the grace period, and queue their parameters again."""
         now, seen = time.monotonic(), {}
         for trial in self.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             beat = trial.system_attrs.get(HEARTBEAT)
@@ -188,8 +188,8 @@ class SharedStudy(optuna.Study):
 
 class JournalLock(JournalFileOpenLock):
     """
-    The lock of a journal file, which also cuts off what a process that was killed in the middle of a line has left: the next
-    line would be joined to it, and no worker could read the journal any more.
+    The lock of a journal file. It also removes the partial line of a process that was killed while writing: the next line
+    would be joined to it, and no worker could read the journal any more.
 
     :param path: The journal file.
     """
@@ -199,7 +199,7 @@ class JournalLock(JournalFileOpenLock):
         self._path = path
 
     def acquire(self) -> bool:
-        """:return: True, when the lock is ours and the file is repaired."""
+        """:return: True, once the lock is held and the file is repaired."""
         super().acquire()
         with open(self._path, "rb+") as file:
             size = file.seek(0, os.SEEK_END)
@@ -212,7 +212,7 @@ class JournalLock(JournalFileOpenLock):
 
 def open_storage(storage: str) -> BaseStorage:
     """
-    :param storage: The zoo's ``--storage``: a path that ends in ``.log`` is a journal file, all else the URL of a database.
+    :param storage: The zoo's ``--storage``: a path that ends in ``.log`` is a journal file, anything else a database's URL.
     :return: The storage.
     :raises ValueError: when it is not a URL, or the database cannot be reached.
     """
@@ -230,7 +230,7 @@ def open_storage(storage: str) -> BaseStorage:
         require("psycopg", "search")
     for attempt in itertools.count(1):
         try:
-            # Connections that the server has closed meanwhile are made anew.
+            # Connections that the server has closed are reopened.
             return RDBStorage(storage, {"pool_pre_ping": True})
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             no_server = isinstance(error, OperationalError) and url.get_backend_name() != "sqlite"

@@ -1,8 +1,8 @@
 """
-Workarounds for faults of the RL Zoo and the libraries it uses, found in rl_zoo3 2.9.2, for the process that runs a command.
+Workarounds for bugs of the RL Zoo 2.9.2 and the libraries it uses, in the process that runs a command.
 
-They are subclasses, wrappers and assignments; nothing is written into the installed packages. Each can be deleted once
-upstream has no more of its fault; until then it does nothing where the fault is gone.
+They are subclasses, wrappers and assignments; no installed file is changed. Each can be deleted once its bug is fixed
+upstream, and does no harm until then.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from sb3_pg_extras.zoo import CLASSES, UsageError, new_file
 
 
 def take_strings_without_quotes() -> None:
-    """The zoo evaluates ``name:value`` as Python: what is none, such as ``dataset:hopper.npz``, is a string."""
+    """The zoo evaluates ``name:value`` as Python: take what is not Python, such as ``dataset:hopper.npz``, as a string."""
     utils: Any = importlib.import_module("rl_zoo3.utils")
 
     def store(self: argparse.Action, parser: Any, namespace: argparse.Namespace, values: list[str], *more: Any) -> None:
@@ -46,7 +46,7 @@ def take_strings_without_quotes() -> None:
 
 
 def refuse_unknown_environments() -> None:
-    """``train`` ends in a traceback where the environment is not registered."""
+    """``train`` ends in a traceback if the environment is not registered."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--gym-packages", nargs="+", default=[])
@@ -57,7 +57,7 @@ def refuse_unknown_environments() -> None:
 
 
 def find_models() -> None:
-    """Pass over runs without a model, which a crash leaves, and say how to get one where there is none."""
+    """Skip runs without a model, which a crash leaves, and say how to get a model if there is none."""
     utils: Any = importlib.import_module("rl_zoo3.utils")
     get_latest_run_id, get_model_path = utils.get_latest_run_id, utils.get_model_path
 
@@ -105,17 +105,17 @@ def refuse_runs_without_environment() -> None:
 
 
 def refuse_paths_with_spaces() -> None:
-    """``record_training`` gives paths to a shell without quotes, and leaves no video."""
+    """``record_training`` passes paths to a shell without quotes, and leaves no video if one has a space."""
     for path in (os.getcwd(), *sys.argv[1:]):
         if " " in path:
-            raise UsageError(f"{path!r} has a space, which record_training does not take: run it on a link without")
+            raise UsageError(f"{path!r} has a space, which record_training cannot handle: use a symbolic link without one")
 
 
 def start_our_commands() -> None:
     """
     Have ``record_training`` and ``benchmark`` start our commands with this Python.
 
-    They start the ``python`` on the PATH, with modules that do not know our ids and a script that only a checkout has.
+    They start the ``python`` on the PATH, with modules that do not know our ids and a script that the zoo's wheel lacks.
     """
     call = subprocess.call
 
@@ -145,8 +145,8 @@ def provide_ffmpeg() -> None:
 
 
 def provide_generate_metadata() -> None:
-    """The zoo imports ``generate_metadata``, which huggingface_sb3 3.2 has renamed and which returns no dict any more."""
-    # Not an attribute of the package: the function of that name is.
+    """The zoo imports ``generate_metadata``, which huggingface_sb3 3.2 renamed and which no longer returns a dict."""
+    # The package's attribute of this name is a function, not this module.
     module: Any = importlib.import_module("huggingface_sb3.push_to_hub")
     if not hasattr(module, "generate_metadata"):
         module.generate_metadata = lambda *args: module._generate_metadata(*args).to_dict()
@@ -156,7 +156,7 @@ def raise_the_error_for_missing_files() -> None:
     """
     Have ``huggingface_sb3.load_from_hub`` raise the error that the zoo expects for a missing file, such as VecNormalize's.
 
-    Since huggingface_hub 1 that is no error of requests any more, and ends the download.
+    Since huggingface_hub 1 the error is not one of requests any more, and ends the download.
     """
     import huggingface_sb3
     from huggingface_hub.errors import EntryNotFoundError
@@ -174,7 +174,7 @@ def raise_the_error_for_missing_files() -> None:
 
 
 class _LastEvaluations(np.ndarray):
-    """Runs and episodes: both axes stay."""
+    """An array of runs and episodes that keeps both axes."""
 
     def squeeze(self, axis: Any = None) -> np.ndarray:
         return np.asarray(self)
@@ -184,8 +184,8 @@ def keep_axes_of_evaluations() -> None:
     """
     Keep ``all_plots`` from squeezing its array of last evaluations.
 
-    With one run that takes away the axis of the runs (``all_plots`` then fails on one evaluation episode,
-    ``plot_from_file`` on any number of them), with one episode that of the episodes.
+    With one run, squeezing removes the axis of runs (``all_plots`` then fails with one evaluation episode,
+    ``plot_from_file`` with any number of them); with one episode, it removes the axis of episodes.
     """
 
     def array(values: Any) -> np.ndarray:
@@ -197,7 +197,7 @@ def keep_axes_of_evaluations() -> None:
 
 
 def leave_missing_results_blank() -> None:
-    """``all_plots`` says "0.0 +/- 0.0" where there is no run."""
+    """``all_plots`` says "0.0 +/- 0.0" where there is no run: put "-" there."""
     import pytablewriter
 
     class Table(pytablewriter.MarkdownTableWriter):
@@ -211,7 +211,7 @@ def leave_missing_results_blank() -> None:
 
 
 def refuse_without_runs() -> None:
-    """``plot_train`` and ``all_plots`` end in a traceback, or in an empty table, where there is no run to plot."""
+    """``plot_train`` and ``all_plots`` end in a traceback, or in an empty table, if there is no run to plot."""
     parser = argparse.ArgumentParser(prog=sys.argv[0], add_help=False)
     flags: tuple[str, ...]
     for flags in ("-a", "--algo", "--algos"), ("-e", "--env"), ("-f", "--exp-folder", "--exp-folders"):
@@ -224,7 +224,7 @@ def refuse_without_runs() -> None:
 
 
 def save_figures_without_display() -> None:
-    """Where there is no display, save the figures, which would be lost, as new PNG files in the current folder."""
+    """Without a display, save the figures, which would be lost, as new PNG files in the current folder."""
     from matplotlib import pyplot as plt
 
     show = plt.show
@@ -248,14 +248,14 @@ def save_figures_without_display() -> None:
 
 
 def skip_title_of_pybullet() -> None:
-    """``plot_from_file`` calls whatever it plots "PyBullet envs", in the place of a title that fits."""
+    """``plot_from_file`` titles every plot "PyBullet envs"."""
     from matplotlib import pyplot as plt
 
     title = plt.title
     plt.title = lambda label, **kwargs: None if label == "PyBullet envs" else title(label, **kwargs)  # type: ignore
 
 
-# Command -> what is done before it runs.
+# Command -> the workarounds to apply before it runs.
 WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
     "train": [take_strings_without_quotes, refuse_unknown_environments, use_our_manager],
     "record_training": [

@@ -1,4 +1,4 @@
-"""BEAR: every way to make one, every knob, the update's gradients, and what is saved."""
+"""BEAR: every way to make one, every argument, the update's gradients, and what is saved."""
 
 import copy
 import math
@@ -353,7 +353,7 @@ def test_critics_solve_a_known_problem():
     assert value(terminated=False) == pytest.approx(2.0, abs=0.1)
 
 
-# --- knobs ------------------------------------------------------------------------------------------------------------
+# --- arguments --------------------------------------------------------------------------------------------------------
 
 KNOBS = [
     # (argument, value, the networks that differ from the default's after one step past the warm-up)
@@ -496,7 +496,7 @@ def test_threshold_is_squared_for_the_unbiased_estimator():
         ({"variance_penalty": 1.0, "policy_kwargs": {"n_critics": 1}}, ["variance_penalty", "n_critics"]),
         ({"bootstrap_probability": 0.0}, ["bootstrap_probability"]),
         ({"warmup_fraction": -1}, ["warmup_fraction", "-1"]),
-        # PyYAML reads 1e4 and 3e-4 as text.
+        # PyYAML reads 1e4 and 3e-4 as strings.
         ({"warmup_fraction": "1e-1"}, ["warmup_fraction", "'1e-1'"]),
         ({"critic_learning_rate": "3e-4"}, ["critic_learning_rate", "'3e-4'"]),
         ({"alpha_learning_rate": None}, ["alpha_learning_rate", "None"]),
@@ -758,7 +758,7 @@ def test_dataset_collected_from_an_environment_trains_in_it():
 
 
 def test_losses_are_called_with_the_knobs(monkeypatch):
-    """What reaches the mathematics is what the user said."""
+    """The losses get the user's arguments."""
     seen = {}
 
     def spy(module, name):

@@ -1,4 +1,4 @@
-"""What makes BEAR's gradient step fast changes nothing but the last digits, or says what it changes."""
+"""What makes BEAR's gradient step fast changes results only by rounding, or says what it changes."""
 
 import numpy as np
 import pytest
@@ -56,13 +56,13 @@ def operators_per_step(**kwargs) -> list[str]:
 
 
 def test_operators_per_gradient_step():
-    """A gate that needs no clock. Whoever needs more than this has made the step slower."""
+    """A speed check without a clock: a step with more products than these is slower."""
     joint, frozen = operators_per_step(), operators_per_step(behavior_steps=1)
     assert len(joint) <= MAX_JOINT
     assert len(frozen) <= MAX_FROZEN
     # Nothing waits for the device.
     assert not [name for name in joint + frozen if name.startswith("_local_scalar_dense")]
-    # No gradient that nobody uses.
+    # No unused gradient.
     assert products(joint) == PRODUCTS_JOINT
     assert products(frozen) == PRODUCTS_JOINT - PRODUCTS_VAE
 
@@ -79,7 +79,7 @@ def test_the_users_matmul_precision_comes_back(monkeypatch):
     original = vae_loss
     monkeypatch.setattr(VAE_LOSS, lambda *args: seen.append(th.get_float32_matmul_precision()) or original(*args))
     assert th.get_float32_matmul_precision() == "highest"
-    pendulum().learn(1)  # too small to gain
+    pendulum().learn(1)  # too small to be faster
     assert seen.pop() == "highest"
     model = pendulum(policy_kwargs={"net_arch": [256, 256], "vae_net_arch": [32]}).learn(1)
     assert seen == ["medium" if matmuls.medium_is_accurate() else "highest"]
@@ -215,7 +215,7 @@ def test_kept_samples_are_the_behaviours(monkeypatch):
     kept = BehaviorSamples(model.behavior_vae, model.replay_buffer, None, seed=0)
     samples = kept.samples.clone()
     assert samples.shape == (30_000, 12, 1)
-    # What can be told apart; the VAE's own are often equal, for its latents are clipped.
+    # Distinct samples: the VAE's are often equal, since its latents are clipped.
     kept.samples += th.arange(12.0).reshape(12, 1) * 100
     rows, generator = th.tensor([7, 20_000, 7, 123]), th.Generator().manual_seed(0)
     drawn = kept.take(rows, 4, generator)

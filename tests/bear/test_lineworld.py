@@ -1,4 +1,4 @@
-"""Support against distribution constraint on Lineworld (DESIGN section 5), solved exactly with BEAR's own backup."""
+"""Support constraint against distribution constraint on a line of states, solved exactly with BEAR's own backup."""
 
 import numpy as np
 import pytest

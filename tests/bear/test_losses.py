@@ -1,4 +1,4 @@
-"""The mathematics: values worked by hand, limits, and gradients that a wrong sign or detach would change."""
+"""BEAR's losses: values worked out by hand, limits, and gradients that a wrong sign or detach would change."""
 
 import math
 
@@ -14,7 +14,7 @@ ONE_STATE_Y = th.tensor([[[1.0], [3.0]]])
 
 
 def same_gaussians(n_states: int, n: int = 4, seed: int = 0) -> tuple[th.Tensor, th.Tensor]:
-    """Two sets of n samples of N(0, .3^2 I_3) for each of many states (DESIGN's noise-floor example)."""
+    """Two sets of n samples of N(0, .3^2 I_3) for each of many states (the noise-floor example of docs/bear.md)."""
     generator = th.Generator().manual_seed(seed)
     x, y = (0.3 * th.randn(n_states, n, 3, generator=generator) for _ in range(2))
     return x, y
@@ -111,7 +111,7 @@ def test_unbiased_estimator_converges_to_the_true_mmd():
 
 @pytest.mark.parametrize(("center", "std", "expected"), [(0.8, 0.05, 0.177), (1.2, 0.05, 0.264), (1.5, 0.05, 0.327)])
 def test_mmd_of_narrow_policies_against_uniform_behavior(center, std, expected):
-    """DESIGN section 5: behaviour U[-1, 1], gaussian 20, n = 4."""
+    """Behaviour U[-1, 1], Gaussian kernel with sigma 20, n = 4."""
     generator = th.Generator().manual_seed(0)
     behavior = 2 * th.rand(40_000, 4, 1, generator=generator) - 1
     policy = center + std * th.randn(40_000, 4, 1, generator=generator)

@@ -126,7 +126,7 @@ def test_dataset_into_a_replay_buffer_by_hand():
     np.testing.assert_array_equal(buffer.rewards[:3], [[0, 3], [1, 4], [2, 5]])
     # [0, 10] -> [-1, 1]
     np.testing.assert_allclose(buffer.actions[:3, :, 0], [[-1, -0.4], [-0.8, -0.2], [-0.6, 0]], atol=2e-6)
-    # Row 1 is terminal; row 3 ends an episode, rows 2 and 5 their streams: truncated.
+    # Row 1 is terminal; row 3 ends an episode, rows 2 and 5 an environment's rows: truncated.
     np.testing.assert_array_equal(buffer.dones[:4], [[0, 1], [1, 0], [1, 1], [0, 0]])
     np.testing.assert_array_equal(buffer.timeouts[:4], [[0, 1], [0, 0], [1, 1], [0, 0]])
 
@@ -370,7 +370,7 @@ def test_vec_normalize_gives_sac_the_statistics_that_bear_learned_with():
     np.testing.assert_allclose(env.obs_rms.mean, make_arrays()["observations"].mean(axis=0), atol=1e-6)
     assert env.ret_rms.var == bear.get_vec_normalize_env().ret_rms.var != 1
     assert env.obs_rms is not bear.get_vec_normalize_env().obs_rms
-    # SAC goes on learning them; BEAR's stay.
+    # SAC trains them further; BEAR's stay.
     mean = bear.get_vec_normalize_env().obs_rms.mean.copy()
     sac.learn(4)
     assert env.training and env.obs_rms.count == pytest.approx(40 + 6)

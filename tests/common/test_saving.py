@@ -1,4 +1,4 @@
-"""Models are saved whole or not at all, by whatever way."""
+"""Models are saved whole or not at all, whichever way they are saved."""
 
 import os
 import pickletools

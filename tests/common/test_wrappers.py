@@ -36,7 +36,7 @@ def test_the_environment_of_stream_ac():
 
 
 def test_the_preset_on_a_bare_environment_warns():
-    with pytest.warns(UserWarning, match="nothing normalises hardly learns: see make_stream_env"):
+    with pytest.warns(UserWarning, match="hardly learns without VecNormalize .*: see make_stream_env"):
         SingleStepA2C("StreamPolicy", "Pendulum-v1", **STREAM_PRESET)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

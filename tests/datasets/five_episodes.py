@@ -2,7 +2,7 @@
 Five episodes in every format, which the tests of the formats share.
 
 Formats of whole episodes have episodes 1 to 5 of ``EPISODES``; formats of flat rows those of ``FLAT``. Each test says in a
-table, worked by hand, what they are as a dataset.
+table, worked out by hand, what they are as a dataset.
 """
 
 import shutil

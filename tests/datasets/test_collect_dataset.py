@@ -1,4 +1,4 @@
-"""A policy rolled in environments: every transition is kept, in order."""
+"""Rollouts of a policy: every transition is kept, in order."""
 
 import gymnasium as gym
 import numpy as np
@@ -34,7 +34,7 @@ def test_collected_transitions_by_hand():
     with pytest.raises(ValueError, match="n_steps=0: must be at least 1"):
         collect_dataset(env, None, 0)
     dataset = collect_dataset(env, lambda obs: obs / 10, 10)
-    # Two streams of 5 steps: 0 1 2 | 0 1 and 0 1 2 3 | 0, raw although VecNormalize is around.
+    # Two environments, 5 steps each: 0 1 2 | 0 1 and 0 1 2 3 | 0, raw although VecNormalize is around.
     assert dataset.observations[:, 0].tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 3, 0]
     assert dataset.next_observations[:, 0].tolist() == [1, 2, 3, 1, 2, 1, 2, 3, 4, 1]
     assert dataset.rewards.tolist() == [1, 2, 3, 1, 2, 1, 2, 3, 4, 1]
@@ -45,7 +45,7 @@ def test_collected_transitions_by_hand():
     assert env.training
     assert env.norm_obs
     assert env.norm_reward
-    assert env.obs_rms.count < 1  # and was not fed meanwhile
+    assert env.obs_rms.count < 1  # and was not updated meanwhile
 
 
 class Forgetful(DummyVecEnv):

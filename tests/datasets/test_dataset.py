@@ -81,7 +81,7 @@ def _discrete_observations(row, value):
         (lambda a: {"action_space": spaces.MultiBinary(2), "actions": np.full((40, 2), 0.5)}, ["actions", "row 0", "0.5"]),
         (lambda a: _discrete_observations(7, 3), ["next_observations", "row 7", "3", "outside", "Discrete(3)"]),
         (lambda a: _discrete_observations(8, 0.5), ["next_observations", "row 8", "0.5", "outside"]),
-        (lambda a: {"action_space": "Box"}, ["action_space", "space of gymnasium", "'Box'"]),
+        (lambda a: {"action_space": "Box"}, ["action_space", "gymnasium space", "'Box'"]),
         (lambda a: {"rewards": 1e308}, ["rewards", "single number"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""D4RL, robomimic and d3rlpy files: five episodes against a table worked by hand, and files that somebody broke."""
+"""D4RL, robomimic and d3rlpy files: five episodes against a table worked out by hand, and damaged files."""
 
 import sys
 from pathlib import Path
@@ -96,7 +96,7 @@ def test_d4rl_with_next_observations(path):
 
 
 def test_d4rl_without_timeouts(path):
-    """Only terminals are known: 22 is taken to lead to 30, the next row of what looks like one episode."""
+    """Only terminals are known: 22 seems to lead to 30, the next row of what looks like one episode."""
     arrays = {name: array for name, array in FLAT.items() if name != "timeouts"}
     table = [*replaced(TABLE, (21, ""))[:5], (22, 30, ""), *TABLE[5:]]
     assert_is(load_dataset(write(path, arrays)), table)
@@ -251,7 +251,7 @@ def test_h5py_is_optional(path, monkeypatch):
         load_dataset(path)
 
 
-# --- files that somebody broke ----------------------------------------------------------------------------------------
+# --- damaged files ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -452,7 +452,7 @@ def test_pickles_leave_no_class_changed(content, name, tmp_path):
     assert dict(vars(ReplayBuffer)) == before
 
 
-# --- small files that ask for much ------------------------------------------------------------------------------------
+# --- small files that claim to be large -------------------------------------------------------------------------------
 
 
 def assert_quickly_refused(source: Any, words: str) -> None:
@@ -463,7 +463,7 @@ def assert_quickly_refused(source: Any, words: str) -> None:
 
 
 def test_a_pickle_of_nine_bytes_takes_no_gigabytes(tmp_path):
-    """A memo's number of 2**31 - 1: the reader written in C takes 32 GB for it."""
+    """A memo index of 2**31 - 1: the reader written in C allocates 32 GB for it."""
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04Nr\xff\xff\xff\x7f.")
     assert_quickly_refused(tmp_path / "x.pkl", "holds a NoneType")
 
@@ -480,7 +480,7 @@ def test_pickles_that_name_more_bytes_than_they_have_are_refused(tmp_path):
 def test_pickles_that_make_large_objects_are_refused(tmp_path):
     (tmp_path / "x.pkl").write_bytes(b"cgymnasium.spaces.box\nBox\n(K\x00K\x01J\x00\xe1\xf5\x05\x85tR.")
     assert_quickly_refused(tmp_path / "x.pkl", r"refused: the pickle calls Box")
-    # An array made by its name, of values that are not in the file, instead of an honest one.
+    # An array made by calling its class, with values that are not in the file.
     buffer = small_buffer()
     buffer.next_observations = "here"
     content = pickle.dumps(buffer, protocol=3)
@@ -503,7 +503,7 @@ def test_buffers_that_claim_to_be_large_are_refused(tmp_path):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_npz_compressed_in_other_ways_is_refused(method, tmp_path):
-    """They pack gigabytes into bytes, and numpy never writes them."""
+    """They pack gigabytes into a few bytes, and NumPy never writes them."""
     with zipfile.ZipFile(tmp_path / "x.npz", "w", method) as file:
         file.writestr("rewards.npy", bytes(1 << 20))
     assert_quickly_refused(tmp_path / "x.npz", r"rewards\.npy is compressed in a way")
@@ -556,7 +556,7 @@ def test_arrow_that_unpacks_to_gigabytes_is_refused(tmp_path, monkeypatch):
 
 
 def test_lists_of_nothing_are_refused(tmp_path):
-    """A list of two thousand million nulls takes no memory until somebody asks which of them are null."""
+    """A list of two billion nulls takes no memory until its nulls are counted."""
     nothing = pa.LargeListArray.from_arrays(pa.array([0, 2**31 - 1], pa.int64()), pa.nulls(2**31 - 1))
     table = pa.table({"obs": nothing, "acts": [[0.0]], "rews": [[0.0]], "terminal": [True]})
     folder = change_imitation(tmp_path / "x", lambda _: table)

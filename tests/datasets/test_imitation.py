@@ -1,4 +1,4 @@
-"""Trajectories that the library imitation wrote, against a table worked by hand, and changed ones."""
+"""Trajectories that the library imitation wrote, against a table worked out by hand, and changed ones."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Minari's own files against a table worked by hand; what is written to Minari comes back exactly."""
+"""Minari's own files against a table worked out by hand; what is written to Minari comes back exactly."""
 
 import json
 import shutil

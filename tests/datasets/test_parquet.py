@@ -1,4 +1,4 @@
-"""Frames as LeRobot keeps them, in one file or many, against a table worked by hand, and changed ones."""
+"""Frames as LeRobot keeps them, in one file or many, against a table worked out by hand, and changed ones."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from five_episodes import ACTION_SPACE, assert_is_table, frames, with_values
 from sb3_pg_extras import DatasetError, load_dataset
 
 # A frame has no next observation: the last one of an episode is its own next where nothing follows, or else left out, and
-# the one before it is truncated in its stead. Episode 5 is done at its time limit.
+# the one before it is truncated instead. Episode 5 is done at its time limit.
 PARQUET_TABLE = """
    10  1.0  100  11  0  0
    11  1.1  101  12  0  0

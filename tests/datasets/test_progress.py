@@ -1,4 +1,4 @@
-"""The bar of a load: there when it takes its time, absent with verbose=0, and moving with what has been read."""
+"""The progress bar of a load: shown for slow loads, absent with verbose=0, and advanced by what has been read."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sb3_pg_extras.datasets.progress import CountedFile, advance, progress_bar, 
 
 
 class Recorder(progress.tqdm):
-    """A bar that notes its moves."""
+    """A bar that notes its updates."""
 
     made: list["Recorder"] = []  # noqa: RUF012
 
@@ -156,7 +156,7 @@ def test_the_bar_is_closed_when_the_load_fails(tmp_path, bars):
     assert bars[0].n < bars[0].total
     moves = list(bars[0].moves)
     advance(10)
-    assert bars[0].moves == moves  # nobody moves it any more
+    assert bars[0].moves == moves  # nothing moves it any more
 
 
 @pytest.mark.parametrize("verbose", [0, 1])

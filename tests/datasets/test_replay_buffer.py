@@ -47,7 +47,7 @@ def test_replay_buffer_in_order_of_time(n_envs, n_steps, optimize_memory_usage):
         np.testing.assert_array_equal(dataset.terminations, (steps % 5 == 4) & ~timeouts)
     going_on = ~(dataset.terminations | dataset.truncations)
     np.testing.assert_array_equal(dataset.next_observations[going_on, 0], (100 * env + steps + 1)[going_on])
-    # Each stream ends with the data.
+    # Each environment's rows end with the data.
     assert set(np.arange(1, n_envs + 1) * (n_steps - oldest)) <= set(dataset.episode_ends)
 
 

@@ -33,7 +33,7 @@ def test_rows_become_transitions(tmp_path, as_file):
         source.to_csv(tmp_path / "log.csv", index=False)
         source = tmp_path / "log.csv"
     dataset = load_dataset(source, ACTIONS, columns=COLUMNS)
-    # The last row of the run that was cut has no next observation: the row before it is truncated in its stead.
+    # The last row of the run that was cut has no next observation: the row before it is truncated instead.
     assert dataset.observations[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     assert dataset.next_observations[:2, 0].tolist() == [1, 2]
     assert dataset.next_observations[3:, 0].tolist() == [4, 5, 6]

@@ -1,4 +1,4 @@
-"""A time limit is no terminal state: the value of what follows counts. Each source's flags against values worked by hand."""
+"""A time limit is not a terminal state: the next value counts. Each source's flags against values worked out by hand."""
 
 import warnings
 

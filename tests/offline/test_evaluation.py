@@ -69,7 +69,7 @@ def small(policy, dataset, **kwargs) -> FQE:
 
 @pytest.mark.parametrize("time_limit", [None, 3])
 def test_value_of_a_deterministic_policy_is_exact(time_limit):
-    """With a time limit no episode ends otherwise than by it half the time: its states' values are bootstrapped."""
+    """With a time limit of 3, most episodes end at it: the values of their last states are bootstrapped."""
     fqe = small(Table(1, 1, 0), chain(time_limit=time_limit)).learn(900)
     assert exact_value(np.array([1.0, 1.0, 0.0])) == pytest.approx(0.9 + 0.81 * 20)
     assert fqe.value().mean == pytest.approx(0.9 + 0.81 * 20, rel=0.05)
@@ -79,7 +79,7 @@ def test_value_of_a_stochastic_policy_is_exact():
     fqe = small(Table(0.5, 0.8, 0.5), chain(), deterministic=False).learn(700)
     expected = exact_value(np.array([0.5, 0.8, 0.5]))
     assert np.mean([fqe.value().mean for _ in range(10)]) == pytest.approx(expected, rel=0.05)
-    # It is the policy that is judged, not the data: these stay in state 0 for ever.
+    # The policy is evaluated, not the data, which stay in state 0 for ever.
     assert small(Table(0.0, 0.0, 0.0), chain()).learn(400).value().mean == pytest.approx(0.0, abs=0.5)
 
 

@@ -130,7 +130,7 @@ def test_progress_bar_counts_gradient_steps(n_envs):
 
 
 def test_an_evaluation_copies_no_model(monkeypatch):
-    """It plays with the very weights that learn, and makes no tensor as large as one of their matrices."""
+    """It acts with the weights that learn, and makes no tensor as large as one of their matrices."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     model = BEAR("MlpPolicy", None, BUNDLED, policy_kwargs={"net_arch": [64, 64]}, n_action_samples=4, warmup_fraction=0)

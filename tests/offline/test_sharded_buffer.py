@@ -69,7 +69,7 @@ def sharded_buffer(folder, max_bytes: int, seed: int = 0, **kwargs) -> ShardedRe
 
 
 def test_the_parts_are_the_dataset(shards):
-    """Together they hold each transition once, but for those whose next frame is in another part."""
+    """Together they hold each transition once, except those whose next frame is in another part."""
     whole, sharded = load_dataset(shards, BOX), ShardedParquet(shards, BOX)
     assert (len(sharded), sharded.n_parts) == (1000, 18)
     parts = [sharded.part(index) for index in range(sharded.n_parts)]
@@ -86,7 +86,7 @@ def test_the_parts_are_the_dataset(shards):
 
 
 def test_actions_outside_their_bounds_are_named_with_what_to_do(shards):
-    with pytest.raises(DatasetError, match=r"actions row 1 is .*clip_actions=True\) clips them, but for sharded data"):
+    with pytest.raises(DatasetError, match=r"actions row 1 is .*clip_actions=True\) clips them, except in sharded data"):
         ShardedParquet(shards, spaces.Box(-0.5, 0.5, (1,)))
 
 

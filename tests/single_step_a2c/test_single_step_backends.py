@@ -196,7 +196,7 @@ def test_a_callback_may_load_or_replace_an_optimizer(function, trace_decay):
             return True
 
     def train(backend, callback=None):
-        # A schedule: a learning rate that is read from the old group stands still.
+        # A schedule: a learning rate that is read from the old group would not change.
         settings = {"learning_rate": lambda progress: 0.1 * progress, "trace_decay": trace_decay, "max_grad_norm": 10.0}
         return vector(chain_model(Chain(7), backend=backend, **settings).learn(30, callback=callback))
 
@@ -222,7 +222,7 @@ def test_a_callback_may_change_the_policy(function, backend):
     before: list[th.Tensor] = []
     model = make(env=Chain(10**6), backend=backend)
     model.learn(10, callback=Call(lambda model: (before.append(vector(model)), function(model)), step=10))
-    # The step in flight is not learnt from: what chose its action is gone.
+    # The current step is not learnt from: the parameters that chose its action are gone.
     assert th.equal(vector(model), 0.5 * before[0]) and model._n_updates == 9
     model.learn(10, callback=Call(function, step=15), reset_num_timesteps=False)
     assert model._n_updates == 18
@@ -275,7 +275,7 @@ class Replace(BaseCallback):
 
     def _on_step(self) -> bool:
         if self.num_timesteps == self.step:
-            # A copy: an optimiser of PyTorch goes on in the very tensors it is given.
+            # A copy: PyTorch's optimisers work on the tensors that they are given.
             self.model.set_parameters(deepcopy(self.parameters))
         return True
 
@@ -292,7 +292,7 @@ def test_a_callback_may_set_parameters(settings, backend):
     saved = deepcopy(earlier.get_parameters())
     replaced = model().learn(20, callback=Replace(saved, 20))
     for name, part in replaced.get_parameters().items():
-        th.testing.assert_close(part, saved[name], msg=name)  # the step in flight was not learnt from
+        th.testing.assert_close(part, saved[name], msg=name)  # the current step was not learnt from
     assert replaced._n_updates == 19
 
     def go_on(model):

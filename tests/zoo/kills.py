@@ -48,7 +48,7 @@ Pendulum-v1:
   batch_size: 64
   policy_kwargs: "dict(net_arch=[32, 32], vae_net_arch=[32, 32])"
 """
-# The command, with a heartbeat that does not take a minute to miss.
+# The command, with shorter times for heartbeats.
 WORKER = """
 from sb3_pg_extras.zoo import main
 from sb3_pg_extras.zoo import storage

@@ -1,4 +1,4 @@
-"""``sb3-pg-extras collect``: agents of the zoo rolled into datasets, and what a crash leaves of it."""
+"""``sb3-pg-extras collect``: agents of the zoo recorded as datasets, also after a crash."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def flat(arrays) -> np.ndarray:
     return np.concatenate(list(arrays.values()), axis=1) if isinstance(arrays, dict) else arrays
 
 
-# --- rolling ----------------------------------------------------------------------------------------------------------
+# --- rollouts ---------------------------------------------------------------------------------------------------------
 
 
 class Counter(gym.Env):
@@ -589,7 +589,7 @@ def test_stored_observations_and_rewards_are_raw(cli, agents):
     actions, _ = model.predict(normalizer.normalize_obs(dataset.observations), deterministic=True)
     np.testing.assert_allclose(dataset.actions, actions, atol=1e-5)
     assert np.abs(model.predict(dataset.observations, deterministic=True)[0] - actions).max() > 1e-2
-    # Truncated after 200 steps, and cut after 225, in each of the two streams.
+    # Truncated after 200 steps, and cut after 225, in each of the two environments.
     assert dataset.episode_ends.tolist() == [200, 225, 425, 450]
     assert np.flatnonzero(dataset.truncations).tolist() == [199, 424]
     assert not dataset.terminations.any()

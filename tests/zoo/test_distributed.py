@@ -166,7 +166,7 @@ def test_a_storage_that_is_away_for_a_moment_does_not_end_the_heartbeats(url, mo
     assert shared.HEARTBEAT in study.trials[0].system_attrs
 
 
-# -- exactly as many trials as were asked for
+# -- exactly as many trials as requested
 
 
 def test_counted_trials_are_the_first_that_have_not_failed(tmp_path):
@@ -277,7 +277,7 @@ def test_a_search_of_one_worker_by_n_trials_leaves_what_the_zoo_leaves(tmp_path)
     result = optimize(tmp_path, *arguments, "-n", "300", "--eval-episodes", "1", "--n-trials", "2")
     assert result.returncode == 0, result.stderr
     (report,) = (tmp_path / "logs" / "reinforce").glob("report_CartPole-v1_2-trials-*.pkl")
-    # The study in it finds the journal again, and takes no trial for dead by the clock of another process.
+    # The study in it finds the journal again, and does not judge trials by another process's clock.
     study = pickle.loads(report.read_bytes())
     assert states(study) == ["COMPLETE", "COMPLETE"]
     assert all(shared.HEARTBEAT in trial.system_attrs for trial in study.trials)

@@ -308,7 +308,7 @@ def test_names_of_runs():
     assert run_name("logs/robot.npz") == "robot"
     assert run_name("my robot.csv") == "my-robot"
     assert run_name("minari:mujoco/hopper/medium-v0") == "mujoco-hopper-medium-v0"
-    # The zoo would take its hyper-parameters, and its runs for those of the environment.
+    # The zoo would use the environment's hyper-parameters, and mix up its runs with the environment's.
     assert run_name("Pendulum-v1.npz") == "Pendulum-v1-dataset"
     assert run_name("Pendulum.npz") == "Pendulum"
 

@@ -344,7 +344,7 @@ def test_a_crashed_run_is_passed_over(trained):
     ],
 )
 def test_values_on_the_command_line(argument, expected, monkeypatch):
-    monkeypatch.setattr(StoreDict, "__call__", StoreDict.__call__)  # given back afterwards
+    monkeypatch.setattr(StoreDict, "__call__", StoreDict.__call__)  # restored afterwards
     upstream.take_strings_without_quotes()
     parser = argparse.ArgumentParser()
     parser.add_argument("-params", nargs="+", action=StoreDict)

@@ -81,7 +81,7 @@ def test_wheel_and_sdist_hold_everything(release):
 
 @cache
 def warm_python(installed: Path) -> WarmPython:
-    """There is neither an ffmpeg nor a Python on the PATH, and no network is met."""
+    """There is neither an ffmpeg nor a Python on the PATH, and no network."""
     env = {"PYTHONPATH": str(installed), "PATH": "/nowhere", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     kept = {name: os.environ[name] for name in ("HOME", "SDL_VIDEODRIVER", "LD_LIBRARY_PATH") if name in os.environ}
     return WarmPython(kept | env)
@@ -359,7 +359,7 @@ def test_a_dataset_error_in_a_search_is_one_message(tmp_path, installed):
     assert "Traceback" not in result.stderr
 
 
-# Workarounds. Where one of the faults below is gone after an update of the zoo, delete its workaround.
+# Workarounds. When an update of the zoo fixes one of the bugs below, delete its workaround.
 
 
 @pytest.mark.parametrize("cls", [ExperimentManager, Manager])
@@ -387,7 +387,7 @@ def test_trial_0_is_loaded_and_the_command_line_comes_before_it(cls, tmp_path):
 
 
 def test_children_are_our_commands_in_this_python(monkeypatch, capfd):
-    monkeypatch.setattr(subprocess, "call", subprocess.call)  # given back afterwards
+    monkeypatch.setattr(subprocess, "call", subprocess.call)  # restored afterwards
     monkeypatch.setenv("PATH", "/nowhere")
     upstream.start_our_commands()
     for command in (["python", "-m", "rl_zoo3.record_video"], ["python", "enjoy.py"]):
@@ -522,7 +522,7 @@ def test_figures_are_saved_where_there_is_no_display(framework, tmp_path, monkey
 
 def test_a_picture_replaces_no_other_and_an_empty_one_is_not_saved(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plt, "show", plt.show)  # given back afterwards
+    monkeypatch.setattr(plt, "show", plt.show)  # restored afterwards
     upstream.save_figures_without_display()
     (tmp_path / "Results.png").write_bytes(b"of another command")
     for draws in (True, True, False):

@@ -7,7 +7,7 @@ import numpy as np
 from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets.dataset import DatasetError, check_finite
 
-# Constant columns take next to nothing in a file. Bytes; times the size of the file.
+# Constant columns take almost no space in a file: sizes up to so many bytes plus so many times the file's are accepted.
 UNCHECKED, MAX_EXPANSION = 1 << 28, 1000
 
 

@@ -18,7 +18,7 @@ def load_d3rlpy(path: str | Path, action_space: spaces.Space | None = None) -> O
     Read what d3rlpy 2 dumps: ``observations_0``, ``actions_0``, ``rewards_0``, ``terminated_0``, and so on for
     ``num_episodes``. Tuples of observations (``observations_0_0``) are not supported.
 
-    The file says of an episode only whether it terminated: any other counts as truncated, as in d3rlpy. Its last step
+    The file only says whether an episode terminated: any other counts as truncated, as in d3rlpy. Its last step
     has no next observation and is dropped, as :func:`~sb3_pg_extras.datasets.rows.from_rows` describes.
 
     :param path: The file.

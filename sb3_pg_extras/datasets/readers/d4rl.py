@@ -1,4 +1,4 @@
-"""D4RL's HDF5 files: flat arrays, the episodes told apart by flags."""
+"""D4RL's HDF5 files: flat arrays, with flags where episodes end."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> Off
     Read a D4RL file: ``observations``, ``actions``, ``rewards``, ``terminals``, and where the file has them ``timeouts``
     and ``next_observations``; ``infos/*`` and ``metadata/*`` are not read.
 
-    An episode ends at each terminal, at each timeout and with the file. A step that is both is a terminal: its value is
-    not bootstrapped. In a file without ``timeouts`` only terminals end an episode: where such a file was cut by a time
-    limit all the same, it does not say so, and the first observation of the next episode is taken for the next one.
+    An episode ends at each terminal, at each timeout and with the file. A step with both flags is a terminal: its value is
+    not bootstrapped. In a file without ``timeouts`` only terminals end an episode: a time limit cannot be seen there, and
+    the first observation of the next episode counts as the next observation.
 
     In a file without ``next_observations`` the step at a timeout, and the file's last unless it is a terminal, have no
     next observation and are dropped, as :func:`~sb3_pg_extras.datasets.rows.from_rows` describes.

@@ -1,4 +1,4 @@
-"""HDF5 files: which of the formats that share the suffix is it?"""
+"""HDF5 files: which of the formats with this suffix it is."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sb3_pg_extras.datasets.readers.robomimic import load_robomimic
 
 def load_hdf5(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
     """
-    Read an HDF5 file in D4RL's, robomimic's or d3rlpy's format, told apart by the names at its top.
+    Read an HDF5 file in D4RL's, robomimic's or d3rlpy's format, recognised by its top-level names.
 
     :param path: The file.
     :param action_space: The environment's action space; see the formats' own functions for what is assumed without.

@@ -2,7 +2,7 @@
 Reading arrays from HDF5 files of unknown origin.
 
 Only numbers that lie in the file itself are read: links, external storage, virtual datasets and objects are refused, and
-so are sizes that the file cannot hold, before any memory is taken for them.
+so are sizes that the file cannot hold, before any memory is allocated for them.
 """
 
 import math
@@ -19,9 +19,9 @@ from sb3_pg_extras.datasets.dataset import DatasetError, as_flags, check_finite
 from sb3_pg_extras.datasets.progress import advance
 from sb3_pg_extras.datasets.reading import MAX_INFLATION, naming, reading
 
-# An array of unknown length grows by this part of itself, so that little memory is taken for nothing.
+# An array of unknown length grows by 1 / GROWTH of itself, so that little memory is wasted.
 GROWTH = 8
-# Bytes. By default libhdf5 keeps up to 32 MB about thousands of small arrays, each of which is read once.
+# Bytes. By default libhdf5 caches up to 32 MB of metadata of thousands of small arrays, each of which is read once.
 METADATA_CACHE = 1 << 20
 # Bytes read at a time.
 PART = 1 << 20
@@ -32,7 +32,7 @@ MAX_NAMES = 20
 @contextmanager
 def open_hdf5(path: str | Path, what: str) -> Iterator[Any]:
     """
-    Open an HDF5 file for reading; whatever fails meanwhile becomes one :class:`DatasetError` that names the file.
+    Open an HDF5 file for reading; whatever fails in the block becomes one :class:`DatasetError` that names the file.
 
     :param path: The file.
     :param what: What it is expected to be, for the message.
@@ -130,7 +130,7 @@ def _read_rows(group: Any, paths: Sequence[str], flags: bool) -> tuple[np.ndarra
             dtype = np.dtype(np.float32) if dtype.kind == "f" else np.dtype(dtype.str).newbyteorder("=")
             n_bytes = checked_storage(array, file_size)
             n_stored += n_bytes
-            # Several names of one array would let a small file fill the memory.
+            # Several names for one array would let a small file fill the memory.
             if n_stored > file_size:
                 raise DatasetError(f"with those like it, claims more than the file's {file_size} bytes")
             if rows is None:
@@ -222,6 +222,6 @@ def _read_into(array: Any, values: np.ndarray, n_stored: int, name: str) -> None
         # As array.read_direct does, which takes longer than reading a small array.
         space.select_hyperslab((start, *[0] * (part.ndim - 1)), part.shape)
         array.id.read(h5py.h5s.create_simple(part.shape), space, part)
-        # Said here, where the row of the file is known, and the values are still in the processor's cache.
+        # Checked here, where the file's row is known and the values are still in the processor's cache.
         check_finite(name, part, start)
         advance(n_stored * len(part) / len(values))

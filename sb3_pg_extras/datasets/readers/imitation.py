@@ -20,7 +20,7 @@ STATE = "state.json"
 
 def load_imitation(folder: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
     """
-    Read what ``imitation.data.serialize.save`` wrote. Its ``infos`` are not decoded: that would run code they name.
+    Read what ``imitation.data.serialize.save`` wrote. Its ``infos`` are not decoded, which would run the code they name.
 
     :param folder: The folder.
     :param action_space: The environment's: the folder holds none.
@@ -31,7 +31,7 @@ def load_imitation(folder: str | Path, action_space: spaces.Space | None = None)
     with reading(folder, "trajectories of imitation"):
         dataset = from_episodes(_episodes(folder), action_space)
     if dataset.terminations.any():
-        # Its own rollouts call a trajectory that ran into a time limit terminal too.
+        # imitation's own rollouts mark trajectories that reached a time limit as terminal too.
         warn_of_time_limits("terminal in trajectories of imitation")
     return dataset
 

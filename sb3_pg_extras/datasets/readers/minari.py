@@ -30,11 +30,11 @@ EPISODE_FIELDS = ("observations", "actions", "rewards", "terminations", "truncat
 
 def load_minari(source: Any) -> OfflineDataset:
     """
-    Read a Minari dataset. Nothing is downloaded, and no environment that a file names is made.
+    Read a Minari dataset. Nothing is downloaded, and no environment named in a file is made.
 
-    :param source: An id that is there locally, ``"hopper/medium-v0"`` (with or without ``minari:`` before it), a
-        ``minari.MinariDataset``, whose selection of episodes counts, or the path of a folder.
-    :return: The dataset. Each of Minari's episodes is one of its episodes, also where neither flag is set at the end.
+    :param source: The id of a local dataset, ``"hopper/medium-v0"`` (with or without the prefix ``minari:``), a
+        ``minari.MinariDataset``, of which the selected episodes are read, or the path of a folder.
+    :return: The dataset. Each of Minari's episodes is one of its episodes, also if neither flag is set at the end.
     :raises DatasetError: when the dataset is missing, damaged or invalid.
     """
     minari = require("minari", "minari")
@@ -111,7 +111,7 @@ def _check_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _is_composite(space: str) -> bool:
-    """Whether the JSON of a space is of one whose samples are several arrays."""
+    """Whether a space, as JSON, has samples of several arrays."""
     value = json.loads(space)
     return isinstance(value, dict) and value.get("type") in ("Dict", "Tuple")
 
@@ -155,7 +155,7 @@ def _check_arrow(folder: Path, data_format: str) -> int:
     """
     arrow_dataset = require("pyarrow.dataset", "minari")
     episodes = sorted(episode for episode in folder.iterdir() if episode.is_dir())
-    # It reads everything, and so half of the work is done here.
+    # This reads everything: half of the work is done here.
     for episode in track(episodes, len(episodes), 0.5):
         files = arrow_dataset.dataset(str(episode), format=data_format, ignore_prefixes=["_", ".", METADATA])
         file_size, n_bytes, batches = sum(Path(file).stat().st_size for file in files.files), 0, []
@@ -174,7 +174,7 @@ def _check_arrow(folder: Path, data_format: str) -> int:
 
 def save_minari(dataset: OfflineDataset, dataset_id: str, data_format: str = "hdf5") -> None:
     """
-    Write a dataset where Minari keeps its own; it is written whole or not at all. :func:`load_minari` gives it back.
+    Write a dataset to Minari's folder, whole or not at all. :func:`load_minari` reads it back.
 
     :param dataset: The dataset.
     :param dataset_id: Minari's name for it, such as ``"pendulum/mixed-v0"``.
@@ -258,7 +258,7 @@ def _with_last(start: int, end: int, states: np.ndarray, next_states: np.ndarray
 
 
 def _in_space(name: str, array: np.ndarray, space: spaces.Space) -> np.ndarray:
-    """The same numbers in the type of the space, which Minari's files have."""
+    """The same numbers in the space's type, as Minari's files have them."""
     if "/" in name:
         raise DatasetError(f"{name}: keys with a slash cannot be written")
     converted = array.astype(space.dtype)

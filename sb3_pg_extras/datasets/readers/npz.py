@@ -19,7 +19,7 @@ from sb3_pg_extras.datasets.spaces import space_from_json, space_to_json
 # A Dict observation's key "image" is stored as the array "observations/image".
 SEPARATOR = "/"
 METADATA = ("observation_space", "action_space", "env_id", "reference_scores")
-# Bytes of uncompressed arrays from which on they are not read but mapped.
+# Bytes from which on uncompressed arrays are mapped instead of read.
 MAP_FROM = 1 << 30
 
 
@@ -52,7 +52,7 @@ def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> Offl
     The arrays of a large file without compression (``numpy.savez``) stay in it: they are memory-mapped.
 
     :param path: A file that :func:`save_npz` wrote, or any ``.npz`` with the same field names.
-    :param action_space: Taken where the file names no action space.
+    :param action_space: Used if the file names no action space.
     :return: The dataset.
     :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
     """
@@ -82,9 +82,9 @@ def load_npz(path: str | Path, action_space: spaces.Space | None = None) -> Offl
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], file_size: int) -> None:
-    """Refuse what claims to be larger than the file can hold, before any memory is taken for it."""
+    """Refuse what claims to be larger than the file can hold, before any memory is allocated for it."""
     for member in members:
-        # numpy compresses in no other way, and only this one is known not to pack a gigabyte into some bytes.
+        # NumPy uses no other compression, and only deflate is known not to pack a gigabyte into a few bytes.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise DatasetError(f"{member.filename} is compressed in a way that numpy does not write")
         if member.file_size > MAX_INFLATION * member.compress_size:

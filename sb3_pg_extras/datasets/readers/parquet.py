@@ -65,12 +65,12 @@ def _check_memory(shards: list[Path]) -> None:
     if needed > available_memory():
         raise DatasetError(
             f"needs more than {needed / 1e9:.1f} GB of memory, {available_memory() / 1e9:.1f} are free: "
-            'BEAR trains on it with dataset="sharded:<path>", which reads it part by part'
+            'algorithms train on it with dataset="sharded:<path>", which reads it part by part'
         )
 
 
 def available_memory() -> float:
-    """:return: Bytes of memory that can be had now; infinity where the system does not say."""
+    """:return: Bytes of available memory; infinity if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -85,7 +85,7 @@ def _read(shard: Path, share: float) -> Any:
     schema = file.schema_arrow
     names = needed_columns(schema)
     file_size, n_bytes, batches = shard.stat().st_size, 0, []
-    # The file's own figures for its columns are not asked for: where they are damaged, pyarrow 26 ends the process.
+    # The file's column statistics are not read: pyarrow 26 crashes if they are damaged.
     for batch in track(file.iter_batches(BATCH, columns=names), -(-file.metadata.num_rows // BATCH), share):
         n_bytes += batch.nbytes
         check_size(n_bytes, file_size)
@@ -97,7 +97,7 @@ def needed_columns(schema: Any) -> list[str]:
     """
     :param schema: The ``pyarrow`` schema of a file.
     :return: The names of the columns that make transitions.
-    :raises DatasetError: when one is missing, or there twice.
+    :raises DatasetError: when one is missing, or occurs twice.
     """
     needed = [ACTION, REWARD, DONE, EPISODE, _frame_column(schema.names)]
     observations = [name for name in schema.names if _is_observation(schema.field(name))]
@@ -150,7 +150,7 @@ def from_frames(columns: dict[str, np.ndarray], action_space: spaces.Space | Non
     :raises DatasetError: when an episode has a gap, or the frames are not a valid dataset.
     """
     if action_space is None:
-        raise DatasetError("field 'action_space' is missing: pass it, or the environment, whose space is then taken")
+        raise DatasetError("field 'action_space' is missing: pass it, or the environment, whose space is then used")
     order = np.lexsort((columns[FRAMES[0]], columns[EPISODE]))
     columns = {name: array[order] for name, array in columns.items()}
     episode, frame = columns[EPISODE].astype(np.int64), columns[FRAMES[0]].astype(np.int64)

@@ -42,23 +42,23 @@ ALLOWED_CLASSES = {
 ALLOWED_NUMPY_TYPES = {"float32", "float64", "int8", "int32", "int64", "uint8", "bool"}
 
 
-# Objects that a replay buffer's pickle fills. Anything else, such as a class, would stay changed after the load.
+# Objects that a replay buffer's pickle fills. Changes to anything else, such as a class, would outlive the load.
 FILLED = (
     BaseBuffer, spaces.Space, np.ndarray, np.dtype,
     np.random.Generator, np.random.BitGenerator, np.random.SeedSequence,
 )  # fmt: skip
-# Classes that it fills but never calls: with the sizes that a call may name, they would fill the memory.
+# Classes that it fills but never calls: a call with a huge size would fill the memory.
 NEVER_CALLED = (BaseBuffer, spaces.Space, np.ndarray)
-# What the reader does for each of a pickle's instructions.
+# The reader's method for each of a pickle's instructions.
 LOAD: dict[int, Any] = pickle._Unpickler.dispatch
 
 
 class ReplayBufferUnpickler(pickle._Unpickler):
     """
-    A pickle reader that admits numpy arrays, gymnasium spaces and SB3's buffers, and refuses the rest by name.
+    A pickle reader that admits NumPy arrays, gymnasium spaces and SB3's buffers, and refuses anything else by name.
 
-    It is Python's own reader written in Python: the one written in C takes tens of gigabytes for a file of nine bytes
-    (a memo's number), and cannot be told what may be called and filled.
+    It extends Python's pure-Python reader: the one in C can allocate tens of gigabytes for a file of nine bytes (a memo
+    index), and does not let a subclass restrict what is called and filled.
 
     :param file: The file, open for reading.
     """
@@ -67,7 +67,7 @@ class ReplayBufferUnpickler(pickle._Unpickler):
     read: Any
     append: Any
     dispatch: ClassVar[dict[int, Any]] = dict(LOAD)
-    # Calls in the way of Python 1, which no pickle of a buffer makes.
+    # Calls of the oldest protocols, which no pickle of a buffer makes.
     del dispatch[pickle.INST[0]], dispatch[pickle.OBJ[0]]
 
     def load_build(self) -> None:
@@ -83,7 +83,7 @@ class ReplayBufferUnpickler(pickle._Unpickler):
         LOAD[pickle.REDUCE[0]](self)
 
     def load_bytearray8(self) -> None:
-        # Python's own takes the memory before it looks whether there are as many bytes.
+        # Python's own allocates the memory before it checks that there are as many bytes.
         length = int.from_bytes(self.read(8), "little")
         data = self.read(length)
         if len(data) < length:
@@ -117,24 +117,24 @@ class ReplayBufferUnpickler(pickle._Unpickler):
 
 def load_replay_buffer(path: str | Path) -> OfflineDataset:
     """
-    Read a pickled SB3 replay buffer, such as the zoo's ``--save-replay-buffer`` leaves, without running foreign code.
+    Read a pickled SB3 replay buffer, such as the zoo's ``--save-replay-buffer`` writes, without running untrusted code.
 
     :param path: A file written by ``model.save_replay_buffer``.
     :return: The dataset.
     :raises DatasetError: when the file is missing or truncated, names a class outside :data:`ALLOWED_CLASSES`,
-        or holds something else than a replay buffer.
+        or holds anything but a replay buffer.
     """
     with reading(path, "a pickled SB3 replay buffer"):
         with open(path, "rb") as file:
             buffer = ReplayBufferUnpickler(CountedFile(file)).load()
         if not isinstance(buffer, ReplayBuffer):
             raise DatasetError(f"holds a {type(buffer).__name__}, not an SB3 ReplayBuffer")
-        # A pickle is not compressed: what is larger than the file is not data of it.
+        # A pickle is not compressed: no array in it is larger than the file.
         return from_replay_buffer(buffer, Path(path).stat().st_size)
 
 
 def _check(buffer: ReplayBuffer, max_bytes: float) -> None:
-    """A pickle may hold a buffer that SB3 never made."""
+    """A pickle may hold a buffer that SB3 would never make."""
     shape = (buffer.buffer_size, buffer.n_envs)
     names = ["observations", "actions", "rewards", "dones", "timeouts"]
     for name in names + ["next_observations"] * (not buffer.optimize_memory_usage):
@@ -156,12 +156,12 @@ def from_replay_buffer(buffer: ReplayBuffer, max_bytes: float = float("inf")) ->
     Copy an SB3 replay buffer, of one or several environments, full or not, in either memory layout.
 
     SB3 stores Box actions scaled to [-1, 1] (``OffPolicyAlgorithm._store_transition``); they come back in the
-    environment's units. Each environment's transitions are put in order of time; where the buffer cuts them off, an episode
-    ends that is neither terminated nor truncated. With ``optimize_memory_usage`` the buffer knows no truncations and has
-    lost the observations that ended episodes: each end is a terminal state, and its own observation stands in for the next.
+    environment's units. Each environment's transitions are put in time order; where the buffer cuts an episode off, it is
+    neither terminated nor truncated. With ``optimize_memory_usage`` the buffer has no truncations and has lost the
+    observations that ended episodes: each end is a terminal state, and its own observation stands in for the next.
 
     :param buffer: The buffer.
-    :param max_bytes: What each of its arrays takes at most.
+    :param max_bytes: The most that each of its arrays may take.
     :return: The dataset.
     :raises DatasetError: when the buffer is empty or its actions are not scaled.
     """
@@ -169,7 +169,7 @@ def from_replay_buffer(buffer: ReplayBuffer, max_bytes: float = float("inf")) ->
     # When full, the oldest transition stands at `pos`.
     order = (np.arange(buffer.size()) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
     if buffer.optimize_memory_usage:
-        # The newest next observation is kept where the oldest observation was, so that one is lost.
+        # The newest next observation has overwritten the oldest observation.
         order = order[1:] if buffer.full else order
         next_observations = _rows(buffer.observations, (order + 1) % buffer.buffer_size)
     else:
@@ -181,7 +181,7 @@ def from_replay_buffer(buffer: ReplayBuffer, max_bytes: float = float("inf")) ->
         warn_of_time_limits("a replay buffer with handle_timeout_termination=False")
     observations, actions = _rows(buffer.observations, order), _rows(buffer.actions, order)
     if buffer.optimize_memory_usage:
-        # The next episode's first observation took the place of the one that ended an episode, but for the newest.
+        # The next episode's first observation has replaced the one that ended an episode, except in the newest row.
         newest = np.arange(len(dones)) % len(order) == len(order) - 1
         next_observations[dones & ~newest] = observations[dones & ~newest]
     return OfflineDataset(

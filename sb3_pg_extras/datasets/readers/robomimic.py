@@ -25,12 +25,12 @@ def load_robomimic(
     ``obs/<key>``, ``actions``, ``rewards``, ``dones``, and where the file has them ``next_obs/<key>``. One key gives a
     Box observation, several a Dict. States, masks and models are not read.
 
-    ``dones`` are terminations; one in the middle of a demonstration splits it into two episodes. A demonstration whose last
-    step is not done counts as truncated. Without ``next_obs`` that step is dropped, as
+    ``dones`` are terminations; a done in the middle of a demonstration splits it into two episodes. A demonstration whose
+    last step is not done counts as truncated. Without ``next_obs`` that step is dropped, as
     :func:`~sb3_pg_extras.datasets.rows.from_rows` describes.
 
     :param path: The file.
-    :param action_space: The environment's action space; by default a Box of [-1, 1], which robomimic asks for.
+    :param action_space: The environment's action space; by default a Box of [-1, 1], which robomimic requires.
     :param obs_keys: The observations to read; all by default.
     :return: The dataset; its ``env_id`` is the ``env_name`` of ``env_args``.
     :raises DatasetError: when the file is missing, truncated, or not a valid dataset.

@@ -1,4 +1,4 @@
-"""Parquet files that are larger than the memory: read part by part, in random order, for as long as they are trained on."""
+"""Parquet files that are larger than memory: read part by part, in random order, during training."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ class ShardedParquet:
     A part is checked like any dataset when its turn comes. An episode that runs from one part into the next is cut there:
     as at the end of a file, the last frame before the cut is left out, since its next observation is not there.
 
-    :param path: A file, a folder of files, or a LeRobot dataset, with or without ``sharded:`` before it.
+    :param path: A file, a folder of files, or a LeRobot dataset, with or without the prefix ``sharded:``.
     :param action_space: The environment's: the files hold none.
     :raises DatasetError: when a file is missing or damaged, a column is missing, or the first part is not a valid dataset.
     """
@@ -69,7 +69,7 @@ class ShardedParquet:
     def indices(self, seed: int | None) -> Iterator[int]:
         """
         :param seed: Seed of the order.
-        :return: Numbers of parts without end: all of them in random order, then all again in another.
+        :return: An endless sequence of part numbers: all of them in random order, then all again in another order.
         """
         generator: Any = np.random.default_rng(seed)
         while True:

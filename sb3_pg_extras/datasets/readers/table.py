@@ -1,4 +1,4 @@
-"""Tables with one step per row, as a robot's log is: CSV files and pandas DataFrames -> OfflineDataset."""
+"""Tables with one step per row, such as a robot's log: CSV files and pandas DataFrames -> OfflineDataset."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from sb3_pg_extras.datasets.rows import from_rows
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-# Which columns hold what: a name, several names, or for Dict observations a dict of those.
+# Which columns hold what: a name, several names, or for Dict observations a dict of names.
 Columns = Mapping[str, str | Sequence[str] | Mapping[str, str | Sequence[str]]]
 FIELDS = ("observations", "actions", "rewards", "terminations", "truncations", "episode")
 
@@ -38,16 +38,16 @@ def load_csv(path: str | Path, action_space: spaces.Space | None = None, columns
 
 def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: Columns | None) -> OfflineDataset:
     """
-    Make a dataset of rows ``(s_t, a_t, r_t)`` in the order of time. The next observation is that of the episode's next row:
+    Make a dataset of rows ``(s_t, a_t, r_t)`` in time order. The next observation is that of the episode's next row:
     :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
 
     :param table: One step per row.
     :param action_space: The action space; None assumes ``[-1, 1]`` for floats and ``0 ... max`` for integers.
-    :param columns: For ``"observations"``, ``"actions"`` and ``"rewards"`` the names of the columns; for ``"episode"`` one
-        that changes where an episode begins, for ``"terminations"`` and ``"truncations"`` flags that are set in its last
-        row. At least one of these three says where episodes end; an end that is no termination is a truncation.
+    :param columns: The columns of ``"observations"``, ``"actions"`` and ``"rewards"``; of ``"episode"``, whose value changes
+        where an episode begins; of ``"terminations"`` and ``"truncations"``, flags that are set in an episode's last row.
+        At least one of these three is needed; an end that is not a termination is a truncation.
     :return: The dataset.
-    :raises DatasetError: when a column is missing, holds something else than finite numbers, or is not named.
+    :raises DatasetError: when a column is missing, holds anything but finite numbers, or is not named.
     """
     columns = dict(columns or {})
     unknown = sorted(set(columns) - set(FIELDS))
@@ -110,5 +110,5 @@ def _array(table: "DataFrame", field: str, names: Any) -> np.ndarray:
         if len(empty):
             raise DatasetError(f"{field}: column {name!r} is empty in row {empty[0]}")
     with naming(field):
-        # A copy: rows are moved in place, and pandas' own arrays are read-only.
+        # A copy: rows are moved in place, and pandas' arrays are read-only.
         return np.array(table[chosen[0] if isinstance(names, str) else chosen], order="C")
