@@ -49,7 +49,7 @@ def read(name: str) -> list[Row]:
     """:return: The rows of a result file by seed, with what was logged beside the other columns."""
     with open(RESULTS / f"{name}.csv") as file:
         rows: list[Row] = [row | json.loads(row.get("logged", "{}")) for row in csv.DictReader(file)]
-    return sorted(rows, key=lambda row: int(row.get("seed", 0)))
+    return sorted(rows, key=lambda row: int(row.get("seed") or 0))
 
 
 def groups(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], list[Row]]:
@@ -210,6 +210,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "export": export,
     "fine_tune": fine_tune,
     "fqe_speed": partial(plain, "fqe_speed", "loop turns steps_per_second lowest highest times_d3rlpy"),
+    "fqe_values": partial(plain, "fqe_values", "by seed steps value"),
     "kills": kills,
     "load_speed": partial(plain, "load_speed", "file megabytes h5py_seconds seconds ratio floor_ratio memory"),
     "pendulum_dataset": partial(plain, "pendulum_dataset", "policy episodes mean_return std"),
