@@ -1,8 +1,8 @@
 """
-Offline learning from SAC's replay buffer, and online again: ``python examples/bear_from_replay_buffer.py``, three minutes at most.
+Offline learning from SAC's replay buffer, and online again: ``python examples/bear_from_replay_buffer.py``, three minutes.
 
-SAC is stopped while it is a beginner. BEAR learns from what it has seen, without a further step in the environment, and is compared
-with behaviour cloning and with the data. SAC then goes on from BEAR's networks.
+SAC is stopped while it is a beginner. BEAR learns from what it has seen, without a further step in the environment, and is
+compared with behaviour cloning and with the data. SAC then goes on from BEAR's networks.
 """
 
 import argparse
