@@ -36,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     th.set_num_threads(1)
 
-    # Where `sb3-pg-extras train --algo sac` leaves it, with save_replay_buffer.
+    # Where `sb3-pg-extras train --algo sac --save-replay-buffer` leaves it.
     buffer = args.folder / "logs" / "sac" / f"{ENV_ID}_1" / "replay_buffer.pkl"
     buffer.parent.mkdir(parents=True, exist_ok=True)
     beginner = SAC("MlpPolicy", ENV_ID, learning_rate=1e-3, policy_kwargs=SMALL, seed=0)
