@@ -1,7 +1,8 @@
 """
 The one-step actor-critic on CartPole: ``python examples/one_step_actor_critic.py``, about two minutes.
 
-What clipped gradients do to it, the literal form, what eligibility traces add, and Stream AC's preset. Leaves a learning curve.
+What clipped gradients do to it, the literal form, what eligibility traces add, and Stream AC's preset. Leaves a learning
+curve.
 """
 
 import argparse
