@@ -1,5 +1,5 @@
 """
-Offline from SAC's replay buffer, and online again: ``python examples/bear_from_replay_buffer.py``, three minutes at most.
+Offline learning from SAC's replay buffer, and online again: ``python examples/bear_from_replay_buffer.py``, three minutes.
 
 SAC is stopped while it is a beginner. BEAR learns from what it has seen, without a further step in the environment, and is
 compared with behaviour cloning and with the data. SAC then goes on from BEAR's networks.
@@ -20,9 +20,9 @@ ENV_ID = "Pendulum-v1"
 SMALL = {"net_arch": [64, 64]}
 
 
-def mean_return(policy: Any) -> float:
-    """:return: The mean return of 20 greedy episodes, from the same starts for every policy."""
-    mean, _ = evaluate_policy(policy, make_vec_env(ENV_ID, 10, seed=1_000), 20)
+def mean_return(policy: Any, episodes: int) -> float:
+    """:return: The mean return of greedy episodes, from the same starts for every policy."""
+    mean, _ = evaluate_policy(policy, make_vec_env(ENV_ID, 10, seed=1_000), episodes)
     return float(mean)
 
 
@@ -32,10 +32,11 @@ def main() -> None:
     parser.add_argument("--sac-steps", type=int, default=2_500, help="steps of SAC in the environment before it is stopped")
     parser.add_argument("--steps", type=int, default=3_000, help="gradient steps of behaviour cloning and of BEAR")
     parser.add_argument("--online-steps", type=int, default=1_000, help="steps in the environment from BEAR's networks on")
+    parser.add_argument("--episodes", type=int, default=20, help="greedy episodes that judge each policy")
     args = parser.parse_args()
     th.set_num_threads(1)
 
-    # Where `sb3-pg-extras train --algo sac` leaves it, with save_replay_buffer.
+    # Where `sb3-pg-extras train --algo sac --save-replay-buffer` leaves it.
     buffer = args.folder / "logs" / "sac" / f"{ENV_ID}_1" / "replay_buffer.pkl"
     buffer.parent.mkdir(parents=True, exist_ok=True)
     beginner = SAC("MlpPolicy", ENV_ID, learning_rate=1e-3, policy_kwargs=SMALL, seed=0)
@@ -54,11 +55,11 @@ def main() -> None:
     tuned = bear.to_sac(make_vec_env(ENV_ID, seed=1), seed=0)
     tuned.learn(args.online_steps, progress_bar=True)
 
-    print(f"\nMean return on {ENV_ID}, 20 greedy episodes:")
+    print(f"\nMean return on {ENV_ID}, {args.episodes} greedy episodes:")
     print(f"  {'the data':<26}{data.episode_returns().mean():8.1f}")
     policies = {"SAC, stopped early": beginner, "behaviour cloning": cloned, "BEAR": bear, "BEAR, then SAC": tuned}
     for name, policy in policies.items():
-        print(f"  {name:<26}{mean_return(policy):8.1f}")
+        print(f"  {name:<26}{mean_return(policy, args.episodes):8.1f}")
 
 
 if __name__ == "__main__":
