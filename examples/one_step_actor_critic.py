@@ -28,12 +28,12 @@ def train(name: str, steps: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """:return: Environment steps at the ends of the episodes, and their returns."""
     env = make_vec_env(ENV_ID, seed=0, monitor_dir=str(folder / name))
     if name == "clipped":
-        # The default, max_grad_norm=0.5: of a single step's TD error little more than the sign is left.
-        model = SingleStepA2C("MlpPolicy", env, seed=0, **RATES)
+        # As SB3's A2C does by default: of a single step's TD error little more than the sign is left.
+        model = SingleStepA2C("MlpPolicy", env, max_grad_norm=0.5, seed=0, **RATES)
     elif name == "literal":
-        model = SingleStepA2C("MlpPolicy", env, max_grad_norm=None, seed=0, **RATES)
+        model = SingleStepA2C("MlpPolicy", env, seed=0, **RATES)
     elif name == "with traces":
-        model = SingleStepA2C("MlpPolicy", env, trace_decay=0.9, seed=0, **RATES)
+        model = SingleStepA2C("MlpPolicy", env, trace_decay=0.9, max_grad_norm=0.5, seed=0, **RATES)
     else:
         # Observations and rewards are normalised as they come.
         model = SingleStepA2C("StreamPolicy", VecNormalize(env), seed=0, **STREAM_PRESET)

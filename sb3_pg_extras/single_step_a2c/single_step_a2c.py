@@ -61,8 +61,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         enters the actor's with the sign of the TD error (Stream AC, Elsayed, Vasan and Mahmood 2024).
     :param ent_coef: Weight of the entropy in the loss.
     :param vf_coef: Weight of the squared TD error; at 0.5 its gradient is the textbook's ``-td_error grad V(s)``.
-    :param max_grad_norm: Bound of the gradient's norm, for each optimiser separately; None for none: a single step's gradient
-        is nearly always long, and clipped to 0.5 little more than the sign of its TD error is left.
+    :param max_grad_norm: Bound of the gradient's norm, for each optimiser separately; None for none: a single step's
+        gradient is nearly always long, and clipped to 0.5 little more than the sign of its TD error is left.
     :param critic_optimizer_kwargs: Arguments of the critic's optimiser, None for the actor's (``policy_kwargs``'s
         ``optimizer_kwargs``).
     :param backend: "auto" runs small MLP policies on vectors in NumPy (``numpy_learner.py``), which takes the same actions

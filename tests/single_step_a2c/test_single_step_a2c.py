@@ -192,7 +192,7 @@ def test_with_one_optimizer_it_is_a2c_with_rollouts_of_one_step(env_id, n_envs, 
     def env():
         return make_vec_env(env_id, n_envs, seed=3, env_kwargs={"max_episode_steps": 15})
 
-    settings = {"seed": 3, "ent_coef": 0.01, "device": "cpu"}
+    settings = {"seed": 3, "ent_coef": 0.01, "max_grad_norm": 0.5, "device": "cpu"}
     a2c = A2C("MlpPolicy", env(), n_steps=1, **settings).learn(100 * n_envs)
     ours = SingleStepA2C(
         "MlpPolicy", env(), learning_rate=7e-4, critic_learning_rate=None, backend=backend, policy_kwargs=RMSPROP, **settings
