@@ -84,7 +84,7 @@ class FQEPolicy(BasePolicy):
         return self.q_network(th.cat([features, encoded.flatten(start_dim=1)], dim=1)).float()
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        raise NotImplementedError("FQE evaluates a policy and has none of its own: call predict() of the policy instead")
+        raise RuntimeError("FQE evaluates a policy and has none of its own: call predict() of the policy instead")
 
 
 def fqe_target(rewards: th.Tensor, terminations: th.Tensor, next_q_values: th.Tensor, gamma: float) -> th.Tensor:

@@ -210,6 +210,8 @@ def test_wrong_input_ends_in_one_error():
     arrays = make_arrays() | {"terminations": np.zeros(40, bool), "truncations": np.zeros(40, bool)}
     with pytest.raises(DatasetError, match="terminations and truncations are False"):
         FQE(BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY), arrays)
+    with pytest.raises(RuntimeError, match="FQE evaluates a policy and has none of its own"):
+        FQE(Table(1, 1, 1), data).predict(np.zeros(1, int))
     with pytest.raises(ValueError, match="target_update_interval=0"):
         FQE(Table(1, 1, 1), data, target_update_interval=0)
     shifted = OfflineDataset(**make_arrays() | {"actions": np.ones(40, int), "action_space": spaces.Discrete(2, start=1)})
