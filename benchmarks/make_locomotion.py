@@ -2,7 +2,7 @@
 Make the nine locomotion datasets: ``python benchmarks/make_locomotion.py`` (hours on one core; needs mujoco).
 
 For each of Hopper-v5, HalfCheetah-v5 and Walker2d-v5 a CrossQ agent is trained from a fixed seed. "Expert" is the best of
-its checkpoints, "medium" the first whose greedy return reaches half of the expert's. As in D4RL,
+its checkpoints, "medium" the one whose greedy return is closest to half of the expert's. As in D4RL,
 
     medium          what the medium checkpoint does, acting stochastically
     medium-replay   every step that the agent took until then
@@ -81,28 +81,27 @@ def train(env_id: str, n_steps: int) -> None:
         model.learn(n_steps - done, Checkpoints(folder), reset_num_timesteps=not done)
 
 
-def play(env_id: str, steps: int, seed: int) -> OfflineDataset:
+def play(env_id: str, steps: int, seed: int, n_steps: int) -> OfflineDataset:
     """:return: What a checkpoint does, acting stochastically."""
     set_random_seed(seed)
     agent = CrossQ.load(RUNS / env_id / str(steps))
-    return collect_dataset(
-        make_vec_env(env_id, seed=seed), lambda s: agent.predict(s, deterministic=False)[0], DATASET_STEPS, env_id
-    )
+    env = make_vec_env(env_id, n_envs=10, seed=seed)
+    return collect_dataset(env, lambda s: agent.predict(s, deterministic=False)[0], n_steps, env_id)
 
 
 def make(env_id: str) -> None:
     """Write the three datasets of an environment, and a row for each."""
     returns = returns_of(RUNS / env_id)
     expert = max(returns, key=lambda steps: returns[steps])
-    medium = next(steps for steps, value in returns.items() if value >= returns[expert] / 2)
+    medium = min(returns, key=lambda steps: abs(returns[steps] - returns[expert] / 2))
     replay = CrossQ.load(RUNS / env_id / str(medium), make_vec_env(env_id))
     replay.load_replay_buffer(RUNS / env_id / "buffer.pkl")
-    played = {"medium": play(env_id, medium, 1), "expert": play(env_id, expert, 2)}
     half = DATASET_STEPS // 2
+    played = play(env_id, medium, 1, DATASET_STEPS)
     datasets = {
-        "medium": played["medium"],
+        "medium": played,
         "medium-replay": load_dataset(replay.replay_buffer)[:medium],
-        "medium-expert": played["medium"][:half].concatenate(played["expert"][:half]),
+        "medium-expert": played[:half].concatenate(play(env_id, expert, 2, half)),
     }
     for name, dataset in datasets.items():
         path = RUNS / f"{env_id.removesuffix('-v5').lower()}-{name}.npz"
@@ -117,8 +116,10 @@ def write_row(row: list[object]) -> None:
     """Write a dataset's row, which replaces an earlier one."""
     table = list(csv.reader(RESULTS.open())) if RESULTS.exists() else [COLUMNS]
     table = [table[0], *sorted([*(old for old in table[1:] if old[0] != row[0]), list(map(str, row))])]
-    with atomic_write(RESULTS) as file, io.TextIOWrapper(file, newline="") as text:
-        csv.writer(text).writerows(table)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(table)
+    with atomic_write(RESULTS) as file:
+        file.write(text.getvalue().encode())
 
 
 def main() -> None:

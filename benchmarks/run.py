@@ -7,17 +7,22 @@ A suite lists runs. Settings at its top apply to all of them, and lists multiply
     variant           the row's name; by default the settings themselves
     entry             the entry of ``hyperparams/<algorithm>.yml`` to start from: the environment's by default, null for none
     settings          what replaces the entry's, in the format of the zoo's files
+    dataset           the kind of data, of which there is a file for each environment: where, see ``--data``
     seeds             one run each
     evaluate          {episodes, every}: greedy episodes at the end, or every so many steps; the last five evaluations count
     stop              {n_episodes, n_updates, window_updates}: end earlier; whose updates' episodes give ``train_return``
     initialise        a function to apply to the policy's modules
+    trace             logged quantities to keep at each evaluation
+    offline           gradient steps of FQE on a fifth of the episodes, which are held out, at each evaluation
+    acting            whether to compare ways of choosing an action, at the last evaluations (study.py)
     online            {n_timesteps, ...}: continue with ``to_sac(env, ...)``
     script            a function of seed and settings that trains by itself and returns (policy or None, figures); env_kwargs
                       are then those of the evaluation
     keep              a folder for the agent
     replay_buffer     a file for its replay buffer, as a dataset
 
-Runs that have a row in ``benchmarks/results/<suite>.csv`` are not repeated; a row is written as its run ends. Each run is a
+``--data`` names the datasets of a suite that asks for ``dataset:``: "own" for those of ``make_locomotion.py``, "minari",
+"d4rl", or a pattern with ``{robot}`` and ``{kind}``. Runs that have a row in ``benchmarks/results/<suite>.csv`` are not repeated; a row is written as its run ends. Each run is a
 process with one thread.
 """
 
@@ -31,7 +36,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -50,11 +55,18 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 import sb3_pg_extras
+from benchmarks.study import AveragedActor
+from sb3_pg_extras.offline import evaluation
 from sb3_pg_extras.zoo import hyperparams_file, register
 from sb3_pg_extras.zoo.jobs import run_missing
 
 HERE = Path(__file__).parent
 KEY = ("algorithm", "variant", "env", "dataset", "seed")
+DATA = {
+    "own": "benchmarks/runs/locomotion/{robot}-{kind}.npz",
+    "minari": "minari:mujoco/{robot}/{kind}-v0",
+    "d4rl": "benchmarks/runs/d4rl/{robot}_{kind}-v2.hdf5",
+}
 FIELDS = ["suite", *KEY, "n_timesteps", "return_mean", "return_std", "last_evaluations", "seconds", "logged"]
 
 
@@ -89,10 +101,21 @@ class Watch(BaseCallback):
     """Evaluates along the training, notes its episodes, and ends it after a number of episodes or updates."""
 
     def __init__(
-        self, evaluate: Callable[[], np.ndarray], every: int = 0, n_episodes: float = np.inf, n_updates: float = np.inf
+        self,
+        evaluate: Callable[..., np.ndarray],
+        every: int = 0,
+        n_episodes: float = np.inf,
+        n_updates: float = np.inf,
+        trace: Sequence[str] = (),
+        actors: AveragedActor | None = None,
+        judge: Callable[[], dict[str, float]] | None = None,
     ) -> None:
         super().__init__()
         self.evaluate, self.every, self.n_episodes, self.n_updates = evaluate, every, n_episodes, n_updates
+        self.trace: dict[str, list[float]] = {name: [] for name in trace}
+        self.actors, self.judge = actors, judge
+        self.acting: dict[str, list[float]] = {}
+        self.offline: list[dict[str, float]] = []
         self.evaluations: dict[int, np.ndarray] = {}
         self.returns: list[float] = []
         self.episodes_at_updates = [0]
@@ -114,6 +137,13 @@ class Watch(BaseCallback):
     def _evaluate(self) -> None:
         start = time.perf_counter()
         self.evaluations[self.num_timesteps] = self.evaluate()
+        for name, values in self.trace.items():
+            values.append(float(f"{self.logger.values.get(name, np.nan):.4g}"))  # type: ignore[attr-defined]
+        if self.judge:
+            self.offline.append(self.judge())
+        if self.actors and self.model._total_timesteps - self.num_timesteps < 5 * self.every:
+            for name, rule in self.actors.rules().items():
+                self.acting.setdefault(name, []).append(round(float(self.evaluate(rule).mean()), 1))
         self.seconds += time.perf_counter() - start
 
     def figures(self, window_updates: int | None = None) -> dict[str, Any]:
@@ -199,16 +229,30 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         model.set_logger(logged)
         stop = dict(spec.get("stop", {}))
         window = stop.pop("window_updates", None)
-        watch = Watch(evaluate, spec["evaluate"].get("every", 0), **stop)
+        judge = None
+        if "offline" in spec:
+            learned, held_out = sb3_pg_extras.load_dataset(settings["dataset"]).split(0.8, seed=0)
+            model.set_dataset(learned)
+            judge = partial(offline_figures, model, held_out, spec["offline"])
+        actors = AveragedActor() if spec.get("acting") else None
+        watch = Watch(
+            evaluate, spec["evaluate"].get("every", 0), trace=spec.get("trace", ()), actors=actors, judge=judge, **stop
+        )
         start = time.perf_counter()
-        model.learn(n_timesteps, callback=watch)
+        model.learn(n_timesteps, callback=[actors, watch] if actors else watch)
         seconds = time.perf_counter() - start - watch.seconds
         logged.values |= watch.figures(window) | {"n_updates": model._n_updates}
         if watch.every:
             logged.values["evaluations"] = {n: round(float(r.mean()), 1) for n, r in watch.evaluations.items()}
+            logged.values |= {
+                name: values
+                for name, values in (watch.trace | {"acting": watch.acting, "offline": watch.offline}).items()
+                if values
+            }
         if "dataset" in settings:
             dataset = sb3_pg_extras.load_dataset(settings["dataset"])
             returns = dataset.episode_returns()
+            logged.values["dataset_value"] = returns_to_go(dataset, model.gamma)
             logged.values |= {"dataset_return": returns.mean(), "dataset_best": returns.max()}
             if dataset.reference_scores is not None:
                 logged.values["expert_return"] = dataset.reference_scores[1]
@@ -220,6 +264,23 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
             sb3_pg_extras.save_dataset(sb3_pg_extras.load_dataset(model.replay_buffer), spec["replay_buffer"])
         row = {"n_timesteps": model.num_timesteps, "seconds": seconds, "logged": logged.values}
         return row | measured(watch.evaluations or {n_timesteps: evaluate()})
+
+
+def offline_figures(model: Any, held_out: sb3_pg_extras.OfflineDataset, n_steps: int) -> dict[str, float]:
+    """:return: FQE's value of the model on held-out data, and the figures beside it."""
+    value, figures = evaluation.judge(model, held_out, n_steps, seed=0)
+    return {name: float(f"{x:.4g}") for name, x in (figures | {"value": value.mean}).items()}
+
+
+def returns_to_go(dataset: sb3_pg_extras.OfflineDataset, gamma: float) -> float:
+    """:return: Mean over steps of the discounted sum of the rewards from then on, until the episode stops."""
+    total = 0.0
+    for episode in dataset.episodes():
+        value = 0.0
+        for reward in episode.rewards[::-1].tolist():
+            value = reward + gamma * value
+            total += value
+    return total / len(dataset)
 
 
 def keep(experiment: ExperimentManager, model: Any, target: Path) -> int:
@@ -239,20 +300,23 @@ def keep(experiment: ExperimentManager, model: Any, target: Path) -> int:
     return round(sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) / 1e3)
 
 
-def expand(suite: Path) -> tuple[dict[tuple[str, ...], dict[str, Any]], list[tuple[Any, ...]]]:
+def expand(suite: Path, data: str = "own") -> tuple[dict[tuple[str, ...], dict[str, Any]], list[tuple[Any, ...]]]:
     """:return: Runs by all of :data:`KEY` but the seed, and the keys of all rows, seed by seed."""
     common = yaml.safe_load(suite.read_text())
     specs: dict[tuple[str, ...], dict[str, Any]] = {}
     seeds: list[tuple[int, tuple[str, ...]]] = []
     for run in common.pop("runs"):
         axes = {**common, **run}
-        many = {name: axes[name] for name in ("env", "algorithm") if isinstance(axes[name], list)}
+        many = {name: axes[name] for name in ("dataset", "env", "algorithm") if isinstance(axes.get(name), list)}
         for choice in itertools.product(*many.values()):
             spec = {"suite": suite.stem, "evaluate": {"episodes": 100}, **axes, **dict(zip(many, choice, strict=True))}
             spec["settings"] = {**common.get("settings", {}), **run.get("settings", {})}
             entry = spec.get("entry", None if "script" in spec else spec["env"])
             if entry is not None:
                 spec["settings"] = entry_of(spec["algorithm"], entry) | spec["settings"]
+            if "dataset" in spec:
+                robot = spec["env"].rsplit("-", 1)[0].lower()
+                spec["settings"]["dataset"] = DATA.get(data, data).format(robot=robot, kind=spec["dataset"])
             variant = str(spec.get("variant", spec["settings"]))
             key = (spec["algorithm"], variant, spec["env"], spec["settings"].get("dataset", ""))
             specs[key] = spec
@@ -266,6 +330,7 @@ def main() -> None:
     parser.add_argument("suites", nargs="+", type=Path, help="files, also relative to benchmarks/")
     parser.add_argument("--workers", type=int, default=2, choices=(1, 2))
     parser.add_argument("--results", type=Path, default=HERE / "results", help="the folder for the rows")
+    parser.add_argument("--data", default="own", help="own, minari, d4rl or a pattern")
     args = parser.parse_args()
     suites = [(path if path.is_file() else HERE / path).resolve() for path in args.suites]
     results = args.results.resolve()
@@ -275,7 +340,7 @@ def main() -> None:
 
     os.chdir(HERE.parent)  # the datasets' paths begin here
     for suite in suites:
-        specs, jobs = expand(suite)
+        specs, jobs = expand(suite, args.data)
         for env_id in {spec["env"] for spec in specs.values()}:
             try:
                 gym.make(env_id).close()
