@@ -5,7 +5,7 @@ For each of Hopper-v5, HalfCheetah-v5 and Walker2d-v5 a CrossQ agent is trained 
 its checkpoints, "medium" the one whose greedy return is closest to half of the expert's. As in D4RL,
 
     medium          what the medium checkpoint does, acting stochastically
-    medium-replay   every step that the agent took until then
+    medium-replay   every step that the agent took until then, or its first 30,000 if it took fewer
     medium-expert   one half of each
 
 The files are written to ``benchmarks/runs/locomotion``, one row for each to ``benchmarks/results/locomotion_datasets.csv``.
@@ -37,7 +37,7 @@ COLUMNS = [
     *("dataset", "env", "transitions", "episodes", "return_mean", "return_std", "return_best"),
     *("medium_steps", "medium_return", "expert_steps", "expert_return", "sha256"),
 ]
-SEED, CHECKPOINT_EVERY, EPISODES, DATASET_STEPS = 0, 5_000, 10, 100_000
+SEED, CHECKPOINT_EVERY, EPISODES, DATASET_STEPS, REPLAY_STEPS = 0, 5_000, 10, 100_000, 30_000
 
 
 class Checkpoints(BaseCallback):
@@ -100,7 +100,7 @@ def make(env_id: str) -> None:
     played = play(env_id, medium, 1, DATASET_STEPS)
     datasets = {
         "medium": played,
-        "medium-replay": load_dataset(replay.replay_buffer)[:medium],
+        "medium-replay": load_dataset(replay.replay_buffer)[: max(medium, REPLAY_STEPS)],
         "medium-expert": played[:half].concatenate(play(env_id, expert, 2, half)),
     }
     for name, dataset in datasets.items():

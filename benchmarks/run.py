@@ -22,7 +22,9 @@ A suite lists runs. Settings at its top apply to all of them, and lists multiply
     replay_buffer     a file for its replay buffer, as a dataset
 
 ``--data`` names the datasets of a suite that asks for ``dataset:``: "own" for those of ``make_locomotion.py``, "minari",
-"d4rl", or a pattern with ``{robot}`` and ``{kind}``. Runs that have a row in ``benchmarks/results/<suite>.csv`` are not repeated; a row is written as its run ends. Each run is a
+"d4rl", or a pattern with ``{robot}`` and ``{kind}``.
+
+Runs that have a row in ``benchmarks/results/<suite>.csv`` are not repeated; a row is written as its run ends. Each run is a
 process with one thread.
 """
 
@@ -135,7 +137,7 @@ class Watch(BaseCallback):
         self.episodes_at_updates.append(len(self.returns))
 
     def _evaluate(self) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         self.evaluations[self.num_timesteps] = self.evaluate()
         for name, values in self.trace.items():
             values.append(float(f"{self.logger.values.get(name, np.nan):.4g}"))  # type: ignore[attr-defined]
@@ -144,7 +146,7 @@ class Watch(BaseCallback):
         if self.actors and self.model._total_timesteps - self.num_timesteps < 5 * self.every:
             for name, rule in self.actors.rules().items():
                 self.acting.setdefault(name, []).append(round(float(self.evaluate(rule).mean()), 1))
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.process_time() - start
 
     def figures(self, window_updates: int | None = None) -> dict[str, Any]:
         """:return: The mean return of the last 100 training episodes, or of those of the last updates."""
@@ -238,9 +240,9 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         watch = Watch(
             evaluate, spec["evaluate"].get("every", 0), trace=spec.get("trace", ()), actors=actors, judge=judge, **stop
         )
-        start = time.perf_counter()
+        start = time.process_time()
         model.learn(n_timesteps, callback=[actors, watch] if actors else watch)
-        seconds = time.perf_counter() - start - watch.seconds
+        seconds = time.process_time() - start - watch.seconds
         logged.values |= watch.figures(window) | {"n_updates": model._n_updates}
         if watch.every:
             logged.values["evaluations"] = {n: round(float(r.mean()), 1) for n, r in watch.evaluations.items()}

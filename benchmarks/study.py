@@ -84,8 +84,10 @@ def layer_norm(module: nn.Module) -> None:
         return
     for number, network in enumerate(module.q_networks):
         *hidden, last = network.children()  # type: ignore[operator]
-        layers = [[layer, nn.LayerNorm(layer.out_features)] if isinstance(layer, nn.Linear) else [layer] for layer in hidden]
-        normalized = nn.Sequential(*sum(layers, []), last)
+        norms = [nn.LayerNorm(layer.out_features) for layer in hidden[::2]]
+        # Linear, norm, activation, ...
+        layers = [layer for three in zip(hidden[::2], norms, hidden[1::2], strict=True) for layer in three]
+        normalized = nn.Sequential(*layers, last)
         setattr(module, f"qf{number}", normalized)
         module.q_networks[number] = normalized
         if hasattr(module, "optimizer"):  # the target critics have none

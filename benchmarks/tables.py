@@ -19,7 +19,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from scipy.stats import bootstrap, trim_mean
+from scipy.stats import bootstrap, spearmanr, trim_mean
+
+from sb3_pg_extras import normalized_score
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -41,6 +43,14 @@ HEADERS = {
     "floor_ratio": "floor / h5py",
     "memory": "memory / arrays",
     "of_in_memory": "steps/s, as a share of in-memory (median of per-turn ratios)",
+}
+# Offline figure -> 1, or -1 where less should be better, and its header.
+OFFLINE_FIGURES = {
+    "value": (1, "FQE's value"),
+    "advantage": (1, "advantage"),
+    "action_error": (-1, "action error (less is better)"),
+    "log_likelihood": (1, "log-likelihood"),
+    "td_error": (-1, "TD error (less is better)"),
 }
 Row = dict[str, Any]
 
@@ -146,6 +156,96 @@ def sb3_suites() -> str:
     return markdown(("class", "tests", "passed", "skipped", "failed"), counts)
 
 
+def data_name(row: Row) -> str:
+    """:return: The name of a row's dataset, without folder and suffix."""
+    return Path(row["dataset"]).stem
+
+
+def locomotion() -> str:
+    """Returns by dataset and algorithm, and mean normalised scores over the datasets that an algorithm has."""
+    by_variant = groups(read("locomotion"), "variant")
+    lines, scores = [], {variant: [] for variant in by_variant}
+    for (dataset,), rows in groups(sorted(read("locomotion"), key=data_name), "dataset").items():
+        name = data_name(rows[0])
+        line = [name, f"{rows[0]['dataset_return']:.0f} ({rows[0]['dataset_best']:.0f})"]
+        for variant, own in by_variant.items():
+            returns = [float(row["return_mean"]) for row in own if row["dataset"] == dataset]
+            line.append(" / ".join(f"{value:.0f}" for value in returns))
+            scores[variant] += [normalized_score(f"{name}-v2", value) for value in returns]
+        lines.append(line)
+    means = [f"{np.mean(own):.1f} ({len(own)})" for own in scores.values()]
+    header = ["dataset", "the data: mean (best)", *(variant for (variant,) in by_variant)]
+    return markdown(header, [*lines, ["mean D4RL score (runs)", "", *means]])
+
+
+def locomotion_narrow() -> str:
+    """What each change of a setting did to BEAR."""
+    lines = []
+    for row in sorted(read("locomotion_narrow"), key=lambda row: (data_name(row), row["variant"])):
+        ends = [f"{row[f'train/{name}'][-1]:.3g}" for name in ("alpha", "mmd", "mmd_threshold", "q_value")]
+        evaluations = row["last_evaluations"]
+        lines.append(
+            [data_name(row), row["variant"], row["seed"], f"**{float(row['return_mean']):.0f}**", evaluations, *ends]
+        )
+    header = ["dataset", "variant", "seed", "mean", "last five evaluations", "alpha", "MMD", "threshold", "Q"]
+    return markdown(header, lines)
+
+
+def checkpoints(rows: Iterable[Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """:return: True returns of trained checkpoints, and their offline figures, signed so that more should be better."""
+    returns, figures = [], {name: [] for name in OFFLINE_FIGURES}
+    for row in rows:
+        trained = list(row["evaluations"].values())[1:]  # the first is before training
+        returns += trained
+        for name, (sign, _) in OFFLINE_FIGURES.items():
+            figures[name] += [sign * figure.get(name, np.nan) for figure in row["offline"][1:]]
+    return np.array(returns), {name: np.array(values) for name, values in figures.items()}
+
+
+def offline_figures() -> str:
+    """Does a figure rank checkpoints as their returns do, and how much is lost by taking the one that it puts first?"""
+    lines = []
+    for (dataset,), own in groups(sorted(read("offline_figures"), key=data_name), "dataset").items():
+        for who, rows in [("all", own), *((row["algorithm"], [row]) for row in own)]:
+            returns, figures = checkpoints(rows)
+            cells = []
+            for values in figures.values():
+                known = np.isfinite(values)
+                if known.sum() < 3:
+                    cells.append("")
+                    continue
+                picked = returns[known][values[known].argmax()]
+                regret = (returns[known].max() - picked) / np.ptp(returns[known])
+                cells.append(f"{spearmanr(values[known], returns[known]).statistic:.2f}, {100 * regret:.0f}%")
+            lines.append([Path(dataset).stem, who, len(returns), *cells])
+    return markdown(["dataset", "checkpoints of", "number", *(about for _, about in OFFLINE_FIGURES.values())], lines)
+
+
+def offline_scatter() -> None:
+    """The value that FQE gives to checkpoints, next to their returns."""
+    datasets = groups(sorted(read("offline_figures"), key=data_name), "dataset")
+    figure, axes = plt.subplots(1, len(datasets), figsize=(3.2 * len(datasets), 3.2), layout="constrained", squeeze=False)
+    for axis, ((dataset,), own) in zip(axes[0], datasets.items(), strict=True):
+        for row in own:
+            returns, figures = checkpoints([row])
+            axis.scatter(figures["value"], returns, label=row["algorithm"], s=18)
+        axis.set_title(Path(dataset).stem, fontsize=9)
+        axis.set_xlabel("FQE's value", fontsize=8)
+        axis.tick_params(labelsize=8)
+    axes[0, 0].set_ylabel("true return", fontsize=8)
+    axes[0, 0].legend(fontsize=8)
+    figure.savefig(IMAGES / "offline_figures.png", dpi=90)
+
+
+def acting() -> str:
+    """Ways to act, on the same weights: means of the last five evaluations."""
+    rows = [row for row in read("locomotion_narrow") if row.get("acting")]
+    rows.sort(key=lambda row: (data_name(row), row["variant"]))
+    header = ["", *(f"{data_name(row)}, {row['variant']}" for row in rows)]
+    rules = rows[0]["acting"]
+    return markdown(header, ([rule, *(f"{np.mean(row['acting'][rule]):.0f}" for row in rows)] for rule in rules))
+
+
 def plain(name: str, columns: str, keep: Callable[[Row], bool] = lambda row: True) -> str:
     """:return: Some columns of a result file as they stand."""
     names = columns.split()
@@ -191,6 +291,7 @@ ZOO_ENTRIES = partial(learning, "zoo_entries", "return_mean", 1, {"std of episod
 # Returns of the last 100 training episodes.
 SINGLE_STEP = partial(learning, "single_step_a2c", "train_return", 1)
 TABLES: dict[str, Callable[[], str]] = {
+    "acting": acting,
     "bear_hopper": partial(
         learning, "bear_hopper", "return_mean", 0,
         {"last five checkpoints": ("last_evaluations", None), "cloning from the same VAE": ("cloning_return", 0)},
@@ -213,6 +314,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "fqe_values": partial(plain, "fqe_values", "by seed steps value"),
     "kills": kills,
     "load_speed": partial(plain, "load_speed", "file megabytes h5py_seconds seconds ratio floor_ratio memory"),
+    "locomotion": locomotion,
+    "locomotion_datasets": partial(
+        plain, "locomotion_datasets",
+        "dataset transitions episodes return_mean return_std return_best medium_steps medium_return expert_steps"
+        " expert_return",
+    ),
+    "locomotion_narrow": locomotion_narrow,
+    "offline_figures": offline_figures,
     "pendulum_dataset": partial(plain, "pendulum_dataset", "policy episodes mean_return std"),
     "reinforce_default": partial(
         learning, "reinforce", "return_mean", 1, {}, keep=lambda row: row["variant"] == "default"
@@ -245,6 +354,7 @@ def pictures() -> None:
     about = "environment steps per second (x: speed-up of the first)"
     bars(read("online_speed"), "group", "speed_up", about, "online_speed.png")
     fine_tune_curves()
+    offline_scatter()
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sb3_pg_extras.bc import BC
     from sb3_pg_extras.bcq import BCQ
-    from sb3_pg_extras.bear import BEAR
+    from sb3_pg_extras.bear import BEAR, PUBLISHED_PRESET
     from sb3_pg_extras.common.wrappers import make_stream_env
     from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset, normalized_score, save_dataset
     from sb3_pg_extras.offline.evaluation import FQE, FQECallback
@@ -26,6 +26,7 @@ _HOME = {
     "BEAR": "bear",
     "FQE": "offline.evaluation",
     "FQECallback": "offline.evaluation",
+    "PUBLISHED_PRESET": "bear",
     "REINFORCE": "reinforce",
     "STREAM_PRESET": "single_step_a2c",
     "TD3BC": "td3_bc",
@@ -45,6 +46,7 @@ __all__ = [
     "BCQ",
     "BEAR",
     "FQE",
+    "PUBLISHED_PRESET",
     "REINFORCE",
     "STREAM_PRESET",
     "TD3BC",

@@ -22,7 +22,7 @@ def main() -> None:
     names = ("observations", "actions", "rewards", "terminations", "truncations")
     dataset = d3rlpy.dataset.MDPDataset(*(arrays[name] for name in names))
     if sys.argv[3] == "bear":
-        # The networks of the D4RL authors, which are our defaults.
+        # The networks of the D4RL authors, which are our published preset.
         encoder = d3rlpy.models.encoders.VectorEncoderFactory([750, 750])
         learner = d3rlpy.algos.BEARConfig(imitator_encoder_factory=encoder, warmup_steps=0).create(device="cpu")
         learner.build_with_dataset(dataset)

@@ -1,7 +1,8 @@
 """
 How fast a gradient step of BEAR is: ``python benchmarks/speed/bear.py [--d3rlpy PYTHON] [--threads 1 2] [--turns 7]``.
 
-The networks are the default ones, the data random numbers of Hopper-v5's size; a step includes drawing its batch of 256.
+The data are random numbers of Hopper-v5's size; a step includes drawing its batch of 256. The networks are those of the
+published preset, also for d3rlpy, or the default ones, after the warm-up.
 PYTHON is that of a virtual environment with d3rlpy 2.8.1, which needs an older gymnasium than ours (``make benchmark`` makes
 it). With a GPU, BEAR is measured there too.
 """
@@ -18,17 +19,18 @@ import torch as th
 from gymnasium import spaces
 from turns import FIELDS, Worker, random_field, ratio, reset_peak, serve, summary, take_turns, write
 
-from sb3_pg_extras import BEAR, OfflineDataset, save_dataset
+from sb3_pg_extras import BEAR, PUBLISHED_PRESET, OfflineDataset, save_dataset
 from sb3_pg_extras.fast.matmuls import has_bf16
 
 D3RLPY, D3RLPY_SCRIPT = "d3rlpy 2.8.1", Path(__file__).parent.parent / "references" / "d3rlpy_speed.py"
 # Loop -> gradient steps in one turn, and BEAR's arguments.
 LOOPS: dict[str, tuple[int, dict[str, Any]]] = {
     D3RLPY: (25, {}),
-    "BEAR": (30, {}),
-    "BEAR, bf16": (50, {"precision": "bf16"}),
-    "BEAR, behaviour frozen": (100, {"behavior_steps": 1}),
-    "BEAR, behaviour frozen, bf16": (150, {"behavior_steps": 1, "precision": "bf16"}),
+    "BEAR, published preset": (30, PUBLISHED_PRESET),
+    "BEAR, published preset, behaviour frozen": (100, PUBLISHED_PRESET | {"behavior_steps": 1}),
+    "BEAR, in the warm-up": (50, {"behavior_steps": None}),
+    "BEAR": (100, {"behavior_steps": 1}),
+    "BEAR, bf16": (150, {"behavior_steps": 1, "precision": "bf16"}),
 }
 # Hopper-v5's observations and actions.
 SIZE = (11, 3)
@@ -64,7 +66,7 @@ def work(loop: str, file: str, device: str, threads: str) -> None:
     """In a process of its own."""
     th.set_num_threads(int(threads))
     reset_peak()
-    model = BEAR("MlpPolicy", None, file, warmup_fraction=0, seed=0, device=device, **LOOPS[loop][1])
+    model = BEAR("MlpPolicy", None, file, **{**LOOPS[loop][1], "warmup_fraction": 0}, seed=0, device=device)
 
     def learn(n_steps: int) -> None:
         model.learn(n_steps, log_interval=None, reset_num_timesteps=False)

@@ -22,8 +22,19 @@ from sb3_pg_extras.offline.policies import descend, q_values, update_target
 
 SelfBEAR = TypeVar("SelfBEAR", bound="BEAR")
 
-# Defaults of mmd_threshold: the published ones for each divergence.
+# The published thresholds.
 DEFAULT_THRESHOLDS = {"mmd": 0.05, "kl": -2.0}
+# The settings of the D4RL authors (Fu et al. 2020), where the defaults differ: BEAR("MlpPolicy", env, **PUBLISHED_PRESET).
+PUBLISHED_PRESET: dict[str, Any] = {
+    "learning_rate": 1e-4,
+    "alpha_learning_rate": 1e-3,
+    "mmd_threshold": 0.05,
+    "warmup_fraction": 0.08,
+    "n_target_samples": 10,
+    "n_steps": 1,
+    "behavior_steps": None,
+    "policy_kwargs": {"vae_net_arch": [750, 750]},
+}
 LOG_ALPHA_MIN = -5.0
 MIN_SIGMA = 1e-9
 
@@ -50,8 +61,10 @@ class BEAR(OfflineAlgorithm):
     data's actions, by a Lagrange multiplier alpha. With few samples and a wide kernel, that keeps the policy within the
     *support* of the data, not close to its distribution.
 
+    The defaults are those that did best on locomotion data (``docs/bear.md``); ``PUBLISHED_PRESET`` has the D4RL authors'.
+
     Paper: https://arxiv.org/abs/1906.00949. Code compared: the author's ``algos.py`` and the D4RL authors' version of
-    it, whose defaults these are; deviations are numbered in ``docs/bear.md``.
+    it; deviations are numbered in ``docs/bear.md``.
 
     :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
     :param env: The environment that the policy is for: an id, an Env, a VecEnv, or None with a dataset.
@@ -69,16 +82,16 @@ class BEAR(OfflineAlgorithm):
     :param mmd_kernel: "laplacian" or "gaussian".
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
-    :param mmd_threshold: epsilon; 0.05 by default (-2 for "kl"). "auto" starts from that, and where the policy cannot come
-        that low, so that alpha stays at its upper bound, raises it to 10% above the divergence that was reached
-        (:func:`losses.auto_threshold`).
+    :param mmd_threshold: epsilon. "auto" starts from the published one (0.05, or -2 for "kl"); where the policy cannot come
+        that low, so that alpha stays at its upper bound, it is 25% above the lowest divergence that was reached
+        (:func:`losses.auto_threshold`). None is "auto", or where ``alpha`` is fixed, the published one.
     :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
         "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.
     :param alpha: The multiplier: "auto" to learn it, or a fixed number of at least 0.
     :param log_alpha_max: Upper bound of log alpha.
     :param vae_kl_weight: Weight of the KL term in the VAE's loss.
     :param warmup_fraction: Share of the first ``learn()``'s gradient steps during which the actor sees only the constraint,
-        not the critics; the published 40,000 of 500,000 by default. ``warmup_steps`` holds their number from then on.
+        not the critics; published are 40,000 of 500,000 steps. ``warmup_steps`` holds their number from then on.
     :param target_q_mixture: Weight of the minimum over critics in the target, the maximum has the rest.
     :param n_target_samples: Actions per next state; the target takes the best.
     :param n_action_samples: Actions drawn when acting; the best under the first critic is taken.
@@ -89,7 +102,8 @@ class BEAR(OfflineAlgorithm):
     :param n_steps: Steps of the return in the critics' target, as in SB3's SAC. The steps are the data's, uncorrected.
     :param precision: "fp32", or "bf16" for matrix products in bfloat16 (weights and losses stay in single precision).
     :param behavior_steps: Gradient steps after which the behaviour VAE stops learning and its samples at the dataset's
-        states are drawn once, so that later steps cost much less. None trains it along with the rest, as published.
+        states are drawn once, so that later steps cost much less; "warmup" for those of the warm-up, if there is one. None
+        trains it along with the rest, as published.
     :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation;
         ``predict`` takes observations as they are.
     :param replay_buffer_kwargs: ``normalize_rewards=True`` divides rewards by the standard deviation of the return.
@@ -123,10 +137,10 @@ class BEAR(OfflineAlgorithm):
         policy: str | type[BEARPolicy],
         env: GymEnv | str | None,
         dataset: DatasetSource | None = None,
-        learning_rate: float | Schedule = 1e-4,
+        learning_rate: float | Schedule = 3e-4,
         critic_learning_rate: float | Schedule = 3e-4,
         vae_learning_rate: float | Schedule = 3e-4,
-        alpha_learning_rate: float | Schedule = 1e-3,
+        alpha_learning_rate: float | Schedule = 3e-3,
         batch_size: int = 256,
         tau: float = 0.005,
         gamma: float = 0.99,
@@ -139,17 +153,17 @@ class BEAR(OfflineAlgorithm):
         alpha: float | Literal["auto"] = "auto",
         log_alpha_max: float = 10.0,
         vae_kl_weight: float = 0.5,
-        warmup_fraction: float = 0.08,
+        warmup_fraction: float = 0.2,
         target_q_mixture: float = 0.75,
-        n_target_samples: int = 10,
+        n_target_samples: int = 4,
         n_action_samples: int = 100,
         q_reduction: Literal["min", "max", "mean"] = "min",
         variance_penalty: float = 0.0,
         bootstrap_probability: float = 1.0,
         n_collect_steps: int = 10_000,
-        n_steps: int = 1,
+        n_steps: int = 5,
         precision: Literal["fp32", "bf16"] = "fp32",
-        behavior_steps: int | None = None,
+        behavior_steps: int | Literal["warmup"] | None = "warmup",
         normalize_observations: bool = False,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -188,7 +202,8 @@ class BEAR(OfflineAlgorithm):
         self.mmd_kernel = mmd_kernel
         self.mmd_sigma = mmd_sigma
         self.n_mmd_samples = n_mmd_samples
-        self.mmd_threshold = DEFAULT_THRESHOLDS.get(divergence, 0.0) if mmd_threshold is None else mmd_threshold
+        default: Any = "auto" if alpha == "auto" else DEFAULT_THRESHOLDS.get(divergence, 0.0)
+        self.mmd_threshold = default if mmd_threshold is None else mmd_threshold
         self.mmd_estimator = mmd_estimator
         self.alpha = alpha
         self.log_alpha_max = log_alpha_max
@@ -225,7 +240,7 @@ class BEAR(OfflineAlgorithm):
         self._check_numbers(dict.fromkeys(("vae_kl_weight", "variance_penalty"), (0, math.inf)))
         self._check_numbers(dict.fromkeys(("tau", "target_q_mixture", "bootstrap_probability", "warmup_fraction"), (0, 1)))
         self._check_numbers({"mmd_sigma": (MIN_SIGMA, math.inf), "log_alpha_max": (-math.inf, math.inf)})
-        if self.behavior_steps is not None:
+        if self.behavior_steps not in (None, "warmup"):
             self._check_numbers({"behavior_steps": (1, math.inf)})
         if self.alpha != "auto":
             self._check_numbers({"alpha": (0, math.inf)})
@@ -265,9 +280,9 @@ class BEAR(OfflineAlgorithm):
             self.log_alpha.requires_grad_(True)
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
             self._add_optimizer(self.alpha_optimizer, self.alpha_learning_rate)
-        lowest = losses.bound_of(DEFAULT_THRESHOLDS[self.divergence], self.mmd_estimator)
-        # mmd_threshold="auto": the threshold, steps that alpha has been at its bound, the divergence's moving average.
-        self.auto_threshold = th.tensor([lowest, 0.0, 0.0], device=self.device)
+        self._lowest_threshold = losses.bound_of(DEFAULT_THRESHOLDS[self.divergence], self.mmd_estimator)
+        # mmd_threshold="auto": see losses.auto_threshold.
+        self.auto_threshold = th.tensor([self._lowest_threshold, 0.0, 0.0, math.inf], device=self.device)
         self._add_optimizer(self.actor.optimizer, self.lr_schedule)
         self._add_optimizer(self.critic.optimizer, self.critic_learning_rate)
         self._add_optimizer(self.behavior_vae.optimizer, self.vae_learning_rate)
@@ -305,7 +320,8 @@ class BEAR(OfflineAlgorithm):
 
         if self.mmd_threshold == "auto":
             is_at_bound = self.log_alpha.detach() >= self.log_alpha_max
-            self.auto_threshold = losses.auto_threshold(self.auto_threshold, divergence, is_at_bound)
+            start = self._lowest_threshold
+            self.auto_threshold = losses.auto_threshold(self.auto_threshold, start, divergence, is_at_bound)
         logged["alpha"] = self.log_alpha.exp().mean()
         return {name: value.detach() for name, value in logged.items()}
 
@@ -376,7 +392,8 @@ class BEAR(OfflineAlgorithm):
     @property
     def behavior_is_frozen(self) -> bool:
         """:return: Whether the behaviour VAE has had its ``behavior_steps`` and does not learn any more."""
-        return self.behavior_steps is not None and self._n_updates >= self.behavior_steps
+        n_steps = self.warmup_steps or None if self.behavior_steps == "warmup" else self.behavior_steps
+        return n_steps is not None and self._n_updates >= int(n_steps)
 
     @property
     def constraint_threshold(self) -> th.Tensor:

@@ -15,7 +15,7 @@ SQRT_EPSILON = 1e-6
 VARIANCE_PENALTY_DELTA = 0.1
 # auto_threshold: steps to wait, and how far above the divergence reached.
 PATIENCE = 1000
-MARGIN = 0.1
+MARGIN = 0.25
 
 
 def pairwise_kernel(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
@@ -185,24 +185,26 @@ def reduce_q_values(q_values: th.Tensor, reduction: str, variance_penalty: float
     return value - variance_penalty * math.sqrt((1.0 - VARIANCE_PENALTY_DELTA) / VARIANCE_PENALTY_DELTA) * std
 
 
-def auto_threshold(state: th.Tensor, divergence: th.Tensor, is_at_bound: th.Tensor) -> th.Tensor:
+def auto_threshold(state: th.Tensor, start: float, divergence: th.Tensor, is_at_bound: th.Tensor) -> th.Tensor:
     """
     A threshold that the policy can reach. If it is below the lowest divergence that the policy can reach, alpha grows up to
-    its upper bound and stays there. After ``PATIENCE`` such steps, the threshold becomes 10% more than the divergence
-    reached (ours, not the paper's).
+    its upper bound and stays there. After ``PATIENCE`` such steps, the threshold becomes 25% more than the divergence
+    reached, and falls with it while the policy comes closer still, down to where it started (ours, not the paper's).
 
-    :param state: The threshold; the steps with alpha at its bound, less those without; the divergence's moving average.
-        Shape (3,).
+    :param state: The threshold; the steps with alpha at its bound, less those without; the divergence's moving average; its
+        lowest value since the bound was found too low, infinite before. Shape (4,).
+    :param start: The threshold to start from.
     :param divergence: This step's, scalar.
     :param is_at_bound: Whether alpha is at its upper bound, shape (1,).
-    :return: The state after this step, shape (3,).
+    :return: The state after this step, shape (4,).
     """
-    threshold, n_steps, average = state.unbind()
+    threshold, n_steps, average, lowest = state.unbind()
     average = average.lerp(divergence.detach(), 5.0 / PATIENCE)
     n_steps = (n_steps + 2.0 * is_at_bound.squeeze(0) - 1.0).clamp(min=0.0)
     is_unreachable = n_steps >= PATIENCE
-    threshold = th.where(is_unreachable, average + MARGIN * average.abs(), threshold)
-    return th.stack([threshold, th.where(is_unreachable, 0.0, n_steps), average])
+    lowest = th.where(is_unreachable, average, th.where(lowest.isinf(), lowest, th.minimum(lowest, average)))
+    threshold = th.where(lowest.isinf(), threshold, (lowest + MARGIN * lowest.abs()).clamp(min=start))
+    return th.stack([threshold, th.where(is_unreachable, 0.0, n_steps), average, lowest])
 
 
 def support_penalty(alpha: th.Tensor, divergence: th.Tensor, threshold: float | th.Tensor) -> th.Tensor:

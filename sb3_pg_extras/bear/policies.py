@@ -18,6 +18,7 @@ class BEARPolicy(CandidatePolicy, SACPolicy):
     To act, it draws ``n_action_samples`` actions from the actor and takes the one that the first critic values most.
 
     :param args: As in :class:`~sb3_pg_extras.offline.candidates.CandidatePolicy`: the spaces, the schedule, ...
+    :param vae_net_arch: Likewise, but ``[256, 256]`` by default.
     :param kwargs: Likewise, and as in SB3's ``SACPolicy``: ``net_arch``, ``n_critics``, ``features_extractor_class``, ...
     :raises ValueError: for ``use_sde``: gSDE explores an environment, which offline learning never does.
     """
@@ -25,6 +26,8 @@ class BEARPolicy(CandidatePolicy, SACPolicy):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("use_sde"):
             raise ValueError("policy_kwargs use_sde=True: gSDE explores an environment, which BEAR never does. Leave it out")
+        if kwargs.get("vae_net_arch") is None:
+            kwargs["vae_net_arch"] = [256, 256]
         super().__init__(*args, **kwargs)
 
     def _noise_dim(self) -> int:

@@ -169,7 +169,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         return batch._replace(
             observations=self._normalized(batch.observations, env),
             next_observations=self._normalized(batch.next_observations, env),
-            rewards=self.to_torch(self._normalize_reward(batch.rewards.cpu().numpy(), env)),
+            rewards=self._normalized_rewards(batch.rewards, env),
         )
 
     def _gather(self, columns: Columns, indices: th.Tensor) -> OfflineReplayBufferSamples:
@@ -194,6 +194,12 @@ class OfflineReplayBuffer(ReplayBuffer):
 
     def _normalized(self, observations: Any, env: VecNormalize) -> Any:
         return map_arrays(self.to_torch, self._normalize_obs(map_arrays(lambda t: t.cpu().numpy(), observations), env))
+
+    def _normalized_rewards(self, rewards: th.Tensor, env: VecNormalize) -> th.Tensor:
+        if env.norm_reward and self.n_steps > 1:
+            # Sums: scaled as single rewards are, not clipped.
+            return rewards / float(np.sqrt(env.ret_rms.var + env.epsilon))
+        return self.to_torch(self._normalize_reward(rewards.cpu().numpy(), env))
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
         return self.get(batch_inds, env)

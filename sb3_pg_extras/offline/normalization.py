@@ -64,13 +64,12 @@ def freeze_statistics(env: VecNormalize, dataset: OfflineDataset) -> None:
         set_moments(env.ret_rms, running_returns(dataset, env.gamma))
 
 
-def check_normalized_once(env: VecNormalize, normalize_observations: bool, normalize_rewards: bool, n_steps: int) -> None:
+def check_normalized_once(env: VecNormalize, normalize_observations: bool, normalize_rewards: bool) -> None:
     """
     :param env: The wrapper around the environment.
     :param normalize_observations: Whether the networks normalise observations.
     :param normalize_rewards: Whether the replay buffer normalises rewards.
-    :param n_steps: Steps of the return.
-    :raises ValueError: when both normalise the same quantity, or the wrapper the single rewards of n-step returns.
+    :raises ValueError: when both normalise the same quantity.
     """
     for name, ours, theirs in (
         ("observations", normalize_observations, env.norm_obs),
@@ -78,8 +77,3 @@ def check_normalized_once(env: VecNormalize, normalize_observations: bool, norma
     ):
         if ours and theirs:
             raise ValueError(f"normalize_{name}=True and a VecNormalize environment, which normalises them too: choose one")
-    if n_steps > 1 and env.norm_reward:
-        raise ValueError(
-            f"n_steps={n_steps} and VecNormalize(norm_reward=True), which normalises single rewards: "
-            'use replay_buffer_kwargs={"normalize_rewards": True} and norm_reward=False'
-        )

@@ -293,7 +293,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         if self._vec_normalize_env is not None:
             assert self.replay_buffer is not None
             normalizes_rewards = self.replay_buffer.return_rms is not None
-            check_normalized_once(self._vec_normalize_env, self.normalize_observations, normalizes_rewards, self.n_steps)
+            check_normalized_once(self._vec_normalize_env, self.normalize_observations, normalizes_rewards)
             freeze_statistics(self._vec_normalize_env, self.replay_buffer.dataset)
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:

@@ -70,7 +70,7 @@ def shared_arguments(model: Any) -> dict[str, Any]:
     :param model: An offline model, or an off-policy one of SB3.
     :return: The constructor arguments that mean the same for both.
     """
-    names = ("batch_size", "tau", "gamma", "n_steps", "tensorboard_log", "verbose", "device")
+    names = ("batch_size", "tau", "gamma", "tensorboard_log", "verbose", "device")
     return {name: getattr(model, name) for name in names} | {"stats_window_size": model._stats_window_size}
 
 

@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset, save_dataset
+from sb3_pg_extras import BEAR, PUBLISHED_PRESET, DatasetError, OfflineDataset, load_dataset, save_dataset
 from sb3_pg_extras.bear import bear as bear_module
 from sb3_pg_extras.bear import losses
 from sb3_pg_extras.datasets import collect_dataset
@@ -401,7 +401,7 @@ def test_number_of_critics_and_network_sizes():
     assert model.behavior_vae.encoder[-1].weight.shape == (6, 7)
     assert model.actor.mu.weight.shape == (2, 9)
     defaults = BEAR("MlpPolicy", "Pendulum-v1")
-    assert [layer.out_features for layer in defaults.behavior_vae.encoder[::2]] == [750, 750, 4]
+    assert [layer.out_features for layer in defaults.behavior_vae.encoder[::2]] == [256, 256, 4]
     assert defaults.behavior_vae.latent_dim == 2
     assert defaults.actor.net_arch == [256, 256]
 
@@ -440,6 +440,29 @@ def test_a_run_that_was_cut_in_the_warmup_goes_on_with_it(tmp_path):
     loaded = BEAR.load(tmp_path / "model", dataset=make_arrays()).learn(7, reset_num_timesteps=False)
     assert loaded.warmup_steps == 5
     assert changed(whole, loaded) == set()
+
+
+def test_the_behaviour_learns_in_the_warmup_only():
+    model, frozen = tiny_bear(warmup_fraction=0.3), []
+    vae = []
+
+    def watch(*_) -> bool:
+        frozen.append(model.behavior_is_frozen)
+        vae.append(weights(model)["vae"])
+        return True
+
+    model.learn(6, callback=watch)
+    assert frozen == [False] + [True] * 5  # of the next step
+    assert not th.equal(vae[0], vae[1]) and all(th.equal(vae[1], later) for later in vae[2:])
+    # Where there is no warm-up, it learns throughout.
+    model = tiny_bear(warmup_fraction=0).learn(3)
+    assert not model.behavior_is_frozen
+
+
+def test_the_published_preset_has_the_published_settings():
+    model = BEAR("MlpPolicy", "Pendulum-v1", **PUBLISHED_PRESET)
+    assert [layer.out_features for layer in model.behavior_vae.encoder[::2]] == [750, 750, 4]
+    assert (model.n_steps, model.n_target_samples, model.mmd_threshold, model.behavior_steps) == (1, 10, 0.05, None)
 
 
 def test_alpha_goes_to_its_clamp_when_the_threshold_lies_below_the_noise_floor():
@@ -775,7 +798,7 @@ def test_losses_are_called_with_the_knobs(monkeypatch):
     spy(losses, "reduce_q_values")
     tiny_bear(
         mmd_kernel="gaussian", mmd_sigma=3.0, n_mmd_samples=6, mmd_estimator="unbiased", n_target_samples=7, gamma=0.9,
-        target_q_mixture=0.5, q_reduction="mean", variance_penalty=0.3, policy_kwargs={"n_critics": 3},
+        target_q_mixture=0.5, q_reduction="mean", variance_penalty=0.3, n_steps=1, policy_kwargs={"n_critics": 3},
     ).learn(1)  # fmt: skip
     x, y, *rest = seen["mmd_divergence"]
     assert (x.shape, y.shape, rest) == ((16, 6, 2), (16, 6, 2), ["gaussian", 3.0, "unbiased"])

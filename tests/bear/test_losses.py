@@ -192,19 +192,27 @@ def test_support_penalty_holds_alpha_fixed_and_pushes_the_divergence_down():
 
 def test_auto_threshold_by_hand(monkeypatch):
     monkeypatch.setattr(losses, "PATIENCE", 10)
-    at_bound, below = th.tensor([True]), th.tensor([False])
+    at_bound, below, inf = th.tensor([True]), th.tensor([False]), math.inf
+
+    def step(state, divergence, is_at_bound, start=0.05) -> th.Tensor:
+        return losses.auto_threshold(th.tensor(state), start, th.tensor(divergence), is_at_bound)
+
     # The average moves half of the way; a step below the bound takes one at the bound back.
-    state = losses.auto_threshold(th.tensor([0.05, 0.0, 0.2]), th.tensor(0.4), at_bound)
-    assert state.tolist() == pytest.approx([0.05, 1.0, 0.3])
-    state = losses.auto_threshold(state, th.tensor(0.3), below)
-    assert state.tolist() == pytest.approx([0.05, 0.0, 0.3])
-    state = losses.auto_threshold(th.tensor([0.05, 9.0, 0.2]), th.tensor(0.2), at_bound)
-    assert state.tolist() == pytest.approx([0.22, 0.0, 0.2])
+    assert step([0.05, 0.0, 0.2, inf], 0.4, at_bound).tolist() == pytest.approx([0.05, 1.0, 0.3, inf])
+    assert step([0.05, 1.0, 0.3, inf], 0.3, below).tolist() == pytest.approx([0.05, 0.0, 0.3, inf])
+    # Found out of reach: 10% more than the average.
+    assert step([0.05, 9.0, 0.2, inf], 0.2, at_bound).tolist() == pytest.approx([0.22, 0.0, 0.2, 0.2])
+    # Then it falls with the average, and does not rise with it.
+    assert step([0.22, 0.0, 0.2, 0.2], 0.1, below).tolist() == pytest.approx([0.165, 0.0, 0.15, 0.15])
+    assert step([0.165, 0.0, 0.15, 0.15], 0.25, below).tolist() == pytest.approx([0.165, 0.0, 0.2, 0.15])
+    # Never below where it started.
+    assert step([0.165, 0.0, 0.15, 0.15], -0.15, below).tolist() == pytest.approx([0.05, 0.0, 0.0, 0.0])
+    # Out of reach again: up.
+    assert step([0.165, 9.0, 0.15, 0.15], 0.25, at_bound).tolist() == pytest.approx([0.22, 0.0, 0.2, 0.2])
     # Looser where the divergence is negative, too.
-    state = losses.auto_threshold(th.tensor([-2.0, 9.0, -1.0]), th.tensor(-1.0), at_bound)
-    assert state[0].item() == pytest.approx(-0.9)
+    assert step([-2.0, 9.0, -1.0, inf], -1.0, at_bound, -2.0)[0].item() == pytest.approx(-0.9)
     divergence = th.tensor(0.2, requires_grad=True)
-    assert not losses.auto_threshold(state, divergence, at_bound).requires_grad
+    assert not losses.auto_threshold(th.tensor([0.05, 0.0, 0.2, inf]), 0.05, divergence, at_bound).requires_grad
 
 
 @pytest.mark.parametrize("rule", ["published", "auto"])
@@ -212,7 +220,7 @@ def test_auto_threshold_ends_just_above_a_known_floor(monkeypatch, rule):
     """Four samples of N(0, .3^2 I_3) read 0.109 at best: 0.05 is out of reach, and alpha stays at its bound for ever."""
     monkeypatch.setattr(losses, "PATIENCE", 100)
     mean, log_std = th.full((3,), 0.5, requires_grad=True), th.zeros(3, requires_grad=True)
-    log_alpha, state = th.zeros(1, requires_grad=True), th.tensor([0.05, 0.0, 0.0])
+    log_alpha, state = th.zeros(1, requires_grad=True), th.tensor([0.05, 0.0, 0.0, math.inf])
     optimizer, alpha_optimizer = th.optim.Adam([mean, log_std], 0.01), th.optim.Adam([log_alpha], 0.05)
     for _ in range(600):
         policy, behavior = mean + log_std.exp() * th.randn(32, 4, 3), 0.3 * th.randn(32, 4, 3)
@@ -228,7 +236,7 @@ def test_auto_threshold_ends_just_above_a_known_floor(monkeypatch, rule):
             one.step()
         log_alpha.data.clamp_(-5.0, 5.0)
         if rule == "auto":
-            state = losses.auto_threshold(state, divergence, log_alpha >= 5.0)
+            state = losses.auto_threshold(state, 0.05, divergence, log_alpha >= 5.0)
     assert (log_alpha.item() == 5.0) == (rule == "published")
     if rule == "auto":
         assert state[0].item() == pytest.approx(0.12, abs=0.01)

@@ -595,7 +595,7 @@ def test_observations_are_normalised_by_the_networks_of_sac_too(tmp_path):
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_rewards_that_the_buffer_normalised_are_normalised_by_vec_normalize(tmp_path, loaded):
-    kwargs = {"replay_buffer_kwargs": {"normalize_rewards": True}, "policy_kwargs": TINY, "warmup_fraction": 0}
+    kwargs = {"replay_buffer_kwargs": {"normalize_rewards": True}, "policy_kwargs": TINY, "warmup_fraction": 0, "n_steps": 1}
     model = BEAR("MlpPolicy", "Pendulum-v1", "bundled:pendulum-mixed-v0", **kwargs).learn(1)
     if loaded:
         model.save(tmp_path / "model")

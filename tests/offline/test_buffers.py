@@ -142,7 +142,6 @@ def test_contradicting_normalisations_are_refused():
     for kwargs, word in (
         ({"normalize_observations": True}, "normalize_observations=True and a VecNormalize"),
         ({"replay_buffer_kwargs": {"normalize_rewards": True}}, "normalize_rewards=True and a VecNormalize"),
-        ({"n_steps": 2}, "n_steps=2 and VecNormalize"),
     ):
         with pytest.raises(ValueError, match=word):
             BEAR("MlpPolicy", env, "bundled:pendulum-mixed-v0", policy_kwargs=TINY, **kwargs).learn(1)
@@ -415,9 +414,16 @@ def test_a_failed_save_of_the_buffer_leaves_the_old_file(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_sac_takes_n_steps_along():
-    model = BEAR("MlpPolicy", "Pendulum-v1", "bundled:pendulum-mixed-v0", policy_kwargs=TINY, n_steps=3, device="cpu")
-    sac = model.to_sac(buffer_size=100)
-    assert sac.n_steps == 3
+def test_sac_has_its_own_n_steps():
+    model = BEAR("MlpPolicy", "Pendulum-v1", "bundled:pendulum-mixed-v0", policy_kwargs=TINY, device="cpu")
+    assert model.n_steps == 5 and model.to_sac(buffer_size=100).n_steps == 1
+    sac = model.to_sac(buffer_size=100, n_steps=3)
     assert isinstance(sac.replay_buffer, NStepReplayBuffer)
-    assert BEAR.from_sac(sac).n_steps == 3
+    assert BEAR.from_sac(sac).n_steps == 5
+
+
+def test_vec_normalize_scales_n_step_returns():
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    env.ret_rms.var = np.array(4.0)
+    raw, scaled = (buffer_of(chain(), n_steps=3, gamma=0.1).get(np.arange(9), env=e).rewards for e in (None, env))
+    th.testing.assert_close(scaled, raw / 2, rtol=1e-6, atol=0)

@@ -91,7 +91,7 @@ class OneBatch:
 def test_without_cloning_it_is_sb3s_td3(n_steps):
     """With a huge alpha and no noise both take the same two steps of critics, and one of actor and targets."""
     model = tiny(alpha=1e7, target_policy_noise=0.0, n_steps=n_steps)
-    td3 = model.to_td3(Env(), keep_dataset=False)
+    td3 = model.to_td3(Env(), keep_dataset=False, n_steps=n_steps)
     model.set_logger(configure(None, []))
     td3.set_logger(model.logger)
     batch = model.replay_buffer.get(np.arange(32))

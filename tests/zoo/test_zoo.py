@@ -23,7 +23,7 @@ from rl_zoo3.utils import StoreDict, get_wrapper_class
 from warm_python import this_environment
 
 import sb3_pg_extras
-from sb3_pg_extras import BEAR, REINFORCE, OfflineDataset, SingleStepA2C
+from sb3_pg_extras import BEAR, PUBLISHED_PRESET, REINFORCE, OfflineDataset, SingleStepA2C
 from sb3_pg_extras.datasets import save_dataset
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, upstream
 from sb3_pg_extras.zoo.manager import Manager
@@ -154,10 +154,13 @@ def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
         ALGORITHMS[algo](env=StandIn(entry["policy"]), **kwargs)
 
 
-def test_bear_takes_the_gaussian_kernel_for_half_cheetah():
-    entries = yaml.safe_load(hyperparams_file("bear").read_text())
-    assert entries["HalfCheetah-v5"]["mmd_kernel"] == "gaussian"
-    assert entries["Hopper-v5"]["mmd_kernel"] == "laplacian"
+def test_the_published_settings_of_bear_as_entries():
+    entries = yaml.safe_load((hyperparams_file("bear").parent / "bear_published.yml").read_text())
+    for name, entry in entries.items():
+        entry["policy_kwargs"] = eval(entry["policy_kwargs"])
+        kernel = {"mmd_kernel": "gaussian"} if name == "HalfCheetah-v5" else {}
+        assert entry == {"n_timesteps": 5e5, "policy": "MlpPolicy"} | PUBLISHED_PRESET | kernel
+    assert set(entries) >= {"default", "HalfCheetah-v5"}
 
 
 def test_train_leaves_what_the_zoo_leaves(trained):
