@@ -52,7 +52,9 @@ benchmark: $(INSTALLED)
 	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1 mujoco; }
 	$(BIN)/python benchmarks/run.py suites/bear_pendulum.yml suites/fine_tune.yml suites/reinforce.yml
 	$(BIN)/python benchmarks/run.py suites/hopper_dataset.yml --results benchmarks/runs
-	$(BIN)/python benchmarks/run.py suites/bear_hopper.yml
+	$(BIN)/python benchmarks/run.py suites/bear_hopper.yml suites/bear_n_steps.yml
+	$(BIN)/python benchmarks/make_locomotion.py
+	$(BIN)/python benchmarks/run.py suites/locomotion.yml suites/locomotion_narrow.yml suites/offline_figures.yml
 	$(BIN)/python benchmarks/run.py suites/single_step_a2c.yml suites/zoo_entries.yml suites/trained_agents.yml
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy $(D3RLPY)/bin/python
 	$(BIN)/python benchmarks/speed/fqe.py --d3rlpy $(D3RLPY)/bin/python

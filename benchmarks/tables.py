@@ -162,20 +162,18 @@ def data_name(row: Row) -> str:
 
 
 def locomotion() -> str:
-    """Returns by dataset and algorithm, and mean normalised scores over the datasets that an algorithm has."""
-    by_variant = groups(read("locomotion"), "variant")
-    lines, scores = [], {variant: [] for variant in by_variant}
-    for (dataset,), rows in groups(sorted(read("locomotion"), key=data_name), "dataset").items():
-        name = data_name(rows[0])
-        line = [name, f"{rows[0]['dataset_return']:.0f} ({rows[0]['dataset_best']:.0f})"]
-        for variant, own in by_variant.items():
-            returns = [float(row["return_mean"]) for row in own if row["dataset"] == dataset]
-            line.append(" / ".join(f"{value:.0f}" for value in returns))
-            scores[variant] += [normalized_score(f"{name}-v2", value) for value in returns]
+    """Returns and D4RL scores by dataset and algorithm, seed by seed."""
+    variants = list(groups(read("locomotion"), "variant"))
+    lines = []
+    for (name,), rows in groups(sorted(read("locomotion"), key=data_name), "dataset").items():
+        by_variant = groups(rows, "variant")
+        line = [data_name(rows[0]), f"{rows[0]['dataset_return']:.0f} ({rows[0]['dataset_best']:.0f})"]
+        for variant in variants:
+            returns = [float(row["return_mean"]) for row in by_variant.get(variant, [])]
+            scores = [normalized_score(f"{Path(name).stem}-v2", value) for value in returns]
+            line.append(", ".join(f"{value:.0f} ({score:.0f})" for value, score in zip(returns, scores, strict=True)))
         lines.append(line)
-    means = [f"{np.mean(own):.1f} ({len(own)})" for own in scores.values()]
-    header = ["dataset", "the data: mean (best)", *(variant for (variant,) in by_variant)]
-    return markdown(header, [*lines, ["mean D4RL score (runs)", "", *means]])
+    return markdown(["dataset", "the data: mean (best)", *(f"{variant} (score)" for (variant,) in variants)], lines)
 
 
 def locomotion_narrow() -> str:
@@ -296,6 +294,7 @@ TABLES: dict[str, Callable[[], str]] = {
         learning, "bear_hopper", "return_mean", 0,
         {"last five checkpoints": ("last_evaluations", None), "cloning from the same VAE": ("cloning_return", 0)},
     ),
+    "bear_n_steps": partial(learning, "bear_n_steps", "return_mean", 0, {}),
     "bear_pendulum": partial(
         learning, "bear_pendulum", "return_mean", 0,
         {"behaviour cloning": ("cloning_return", 0), "the data": ("dataset_return", 0), "SAC agent": ("expert_return", 0)},

@@ -57,6 +57,7 @@ class BCQ(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: BCQPolicy
+    critic = property(lambda self: self.policy.critic)
 
     def __init__(
         self,

@@ -123,6 +123,7 @@ class BEAR(OfflineAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    default_total_timesteps: ClassVar[int] = 20_000
     # From offline to online, and back.
     to_sac = sac.to_sac
     from_sac: ClassVar[Any] = classmethod(sac.from_sac)
@@ -161,7 +162,7 @@ class BEAR(OfflineAlgorithm):
         variance_penalty: float = 0.0,
         bootstrap_probability: float = 1.0,
         n_collect_steps: int = 10_000,
-        n_steps: int = 5,
+        n_steps: int = 3,
         precision: Literal["fp32", "bf16"] = "fp32",
         behavior_steps: int | Literal["warmup"] | None = "warmup",
         normalize_observations: bool = False,

@@ -331,7 +331,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         """
         Learn from the dataset.
 
-        :param total_timesteps: Gradient steps to take, 100,000 by default.
+        :param total_timesteps: Gradient steps to take, ``default_total_timesteps`` of the class by default.
         :param callback: Callback(s), called once after every gradient step.
         :param log_interval: Gradient steps between two logs, None for no log.
         :param tb_log_name: Name of the run in the TensorBoard log, the algorithm's by default.

@@ -74,6 +74,7 @@ class TD3BC(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: TD3Policy
+    critic = property(lambda self: self.policy.critic)
 
     def __init__(
         self,
@@ -181,8 +182,7 @@ class TD3BC(OfflineAlgorithm):
 
     def to_td3(self, env: GymEnv | str | None = None, keep_dataset: bool = True, **td3_kwargs: Any) -> TD3:
         """
-        Fine-tune online: a stock SB3 ``TD3`` with this model's networks, targets and arguments. Its optimisers are new,
-        since the actor's loss has another scale.
+        Fine-tune online: a stock SB3 ``TD3`` with this model's networks, targets and arguments, and new optimisers.
 
         :param env: The environment: an id, an Env, or a VecEnv; None for this model's own.
         :param keep_dataset: Whether the dataset is put into the replay buffer. ``learning_starts`` is then 0 by default, and
@@ -193,8 +193,8 @@ class TD3BC(OfflineAlgorithm):
             would change the networks.
         """
         names = ("learning_rate", "policy_delay", "target_policy_noise", "target_noise_clip")
-        td3_kwargs = {name: getattr(self, name) for name in names} | td3_kwargs
-        return go_online(self, TD3, TD3Policy, self._full_policy_kwargs(), env, keep_dataset, td3_kwargs)
+        own = {name: getattr(self, name) for name in names}
+        return go_online(self, TD3, TD3Policy, self._full_policy_kwargs(), env, keep_dataset, own | td3_kwargs)
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.actor.optimizer", "policy.critic.optimizer"], []

@@ -416,10 +416,10 @@ def test_a_failed_save_of_the_buffer_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_sac_has_its_own_n_steps():
     model = BEAR("MlpPolicy", "Pendulum-v1", "bundled:pendulum-mixed-v0", policy_kwargs=TINY, device="cpu")
-    assert model.n_steps == 5 and model.to_sac(buffer_size=100).n_steps == 1
-    sac = model.to_sac(buffer_size=100, n_steps=3)
+    assert model.n_steps == 3 and model.to_sac(buffer_size=100).n_steps == 1
+    sac = model.to_sac(buffer_size=100, n_steps=2)
     assert isinstance(sac.replay_buffer, NStepReplayBuffer)
-    assert BEAR.from_sac(sac).n_steps == 5
+    assert BEAR.from_sac(sac).n_steps == 3
 
 
 def test_vec_normalize_scales_n_step_returns():
