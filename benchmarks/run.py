@@ -58,6 +58,7 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 import sb3_pg_extras
 from benchmarks.study import AveragedActor
+from sb3_pg_extras.common.returns import discounted_returns
 from sb3_pg_extras.offline import evaluation
 from sb3_pg_extras.zoo import hyperparams_file, register
 from sb3_pg_extras.zoo.jobs import run_missing
@@ -254,7 +255,8 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         if "dataset" in settings:
             dataset = sb3_pg_extras.load_dataset(settings["dataset"])
             returns = dataset.episode_returns()
-            logged.values["dataset_value"] = returns_to_go(dataset, model.gamma)
+            to_go = discounted_returns(dataset.rewards, dataset.episode_ends, getattr(model, "gamma", 0.99))
+            logged.values["dataset_value"] = to_go.mean()
             logged.values |= {"dataset_return": returns.mean(), "dataset_best": returns.max()}
             if dataset.reference_scores is not None:
                 logged.values["expert_return"] = dataset.reference_scores[1]
@@ -272,17 +274,6 @@ def offline_figures(model: Any, held_out: sb3_pg_extras.OfflineDataset, n_steps:
     """:return: FQE's value of the model on held-out data, and the figures beside it."""
     value, figures = evaluation.judge(model, held_out, n_steps, seed=0)
     return {name: float(f"{x:.4g}") for name, x in (figures | {"value": value.mean}).items()}
-
-
-def returns_to_go(dataset: sb3_pg_extras.OfflineDataset, gamma: float) -> float:
-    """:return: Mean over steps of the discounted sum of the rewards from then on, until the episode stops."""
-    total = 0.0
-    for episode in dataset.episodes():
-        value = 0.0
-        for reward in episode.rewards[::-1].tolist():
-            value = reward + gamma * value
-            total += value
-    return total / len(dataset)
 
 
 def keep(experiment: ExperimentManager, model: Any, target: Path) -> int:

@@ -61,7 +61,8 @@ class BEAR(OfflineAlgorithm):
     data's actions, by a Lagrange multiplier alpha. With few samples and a wide kernel, that keeps the policy within the
     *support* of the data, not close to its distribution.
 
-    The defaults are those that did best on locomotion data (``docs/bear.md``); ``PUBLISHED_PRESET`` has the D4RL authors'.
+    The defaults are for short runs; how they compare with the D4RL authors', which ``PUBLISHED_PRESET`` has, is in
+    ``docs/bear.md``.
 
     Paper: https://arxiv.org/abs/1906.00949. Code compared: the author's ``algos.py`` and the D4RL authors' version of
     it; deviations are numbered in ``docs/bear.md``.
@@ -281,9 +282,8 @@ class BEAR(OfflineAlgorithm):
             self.log_alpha.requires_grad_(True)
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
             self._add_optimizer(self.alpha_optimizer, self.alpha_learning_rate)
-        self._lowest_threshold = losses.bound_of(DEFAULT_THRESHOLDS[self.divergence], self.mmd_estimator)
         # mmd_threshold="auto": see losses.auto_threshold.
-        self.auto_threshold = th.tensor([self._lowest_threshold, 0.0, 0.0, math.inf], device=self.device)
+        self.auto_threshold = th.tensor([self._published_threshold(), 0.0, 0.0, math.inf], device=self.device)
         self._add_optimizer(self.actor.optimizer, self.lr_schedule)
         self._add_optimizer(self.critic.optimizer, self.critic_learning_rate)
         self._add_optimizer(self.behavior_vae.optimizer, self.vae_learning_rate)
@@ -321,7 +321,7 @@ class BEAR(OfflineAlgorithm):
 
         if self.mmd_threshold == "auto":
             is_at_bound = self.log_alpha.detach() >= self.log_alpha_max
-            start = self._lowest_threshold
+            start = self._published_threshold()
             self.auto_threshold = losses.auto_threshold(self.auto_threshold, start, divergence, is_at_bound)
         logged["alpha"] = self.log_alpha.exp().mean()
         return {name: value.detach() for name, value in logged.items()}
@@ -402,6 +402,9 @@ class BEAR(OfflineAlgorithm):
         if isinstance(self.mmd_threshold, str):
             return self.auto_threshold[0]
         return self.auto_threshold.new_tensor(losses.bound_of(self.mmd_threshold, self.mmd_estimator))
+
+    def _published_threshold(self) -> float:
+        return losses.bound_of(DEFAULT_THRESHOLDS[self.divergence], self.mmd_estimator)
 
     def _noise(self, *shape: int) -> th.Tensor:
         return th.randn(shape, generator=self.generator, device=self.device)

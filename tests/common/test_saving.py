@@ -60,7 +60,7 @@ def load_all(model, folder):
     return len(files)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the process that is killed")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither fork nor SIGKILL")
 @pytest.mark.parametrize("n_kills", [5, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("algorithm", "way"),

@@ -424,6 +424,6 @@ def test_sac_has_its_own_n_steps():
 
 def test_vec_normalize_scales_n_step_returns():
     env = VecNormalize(make_vec_env("Pendulum-v1"))
-    env.ret_rms.var = np.array(4.0)
+    env.ret_rms.var, env.clip_reward = np.array(4.0), 1.0  # single rewards would be clipped
     raw, scaled = (buffer_of(chain(), n_steps=3, gamma=0.1).get(np.arange(9), env=e).rewards for e in (None, env))
     th.testing.assert_close(scaled, raw / 2, rtol=1e-6, atol=0)

@@ -348,7 +348,6 @@ def test_postgresql_without_its_driver(monkeypatch):
         shared.open_storage("postgresql://me@host/name")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs the extra search (psycopg)")
 def test_a_server_that_does_not_answer_ends_in_one_line_without_the_password(tmp_path):
     result = optimize(tmp_path, "--storage", "postgresql://me:secret@127.0.0.1:1/name")
     assert result.returncode == 1
