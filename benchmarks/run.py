@@ -22,7 +22,8 @@ A suite lists runs. Settings at its top apply to all of them, and lists multiply
     replay_buffer     a file for its replay buffer, as a dataset
 
 ``--data`` names the datasets of a suite that asks for ``dataset:``: "own" for those of ``make_locomotion.py``, "minari",
-"d4rl", or a pattern with ``{robot}`` and ``{kind}``.
+"d4rl", or a pattern with ``{robot}`` and ``{kind}``. ``--device cuda`` trains offline algorithms on a GPU, which many
+``--workers`` can share; their rows name it.
 
 Runs that have a row in ``benchmarks/results/<suite>.csv`` are not repeated; a row is written as its run ends. Each run is a
 process with one thread.
@@ -33,6 +34,7 @@ import contextlib
 import io
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import sys
@@ -158,13 +160,13 @@ class Watch(BaseCallback):
         return {"train_return": float(np.mean(last)), "episodes": len(self.returns), "positive_returns": positive}
 
 
-def train(specs: dict[tuple[str, ...], dict[str, Any]], *key: Any) -> dict[str, Any]:
+def train(specs: dict[tuple[str, ...], dict[str, Any]], device: str, *key: Any) -> dict[str, Any]:
     """:return: The row of one run."""
     *name, seed = key
     spec = specs[tuple(name)]
     th.set_num_threads(1)
     start = time.perf_counter()
-    row = (train_script if "script" in spec else train_model)(spec, seed)
+    row = train_script(spec, seed) if "script" in spec else train_model(spec, seed, device)
     values = {"suite": spec["suite"], **dict(zip(KEY, key, strict=True)), "seconds": time.perf_counter() - start} | row
     values["logged"] = json.dumps(
         {name: float(f"{x:.4g}") if isinstance(x, float | np.floating) else x for name, x in values["logged"].items()}
@@ -190,7 +192,9 @@ def train_script(spec: dict[str, Any], seed: int) -> dict[str, Any]:
     return row | {"logged": figures}
 
 
-def zoo_experiment(algorithm: str, env_id: str, settings: dict[str, Any], seed: int, folder: str) -> tuple[Any, Any]:
+def zoo_experiment(
+    algorithm: str, env_id: str, settings: dict[str, Any], seed: int, folder: str, device: str
+) -> tuple[Any, Any]:
     """:return: The RL Zoo's manager of an experiment, which makes environments too, and the model that it makes."""
     register()
     settings = dict(settings)
@@ -199,7 +203,7 @@ def zoo_experiment(algorithm: str, env_id: str, settings: dict[str, Any], seed: 
     config.write_text(yaml.safe_dump({env_id: settings}))
     experiment = ExperimentManager(
         argparse.Namespace(algo=algorithm, env=env_id, seed=seed, env_kwargs=env_kwargs), algorithm, env_id, folder,
-        eval_freq=-1, env_kwargs=env_kwargs, seed=seed, verbose=0, config=str(config), device="cpu",
+        eval_freq=-1, env_kwargs=env_kwargs, seed=seed, verbose=0, config=str(config), device=device,
     )  # fmt: skip
     made = experiment.setup_experiment()
     assert made is not None
@@ -211,10 +215,10 @@ def entry_of(algorithm: str, name: str) -> dict[str, Any]:
     return yaml.safe_load(hyperparams_file(algorithm).read_text())[name]
 
 
-def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
+def train_model(spec: dict[str, Any], seed: int, device: str) -> dict[str, Any]:
     settings = spec["settings"]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        experiment, model = zoo_experiment(spec["algorithm"], spec["env"], settings, seed, folder)
+        experiment, model = zoo_experiment(spec["algorithm"], spec["env"], settings, seed, folder, device)
         if "initialise" in spec:
             model.policy.apply(get_class_by_name(spec["initialise"]))
         env, n_timesteps = experiment.create_envs(10, eval_env=True, no_log=True), experiment.n_timesteps
@@ -245,6 +249,8 @@ def train_model(spec: dict[str, Any], seed: int) -> dict[str, Any]:
         model.learn(n_timesteps, callback=[actors, watch] if actors else watch)
         seconds = time.process_time() - start - watch.seconds
         logged.values |= watch.figures(window) | {"n_updates": model._n_updates}
+        if model.device.type == "cuda":
+            logged.values["device"] = th.cuda.get_device_name(model.device)
         if watch.every:
             logged.values["evaluations"] = {n: round(float(r.mean()), 1) for n, r in watch.evaluations.items()}
             logged.values |= {
@@ -321,7 +327,8 @@ def expand(suite: Path, data: str = "own") -> tuple[dict[tuple[str, ...], dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", nargs="+", type=Path, help="files, also relative to benchmarks/")
-    parser.add_argument("--workers", type=int, default=2, choices=(1, 2))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="the folder for the rows")
     parser.add_argument("--data", default="own", help="own, minari, d4rl or a pattern")
     args = parser.parse_args()
@@ -339,8 +346,9 @@ def main() -> None:
                 gym.make(env_id).close()
             except gym.error.Error as error:
                 sys.exit(f"{suite.name}: {env_id}: {error}")
-        pool = ProcessPoolExecutor(args.workers)
-        run_missing(results / f"{suite.stem}.csv", FIELDS, jobs, job_of, partial(train, specs), pool)
+        # CUDA does not survive a fork.
+        pool = ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn"))
+        run_missing(results / f"{suite.stem}.csv", FIELDS, jobs, job_of, partial(train, specs, args.device), pool)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ How fast a gradient step of BEAR is: ``python benchmarks/speed/bear.py [--d3rlpy
 The data are random numbers of Hopper-v5's size; a step includes drawing its batch of 256. The networks are those of the
 published preset, also for d3rlpy, or the default ones, after the warm-up.
 PYTHON is that of a virtual environment with d3rlpy 2.8.1, which needs an older gymnasium than ours (``make benchmark`` makes
-it). With a GPU, BEAR is measured there too.
+it). ``--gpu`` measures on a GPU, also with batches of 2048, operator by operator and as CUDA graphs.
 """
 
 import argparse
@@ -32,6 +32,14 @@ LOOPS: dict[str, tuple[int, dict[str, Any]]] = {
     "BEAR": (100, {"behavior_steps": 1}),
     "BEAR, bf16": (150, {"behavior_steps": 1, "precision": "bf16"}),
 }
+GPU_LOOPS: dict[str, tuple[int, dict[str, Any]]] = {
+    D3RLPY: (30, {}),
+    "BEAR, published preset": (30, PUBLISHED_PRESET),
+    "BEAR, published preset, CUDA graphs": (2000, PUBLISHED_PRESET),
+    "BEAR": (50, {"behavior_steps": 1}),
+    "BEAR, CUDA graphs": (2000, {"behavior_steps": 1}),
+    "BEAR, bf16, CUDA graphs": (2000, {"behavior_steps": 1, "precision": "bf16"}),
+}
 # Hopper-v5's observations and actions.
 SIZE = (11, 3)
 
@@ -43,30 +51,38 @@ def steps(args: argparse.Namespace) -> None:
         fields = {name: random_field(name, args.rows, *SIZE) for name in FIELDS}
         box, actions = (spaces.Box(low, -low, (n,), np.float32) for low, n in zip((-np.inf, -1), SIZE, strict=True))
         save_dataset(OfflineDataset(**fields, observation_space=box, action_space=actions), file)
-        for device, threads in [("cpu", threads) for threads in args.threads] + [("cuda", 1)] * th.cuda.is_available():
+        places = [("cuda", 1, size) for size in (256, 2048)] if args.gpu else [("cpu", n, 256) for n in args.threads]
+        for device, threads, batch_size in places:
             bf16 = has_bf16(th.device(device))
-            here = [loop for loop in LOOPS if loop != D3RLPY and (bf16 or "bf16" not in loop)]
-            command = [sys.executable, __file__, "--work"]
-            workers = {loop: Worker([*command, loop, file, device, str(threads)]) for loop in here}
-            if args.d3rlpy and device == "cpu":
-                workers = {D3RLPY: Worker([args.d3rlpy, str(D3RLPY_SCRIPT), file, str(threads), "bear"]), **workers}
-            loops = {loop: partial(worker.speed, LOOPS[loop][0]) for loop, worker in workers.items()}
-            speeds = take_turns(loops, args.turns)
+            loops = {loop: how for loop, how in (GPU_LOOPS if args.gpu else LOOPS).items() if bf16 or "bf16" not in loop}
+            workers = {}
+            for loop in loops:
+                place = [file, device, str(threads), str(batch_size)]
+                if loop != D3RLPY:
+                    workers[loop] = Worker([sys.executable, __file__, "--work", loop, *place])
+                elif args.d3rlpy:
+                    workers[loop] = Worker([args.d3rlpy, str(D3RLPY_SCRIPT), "bear", *place])
+            speeds = take_turns(
+                {loop: partial(worker.speed, loops[loop][0]) for loop, worker in workers.items()}, args.turns
+            )
             for loop, worker in workers.items():
-                row = {"device": device, "threads": threads, "loop": loop, "turns": args.turns}
+                row = {"device": th.cuda.get_device_name() if args.gpu else device, "threads": threads}
+                row |= {"batch_size": batch_size, "loop": loop, "turns": args.turns}
                 row |= summary("steps_per_second", speeds[loop], 2)
                 row["times_d3rlpy"] = f"{ratio(speeds[loop], speeds[D3RLPY]):.2f}" if D3RLPY in speeds else ""
                 row["peak_megabytes"] = "" if loop == D3RLPY else f"{worker.turn(1)['peak_bytes'] / 1e6:.0f}"
                 rows.append(row)
                 worker.end()
-    write("bear_speed", rows)
+            write("bear_speed_gpu" if args.gpu else "bear_speed", rows)
 
 
-def work(loop: str, file: str, device: str, threads: str) -> None:
+def work(loop: str, file: str, device: str, threads: str, batch_size: str) -> None:
     """In a process of its own."""
     th.set_num_threads(int(threads))
     reset_peak()
-    model = BEAR("MlpPolicy", None, file, **{**LOOPS[loop][1], "warmup_fraction": 0}, seed=0, device=device)
+    arguments = {**(LOOPS | GPU_LOOPS)[loop][1], "warmup_fraction": 0, "batch_size": int(batch_size)}
+    model = BEAR("MlpPolicy", None, file, **arguments, seed=0, device=device)
+    model.cuda_graphs = "CUDA graphs" in loop
 
     def learn(n_steps: int) -> None:
         model.learn(n_steps, log_interval=None, reset_num_timesteps=False)
@@ -82,7 +98,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--gpu", action="store_true", help="on a GPU")
+    parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         work(*args.work)

@@ -46,7 +46,7 @@ def main() -> None:
         box, actions = (spaces.Box(low, -low, (n,), np.float32) for low, n in zip((-np.inf, -1), SIZE, strict=True))
         save_dataset(OfflineDataset(**fields, observation_space=box, action_space=actions), file)
         workers = {
-            D3RLPY: Worker([args.d3rlpy, str(D3RLPY_SCRIPT), file, "1", "fqe"]),
+            D3RLPY: Worker([args.d3rlpy, str(D3RLPY_SCRIPT), "fqe", file, "cpu", "1", "256"]),
             "FQE": Worker([sys.executable, __file__, "--work", file]),
         }
         speeds = take_turns({loop: partial(worker.speed, STEPS[loop]) for loop, worker in workers.items()}, args.turns)

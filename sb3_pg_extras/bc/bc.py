@@ -60,6 +60,7 @@ class BC(OfflineAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    cuda_graphs = True
     policy: SACPolicy
 
     def __init__(

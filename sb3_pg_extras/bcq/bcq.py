@@ -56,6 +56,7 @@ class BCQ(OfflineAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
+    cuda_graphs = True
     policy: BCQPolicy
     critic = property(lambda self: self.policy.critic)
 

@@ -125,6 +125,7 @@ class BEAR(OfflineAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     default_total_timesteps: ClassVar[int] = 20_000
+    cuda_graphs = True
     # From offline to online, and back.
     to_sac = sac.to_sac
     from_sac: ClassVar[Any] = classmethod(sac.from_sac)
@@ -322,7 +323,7 @@ class BEAR(OfflineAlgorithm):
         if self.mmd_threshold == "auto":
             is_at_bound = self.log_alpha.detach() >= self.log_alpha_max
             start = self._published_threshold()
-            self.auto_threshold = losses.auto_threshold(self.auto_threshold, start, divergence, is_at_bound)
+            self.auto_threshold.copy_(losses.auto_threshold(self.auto_threshold, start, divergence, is_at_bound))
         logged["alpha"] = self.log_alpha.exp().mean()
         return {name: value.detach() for name, value in logged.items()}
 
@@ -400,7 +401,7 @@ class BEAR(OfflineAlgorithm):
     def constraint_threshold(self) -> th.Tensor:
         """:return: What the divergence is compared with, in its own unit (see :func:`losses.bound_of`), a scalar."""
         if isinstance(self.mmd_threshold, str):
-            return self.auto_threshold[0]
+            return self.auto_threshold[0].clone()
         return self.auto_threshold.new_tensor(losses.bound_of(self.mmd_threshold, self.mmd_estimator))
 
     def _published_threshold(self) -> float:

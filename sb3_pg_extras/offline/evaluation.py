@@ -167,6 +167,8 @@ class FQE(OfflineAlgorithm):
         self.tau = tau
         self.target_update_interval = target_update_interval
         self.deterministic = deterministic
+        # Else each step asks the policy, whose predict() leaves the device.
+        self.cuda_graphs = deterministic
         self._next_actions: th.Tensor | None = None
         if _init_setup_model:
             if not hasattr(self.evaluated, "predict"):
@@ -215,12 +217,15 @@ class FQE(OfflineAlgorithm):
         """
         return th.as_tensor(actions_of(self.evaluated, observations, self.action_space, self.deterministic)).to(self.device)
 
-    def _update(self, batch: Any, step: Any) -> dict[str, th.Tensor]:
+    def _kind_of_step(self) -> bool:
+        return (self._n_updates + 1) % self.target_update_interval == 0
+
+    def _update(self, batch: Any, step: bool) -> dict[str, th.Tensor]:
         """
         One gradient step on ``(Q(s, a) - y)^2``.
 
         :param batch: The transitions.
-        :param step: Unused: all steps are alike.
+        :param step: Whether the target network follows.
         :return: The loss, and the mean Q value.
         """
         with th.no_grad():
@@ -229,7 +234,7 @@ class FQE(OfflineAlgorithm):
         current_q_values = self.policy(batch.observations, batch.actions)
         loss = F.mse_loss(current_q_values, target_q_values)
         descend(self.policy.optimizer, loss)
-        if (self._n_updates + 1) % self.target_update_interval == 0:
+        if step:
             polyak_update(self.policy.parameters(), self.target.parameters(), self.tau)
         return {"loss": loss.detach(), "q_value": current_q_values.detach().mean()}
 

@@ -8,6 +8,7 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -15,13 +16,14 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
 from sb3_pg_extras.common.algorithm import CheckedAlgorithm
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
+from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
@@ -75,6 +77,9 @@ class OfflineAlgorithm(CheckedAlgorithm):
 
     # learn()'s default number of gradient steps.
     default_total_timesteps: ClassVar[int] = 100_000
+    # Whether gradient steps on a GPU are recorded as CUDA graphs. An `_update` must then be the same operators for each
+    # `_kind_of_step`, change tensors in place, and not wait for the device.
+    cuda_graphs: bool = False
     policy: BasePolicy
     replay_buffer: OfflineReplayBuffer | None
 
@@ -173,6 +178,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         if self.replay_buffer is not None:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
         self._optimizers: list[tuple[th.optim.Optimizer, Schedule]] = []
+        self._recorded_steps: RecordedSteps | None = None
         self._largest_matrix = max((parameter.numel() for parameter in self.policy.parameters()), default=0)
         if self._generator_state is not None:
             # A loaded model resumes where it stopped, unless load() was given another seed.
@@ -224,14 +230,39 @@ class OfflineAlgorithm(CheckedAlgorithm):
             update_learning_rate(optimizer, schedule(self._current_progress_remaining))
         self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
         autocast = th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
+        update = partial(self._recorded(), self._update) if self.records_steps else self._update
         with fast_matmuls(self.device, self._largest_matrix), autocast:
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env, self.generator)
                 step = self._kind_of_step()
                 with seeded_dropout(self.policy, self.generator):
-                    values = self._update(batch, step)
+                    values = update(batch, step)
                 self._sum_up(values)
                 self._n_updates += 1
+
+    @property
+    def records_steps(self) -> bool:
+        """:return: Whether gradient steps are recorded as CUDA graphs."""
+        return self.cuda_graphs and self.device.type == "cuda"
+
+    def _recorded(self) -> RecordedSteps:
+        if self._recorded_steps is None:
+            self._recorded_steps = RecordedSteps([optimizer for optimizer, _ in self._optimizers], self.generator)
+        return self._recorded_steps
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        As in SB3.
+
+        :param load_path_or_dict: A saved model's path, or a dict of state dicts such as ``get_parameters`` gives.
+        :param exact_match: Whether all parameters have to be there.
+        :param device: Where to load them to.
+        """
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        # Optimisers put their loaded state elsewhere.
+        self._recorded_steps = None
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -270,6 +301,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
             self.n_envs = 1
         if getattr(self, "policy", None) is not None:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
+        self._recorded_steps = None
 
     def _setup_learn(
         self,
@@ -295,6 +327,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
             normalizes_rewards = self.replay_buffer.return_rms is not None
             check_normalized_once(self._vec_normalize_env, self.normalize_observations, normalizes_rewards)
             freeze_statistics(self._vec_normalize_env, self.replay_buffer.dataset)
+        # The user may have changed any argument since.
+        self._recorded_steps = None
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
             self.ep_info_buffer = deque(maxlen=self._stats_window_size)
@@ -450,5 +484,5 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self.set_dataset(path)
 
     def _excluded_save_params(self) -> list[str]:
-        memory_only = ["generator", "_sums", "_optimizers", "_saved_buffer"]
+        memory_only = ["generator", "_sums", "_optimizers", "_recorded_steps", "_saved_buffer"]
         return [*super()._excluded_save_params(), *memory_only, *([] if isinstance(self.dataset, str) else ["dataset"])]

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import TD3
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 
@@ -68,11 +67,8 @@ class TD3BC(OfflineAlgorithm):
     :raises DatasetError: when the dataset cannot be used, or its spaces are not the environment's.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": MlpPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-    }
+    policy_aliases: ClassVar[Any] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
+    cuda_graphs = True
     policy: TD3Policy
     critic = property(lambda self: self.policy.critic)
 

@@ -1,0 +1,269 @@
+"""
+Gradient steps recorded as CUDA graphs. Without a GPU, a stand-in carries the recorded function out at each replay, on the
+very tensors that a graph would read: what reaches it, what it leaves behind, and when it is recorded anew are the same.
+"""
+
+import pytest
+import torch as th
+from conftest import make_arrays
+from torch import nn
+
+from sb3_pg_extras import BC, BCQ, BEAR, TD3BC
+from sb3_pg_extras.fast import cuda_graphs
+from sb3_pg_extras.offline import losses as offline_losses
+from sb3_pg_extras.offline.evaluation import FQE
+
+SMALL = {"net_arch": [32, 32]}
+
+
+def bear(device: str = "cpu", **kwargs) -> BEAR:
+    small = {**SMALL, "vae_net_arch": [32, 32]}
+    return BEAR(
+        "MlpPolicy", None, make_arrays(400), **({"batch_size": 32, "policy_kwargs": small} | kwargs), seed=0, device=device
+    )
+
+
+def weights(model) -> th.Tensor:
+    parts = [parameter.detach().flatten() for parameter in model.policy.parameters()]
+    return th.cat(
+        [*parts, *(getattr(model, name).detach() for name in ("log_alpha", "auto_threshold") if hasattr(model, name))]
+    )
+
+
+def falling(progress: float) -> float:
+    return 1e-3 * progress
+
+
+RATES = dict.fromkeys(("learning_rate", "critic_learning_rate", "vae_learning_rate", "alpha_learning_rate"), falling)
+VARIANTS = {
+    "default": {},
+    "learns the behaviour throughout": {"behavior_steps": None},
+    "falling learning rates": RATES,
+    "threshold raised": {"alpha_learning_rate": 1.0, "log_alpha_max": 0.5},
+    "unbiased": {"mmd_estimator": "unbiased", "mmd_threshold": 0.1, "bootstrap_probability": 0.7, "n_steps": 1},
+    "KL, fixed alpha": {"alpha": 10.0, "divergence": "kl"},
+    "normalised": {"normalize_observations": True},
+}
+
+
+class Recorder:
+    """Stands for ``cuda_graphs.record``."""
+
+    def __init__(self, monkeypatch):
+        self.recorded, self.replayed = 0, 0
+        monkeypatch.setattr(cuda_graphs, "record", self)
+        # So that a rate read from a tensor is the very number, and runs can be compared bit by bit.
+        monkeypatch.setattr(cuda_graphs, "RATE_DTYPE", th.float64)
+        monkeypatch.setattr(
+            "sb3_pg_extras.offline.offline_algorithm.OfflineAlgorithm.records_steps", property(lambda self: self.cuda_graphs)
+        )
+
+    def __call__(self, step, generator):
+        self.recorded += 1
+
+        def replay():
+            self.replayed += 1
+            return step()
+
+        return replay
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    return Recorder(monkeypatch)
+
+
+def plain(model):
+    model.cuda_graphs = False
+    return model
+
+
+@pytest.mark.parametrize("kwargs", VARIANTS.values(), ids=VARIANTS)
+def test_a_recorded_run_is_the_same_run(recorder, monkeypatch, kwargs):
+    monkeypatch.setattr("sb3_pg_extras.bear.losses.PATIENCE", 20)
+    expected, ours = plain(bear(**kwargs)).learn(120, log_interval=None), bear(**kwargs).learn(120, log_interval=None)
+    assert th.equal(weights(expected), weights(ours))
+    assert not th.equal(weights(bear(**kwargs)), weights(ours))
+    # Two kinds of steps; the rest ran from graphs.
+    assert recorder.recorded <= 2
+    assert recorder.replayed >= 120 - 2 * cuda_graphs.WARMUP
+    assert ours._sums.keys() == expected._sums.keys()
+    for name, (total, count) in expected._sums.items():
+        assert ours._sums[name][1] == count
+        assert th.equal(ours._sums[name][0], total), name
+
+
+@pytest.mark.parametrize("algorithm", [BC, BCQ, TD3BC])
+def test_the_baselines_are_recorded(recorder, algorithm):
+    models = [
+        algorithm("MlpPolicy", None, make_arrays(400), batch_size=32, policy_kwargs=SMALL, seed=0, device="cpu")
+        for _ in range(2)
+    ]
+    assert th.equal(weights(plain(models[0]).learn(40)), weights(models[1].learn(40)))
+    assert recorder.replayed >= 40 - 2 * cuda_graphs.WARMUP
+
+
+def test_fqe_is_recorded_where_the_policy_is_deterministic(recorder):
+    policy = BC("MlpPolicy", None, make_arrays(400), policy_kwargs=SMALL, seed=0, device="cpu")
+    for deterministic in (True, False):
+        models = [
+            FQE(policy, make_arrays(400), deterministic=deterministic, policy_kwargs=SMALL, seed=0, device="cpu")
+            for _ in range(2)
+        ]
+        before = recorder.replayed
+        th.manual_seed(0)
+        expected = weights(plain(models[0]).learn(40))
+        th.manual_seed(0)
+        assert th.equal(expected, weights(models[1].learn(40)))
+        assert (recorder.replayed > before) is deterministic
+
+
+def test_inputs_are_copied_to_where_the_graph_reads(recorder, monkeypatch):
+    seen = []
+    original = offline_losses.vae_loss
+
+    def vae_loss(reconstruction, actions, *rest):
+        seen.append(actions.data_ptr())
+        return original(reconstruction, actions, *rest)
+
+    monkeypatch.setattr("sb3_pg_extras.bear.bear.vae_loss", vae_loss)
+    bear(behavior_steps=None).learn(100)
+    assert len(set(seen[-30:])) == 1
+
+
+def test_optimisers_keep_their_numbers(recorder):
+    model = bear().learn(60)
+    for optimizer in model._recorded_steps.optimizers:
+        for group in optimizer.param_groups:
+            assert isinstance(group["lr"], float)
+            assert group["capturable"] is False
+
+
+def test_saves_and_loads(recorder, tmp_path):
+    model = bear(behavior_steps=None).learn(60)
+    model.save(tmp_path / "model")
+    loaded = BEAR.load(tmp_path / "model", dataset=make_arrays(400), device="cpu")
+    expected = plain(bear(behavior_steps=None)).learn(60)
+    for one in (loaded, expected):
+        one.learn(10, reset_num_timesteps=False)
+    assert th.equal(weights(expected), weights(loaded))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.set_parameters(model.get_parameters()),
+        lambda model: model.set_dataset(make_arrays(300)),
+        lambda model: setattr(model, "tau", 1.0),
+    ],
+)
+def test_what_a_graph_would_not_see_is_recorded_anew(recorder, change):
+    models = plain(bear()), bear()
+    for model in models:
+        model.learn(60)
+        change(model)
+        model.learn(60, reset_num_timesteps=False)
+    assert th.equal(weights(models[0]), weights(models[1]))
+
+
+def test_a_step_that_cannot_be_recorded_runs_as_before(recorder, monkeypatch):
+    def refuse(step, generator):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(cuda_graphs, "record", refuse)
+    with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph.*not permitted") as caught:
+        model = bear().learn(60)
+    assert len([w for w in caught if "CUDA graph" in str(w.message)]) == 2  # once for each kind
+    assert th.equal(weights(model), weights(plain(bear()).learn(60)))
+
+
+def test_only_on_a_gpu():
+    assert not bear().records_steps
+    assert bear().learn(10)._recorded_steps is None
+
+
+def close(ours, expected, tolerance=1e-3):
+    """A graph's learning rates are in single precision, and some sums are added up in another order."""
+    th.testing.assert_close(weights(ours), weights(expected), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kwargs", VARIANTS.values(), ids=VARIANTS)
+def test_bear_on_a_gpu(monkeypatch, kwargs):
+    monkeypatch.setattr("sb3_pg_extras.bear.losses.PATIENCE", 20)
+    expected, ours = plain(bear("cuda", **kwargs)).learn(100), bear("cuda", **kwargs).learn(100)
+    assert len(ours._recorded_steps._graphs) == 2 - ("behavior_steps" in kwargs and False)
+    close(ours, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", [BC, BCQ, TD3BC])
+def test_baselines_on_a_gpu(algorithm):
+    models = [algorithm("MlpPolicy", None, make_arrays(400), batch_size=32, policy_kwargs=SMALL, seed=0) for _ in range(2)]
+    plain(models[0]).learn(60)
+    models[1].learn(60)
+    assert models[1].device.type == "cuda" and models[1]._recorded_steps._graphs
+    close(models[1], models[0])
+
+
+@pytest.mark.gpu
+def test_fqe_on_a_gpu():
+    policy = BC("MlpPolicy", None, make_arrays(400), policy_kwargs=SMALL, seed=0)
+    models = [FQE(policy, make_arrays(400), policy_kwargs=SMALL, seed=0) for _ in range(2)]
+    plain(models[0]).learn(60)
+    assert models[1].learn(60)._recorded_steps._graphs
+    close(models[1], models[0])
+
+
+@pytest.mark.gpu
+def test_bf16_and_large_batches_on_a_gpu():
+    for kwargs in ({"precision": "bf16"}, {"batch_size": 2048}):
+        models = bear("cuda", **kwargs), bear("cuda", **kwargs)
+        close(models[0].learn(60), plain(models[1]).learn(60), 3e-2)
+
+
+@pytest.mark.gpu
+def test_dropout_on_a_gpu_is_drawn_anew():
+    from stable_baselines3.common.torch_layers import FlattenExtractor
+
+    class Dropout(FlattenExtractor):
+        def __init__(self, space):
+            super().__init__(space)
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, observations):
+            return self.dropout(super().forward(observations))
+
+    kwargs = {"policy_kwargs": {**SMALL, "vae_net_arch": [32], "features_extractor_class": Dropout}}
+    models = bear("cuda", **kwargs), bear("cuda", **kwargs)
+    close(models[0].learn(60), plain(models[1]).learn(60))
+
+
+@pytest.mark.gpu
+def test_resuming_on_a_gpu_is_exact(tmp_path):
+    model = bear("cuda", behavior_steps=None).learn(40)
+    model.save(tmp_path / "model")
+    loaded = BEAR.load(tmp_path / "model", dataset=make_arrays(400), device="cuda")
+    for one in (model, loaded):
+        one.learn(20, reset_num_timesteps=False)
+    assert th.equal(weights(model), weights(loaded))
+
+
+@pytest.mark.gpu
+def test_a_model_of_the_gpu_acts_on_the_cpu_and_exports(tmp_path):
+    model = bear("cuda").learn(40)
+    model.save(tmp_path / "model")
+    observations = th.randn(50, 3).numpy()
+    on_cpu = BEAR.load(tmp_path / "model", device="cpu").predict(observations, deterministic=True)[0]
+    th.testing.assert_close(
+        th.from_numpy(on_cpu), th.from_numpy(model.predict(observations, deterministic=True)[0]), rtol=0, atol=1e-4
+    )
+    model.export_torchscript(str(tmp_path / "policy.pt"))
+
+
+@pytest.mark.gpu
+def test_what_is_not_finite_stops_the_run():
+    arrays = make_arrays(400)
+    arrays["rewards"] = arrays["rewards"] * 1e30
+    with pytest.raises(ValueError, match="not finite"):
+        BEAR("MlpPolicy", None, arrays, policy_kwargs={**SMALL, "vae_net_arch": [32]}, seed=0).learn(300)
