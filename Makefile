@@ -7,7 +7,7 @@ export SDL_VIDEODRIVER ?= dummy
 # d3rlpy needs an older gymnasium than ours.
 D3RLPY ?= benchmarks/runs/venv-d3rlpy
 
-.PHONY: demo docs test test-slow lint type format pytest benchmark searches dataset wheel clean install
+.PHONY: demo docs test test-slow test-gpu lint type format pytest benchmark searches dataset wheel clean install
 
 install: $(INSTALLED)
 
@@ -40,6 +40,11 @@ pytest: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow
+
+# On a machine with an NVIDIA GPU, minutes.
+test-gpu: $(INSTALLED)
+	$(BIN)/pytest -m gpu
+	$(BIN)/python benchmarks/speed/bear.py --gpu
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

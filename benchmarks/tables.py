@@ -304,6 +304,9 @@ TABLES: dict[str, Callable[[], str]] = {
         learning, "bear_pendulum", "return_mean", 0, {"alpha at the end": ("train/alpha", 0)}
     ),
     "bear_speed": partial(plain, "bear_speed", "threads loop steps_per_second times_d3rlpy peak_megabytes"),
+    "bear_speed_gpu": partial(
+        plain, "bear_speed_gpu", "device batch_size loop steps_per_second lowest highest times_d3rlpy"
+    ),
     "bigger_than_memory": partial(
         plain, "bigger_than_memory", "source gigabytes seconds_to_open resident_gigabytes of_in_memory"
     ),
