@@ -33,6 +33,7 @@ PUBLISHED_PRESET: dict[str, Any] = {
     "n_target_samples": 10,
     "n_steps": 1,
     "behavior_steps": None,
+    "normalize_observations": False,
     "policy_kwargs": {"vae_net_arch": [750, 750]},
 }
 LOG_ALPHA_MIN = -5.0
@@ -83,9 +84,9 @@ class BEAR(OfflineAlgorithm):
     :param mmd_kernel: "laplacian" or "gaussian".
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
-    :param mmd_threshold: epsilon. "auto" starts from the published one (0.05, or -2 for "kl"); where the policy cannot come
-        that low, so that alpha stays at its upper bound, it is 25% above the lowest divergence that was reached
-        (:func:`losses.auto_threshold`). None is "auto", or where ``alpha`` is fixed, the published one.
+    :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" is 10% above the lowest divergence that was
+        reached (:func:`losses.auto_threshold`), and alpha comes down from its upper bound after the warm-up. None is "auto",
+        or where ``alpha`` is fixed, the published one.
     :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
         "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.
     :param alpha: The multiplier: "auto" to learn it, or a fixed number of at least 0.
@@ -106,7 +107,7 @@ class BEAR(OfflineAlgorithm):
         states are drawn once, so that later steps cost much less; "warmup" for those of the warm-up, if there is one. None
         trains it along with the rest, as published.
     :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation;
-        ``predict`` takes observations as they are.
+        ``predict`` takes observations as they are. "auto": if there are vectors, and no ``VecNormalize`` that does.
     :param replay_buffer_kwargs: ``normalize_rewards=True`` divides rewards by the standard deviation of the return.
     :param policy_kwargs: Additional arguments of the policy: ``net_arch``, ``vae_net_arch``, ``n_critics``, ...
     :param stats_window_size: Accepted as in all of SB3; there are no episodes to average over.
@@ -124,7 +125,7 @@ class BEAR(OfflineAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
-    default_total_timesteps: ClassVar[int] = 20_000
+    default_total_timesteps: ClassVar[int] = 10_000
     cuda_graphs = True
     # From offline to online, and back.
     to_sac = sac.to_sac
@@ -167,7 +168,7 @@ class BEAR(OfflineAlgorithm):
         n_steps: int = 3,
         precision: Literal["fp32", "bf16"] = "fp32",
         behavior_steps: int | Literal["warmup"] | None = "warmup",
-        normalize_observations: bool = False,
+        normalize_observations: bool | Literal["auto"] = "auto",
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -284,7 +285,7 @@ class BEAR(OfflineAlgorithm):
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
             self._add_optimizer(self.alpha_optimizer, self.alpha_learning_rate)
         # mmd_threshold="auto": see losses.auto_threshold.
-        self.auto_threshold = th.tensor([self._published_threshold(), 0.0, 0.0, math.inf], device=self.device)
+        self.auto_threshold = th.tensor([self._published_threshold(), 0.0, math.inf], device=self.device)
         self._add_optimizer(self.actor.optimizer, self.lr_schedule)
         self._add_optimizer(self.critic.optimizer, self.critic_learning_rate)
         self._add_optimizer(self.behavior_vae.optimizer, self.vae_learning_rate)
@@ -316,14 +317,15 @@ class BEAR(OfflineAlgorithm):
         if self.alpha_optimizer is not None:
             logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, step.threshold)
             descend(self.alpha_optimizer, logged["alpha_loss"])
+            # "auto": alpha comes down from its upper bound after the warm-up.
+            at_least = self.log_alpha_max if self.mmd_threshold == "auto" and step.in_warmup else LOG_ALPHA_MIN
             with th.no_grad():
-                self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
+                self.log_alpha.clamp_(at_least, self.log_alpha_max)
         update_target(self.critic, self.critic_target, self.tau)
 
         if self.mmd_threshold == "auto":
             is_at_bound = self.log_alpha.detach() >= self.log_alpha_max
-            start = self._published_threshold()
-            self.auto_threshold.copy_(losses.auto_threshold(self.auto_threshold, start, divergence, is_at_bound))
+            self.auto_threshold.copy_(losses.auto_threshold(self.auto_threshold, divergence, is_at_bound, step.in_warmup))
         logged["alpha"] = self.log_alpha.exp().mean()
         return {name: value.detach() for name, value in logged.items()}
 

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 SQRT_EPSILON = 1e-6
 # delta in the variance penalty sqrt((1 - delta) / delta) * std Q: delta_conf in BEAR's algos.py.
 VARIANCE_PENALTY_DELTA = 0.1
-# auto_threshold: steps to wait, and how far above the divergence reached.
-PATIENCE = 1000
-MARGIN = 0.25
+# auto_threshold: how far above the divergence reached, weight of a step in the moving average, rise per step out of reach.
+MARGIN = 0.1
+AVERAGING = 5e-3
+RISE = 1e-4
 
 
 def pairwise_kernel(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
@@ -185,26 +186,23 @@ def reduce_q_values(q_values: th.Tensor, reduction: str, variance_penalty: float
     return value - variance_penalty * math.sqrt((1.0 - VARIANCE_PENALTY_DELTA) / VARIANCE_PENALTY_DELTA) * std
 
 
-def auto_threshold(state: th.Tensor, start: float, divergence: th.Tensor, is_at_bound: th.Tensor) -> th.Tensor:
+def auto_threshold(state: th.Tensor, divergence: th.Tensor, is_at_bound: th.Tensor, in_warmup: bool) -> th.Tensor:
     """
-    A threshold that the policy can reach. If it is below the lowest divergence that the policy can reach, alpha grows up to
-    its upper bound and stays there. After ``PATIENCE`` such steps, the threshold becomes 25% more than the divergence
-    reached, and falls with it while the policy comes closer still, down to where it started (ours, not the paper's).
+    A threshold that the policy can reach: 10% above the lowest divergence, as a moving average, since the warm-up, in which
+    the policy sees nothing but the constraint (ours, not the paper's). While alpha is at its upper bound, the threshold may
+    be out of reach: it then rises by 0.01% a step.
 
-    :param state: The threshold; the steps with alpha at its bound, less those without; the divergence's moving average; its
-        lowest value since the bound was found too low, infinite before. Shape (4,).
-    :param start: The threshold to start from.
+    :param state: The threshold; the divergence's moving average; its lowest value, infinite at first. Shape (3,).
     :param divergence: This step's, scalar.
     :param is_at_bound: Whether alpha is at its upper bound, shape (1,).
-    :return: The state after this step, shape (4,).
+    :param in_warmup: Whether the warm-up still goes on.
+    :return: The state after this step, shape (3,).
     """
-    threshold, n_steps, average, lowest = state.unbind()
-    average = average.lerp(divergence.detach(), 5.0 / PATIENCE)
-    n_steps = (n_steps + 2.0 * is_at_bound.squeeze(0) - 1.0).clamp(min=0.0)
-    is_unreachable = n_steps >= PATIENCE
-    lowest = th.where(is_unreachable, average, th.where(lowest.isinf(), lowest, th.minimum(lowest, average)))
-    threshold = th.where(lowest.isinf(), threshold, (lowest + MARGIN * lowest.abs()).clamp(min=start))
-    return th.stack([threshold, th.where(is_unreachable, 0.0, n_steps), average, lowest])
+    _, average, lowest = state.unbind()
+    average = th.where(lowest.isinf(), divergence.detach(), average.lerp(divergence.detach(), AVERAGING))
+    risen = th.where(is_at_bound.squeeze(0), lowest + RISE * lowest.abs(), lowest)
+    lowest = average if in_warmup else th.minimum(average, risen)
+    return th.stack([lowest + MARGIN * lowest.abs(), average, lowest])
 
 
 def support_penalty(alpha: th.Tensor, divergence: th.Tensor, threshold: float | th.Tensor) -> th.Tensor:

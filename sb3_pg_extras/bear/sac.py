@@ -73,6 +73,8 @@ def from_sac(bear_class: type[SelfBEAR], sac_model: SAC, env: GymEnv | str | Non
         raise ValueError("sac_model was trained with use_sde=True: gSDE has other parameters than BEAR's actor")
     networks = {key: value for key, value in sac_model.policy_kwargs.items() if key not in SDE_POLICY_KWARGS}
     defaults = shared_arguments(sac_model) | {"critic_learning_rate": sac_model.learning_rate}
+    # The networks are SAC's, and normalise if its own do.
+    defaults["normalize_observations"] = False
     if isinstance(sac_model.policy, BEARPolicy):
         policy_class, changeable = type(sac_model.policy), OPTIMIZER_KWARGS
         defaults["n_action_samples"] = sac_model.policy.n_action_samples

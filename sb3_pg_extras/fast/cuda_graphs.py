@@ -1,6 +1,6 @@
 """Only speed: gradient steps as CUDA graphs, whose hundreds of small kernels start with one call instead of one each."""
 
-import warnings
+import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -14,6 +14,7 @@ Step = Callable[..., Outputs]
 WARMUP = 3
 # The type that the optimisers' CUDA kernels read learning rates in.
 RATE_DTYPE = th.float32
+HOW_TO_DO_WITHOUT = "build the model again, and set model.cuda_graphs = False before learn()"
 
 
 def record(step: Callable[[], Outputs], generator: th.Generator) -> Callable[[], Outputs]:
@@ -24,8 +25,16 @@ def record(step: Callable[[], Outputs], generator: th.Generator) -> Callable[[],
     """
     graph = th.cuda.CUDAGraph()
     graph.register_generator_state(generator)
-    with th.cuda.graph(graph):
-        outputs = step()
+    # An earlier model's graph that is destroyed meanwhile would spoil this one.
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        with th.cuda.graph(graph):
+            outputs = step()
+    finally:
+        if was_enabled:
+            gc.enable()
 
     def replay() -> Outputs:
         graph.replay()
@@ -50,7 +59,6 @@ class RecordedSteps:
         self.generator = generator
         self._n_seen: dict[Hashable, int] = {}
         self._graphs: dict[Hashable, _Graph] = {}
-        self._refused: set[Hashable] = set()
 
     def __call__(self, step: Step, *inputs: Any) -> Outputs:
         """
@@ -58,10 +66,9 @@ class RecordedSteps:
         :param inputs: Its arguments: tensors and hashable values, or (named) tuples and dicts of them. Those of the same
             shapes and values are of one kind.
         :return: Its outputs, to be read before the next step.
+        :raises RuntimeError: when it cannot be recorded, for instance because it waits for the device.
         """
         kind = tuple(leaf.shape if isinstance(leaf, th.Tensor) else leaf for leaf in _leaves(inputs))
-        if kind in self._refused:
-            return step(*inputs)
         if kind not in self._graphs:
             self._n_seen[kind] = self._n_seen.get(kind, 0) + 1
             if self._n_seen[kind] <= WARMUP:
@@ -69,9 +76,8 @@ class RecordedSteps:
             try:
                 self._graphs[kind] = _Graph(step, inputs, self.optimizers, self.generator)
             except (RuntimeError, AssertionError) as error:
-                warnings.warn(f"this step cannot be recorded as a CUDA graph, it runs operator by operator: {error}")
-                self._refused.add(kind)
-                return step(*inputs)
+                # No going on: the generator still takes itself to be recorded.
+                raise RuntimeError(f"{error}\nThis step cannot be recorded as a CUDA graph: {HOW_TO_DO_WITHOUT}") from error
         return self._graphs[kind](inputs)
 
     def _run_aside(self, step: Step, inputs: Any) -> Outputs:

@@ -27,7 +27,13 @@ from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
-from sb3_pg_extras.offline.policies import CombinedExtractor, NormalizedExtractor, seeded_dropout, set_observation_statistics
+from sb3_pg_extras.offline.policies import (
+    CombinedExtractor,
+    NormalizedExtractor,
+    has_vectors,
+    seeded_dropout,
+    set_observation_statistics,
+)
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
 from sb3_pg_extras.offline.saved_buffer import SavedBuffer
 from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
@@ -60,7 +66,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
     :param n_collect_steps: Random steps to take when there is no dataset.
     :param n_steps: Steps of the return that the critics learn from, as in SB3's SAC.
     :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation
-        (:class:`~sb3_pg_extras.offline.policies.NormalizedExtractor`).
+        (:class:`~sb3_pg_extras.offline.policies.NormalizedExtractor`). "auto": if there are vectors, and no ``VecNormalize``
+        that does.
     :param precision: "fp32", or "bf16" for matrix products in bfloat16 (weights and losses stay in single precision).
     :param replay_buffer_kwargs: ``normalize_rewards`` of :class:`~sb3_pg_extras.offline.buffers.OfflineReplayBuffer`.
     :param policy_kwargs: Additional arguments of the policy.
@@ -93,7 +100,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         gamma: float = 0.99,
         n_collect_steps: int = 10_000,
         n_steps: int = 1,
-        normalize_observations: bool = False,
+        normalize_observations: bool | Literal["auto"] = False,
         precision: Literal["fp32", "bf16"] = "fp32",
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -126,6 +133,10 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self.gamma = gamma
         self.n_collect_steps = n_collect_steps
         self.n_steps = n_steps
+        if normalize_observations == "auto":
+            env = self._vec_normalize_env
+            vectors = has_vectors(getattr(self, "observation_space", None))
+            normalize_observations = vectors and not (env is not None and env.norm_obs)
         self.normalize_observations = normalize_observations
         self.precision = precision
         self.replay_buffer_kwargs = replay_buffer_kwargs or {}

@@ -13,7 +13,7 @@ from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.offline.losses import ensemble_critic_loss, mixed_target_q_values
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.online import go_online
-from sb3_pg_extras.offline.policies import descend, has_vectors, q_values, update_target
+from sb3_pg_extras.offline.policies import descend, q_values, update_target
 from sb3_pg_extras.td3_bc.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
 
 
@@ -53,7 +53,8 @@ class TD3BC(OfflineAlgorithm):
     :param target_noise_clip: Limit of that noise.
     :param n_collect_steps: Random steps to take when there is no dataset.
     :param n_steps: Steps of the return in the critics' target. The steps are the data's, uncorrected.
-    :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation.
+    :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation;
+        "auto" as in :class:`OfflineAlgorithm`.
     :param precision: "fp32", or "bf16" for matrix products in bfloat16.
     :param replay_buffer_kwargs: ``normalize_rewards=True`` divides rewards by the standard deviation of the return.
     :param policy_kwargs: Additional arguments of SB3's TD3 policy: ``net_arch``, [256, 256] by default, ...
@@ -87,7 +88,7 @@ class TD3BC(OfflineAlgorithm):
         target_noise_clip: float = 0.5,
         n_collect_steps: int = 10_000,
         n_steps: int = 1,
-        normalize_observations: bool = True,
+        normalize_observations: bool | Literal["auto"] = "auto",
         precision: Literal["fp32", "bf16"] = "fp32",
         replay_buffer_kwargs: dict[str, Any] | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -107,6 +108,7 @@ class TD3BC(OfflineAlgorithm):
             gamma,
             n_collect_steps,
             n_steps,
+            normalize_observations,
             precision=precision,
             replay_buffer_kwargs=replay_buffer_kwargs,
             policy_kwargs=policy_kwargs,
@@ -117,7 +119,6 @@ class TD3BC(OfflineAlgorithm):
             device=device,
             supported_action_spaces=(spaces.Box,),
         )
-        self.normalize_observations = normalize_observations and has_vectors(getattr(self, "observation_space", None))
         self.tau = tau
         self.alpha = alpha
         self.policy_delay = policy_delay

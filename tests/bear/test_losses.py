@@ -191,53 +191,55 @@ def test_support_penalty_holds_alpha_fixed_and_pushes_the_divergence_down():
 
 
 def test_auto_threshold_by_hand(monkeypatch):
-    monkeypatch.setattr(losses, "PATIENCE", 10)
-    at_bound, below, inf = th.tensor([True]), th.tensor([False]), math.inf
+    monkeypatch.setattr(losses, "AVERAGING", 0.5)
+    monkeypatch.setattr(losses, "RISE", 0.1)
 
-    def step(state, divergence, is_at_bound, start=0.05) -> th.Tensor:
-        return losses.auto_threshold(th.tensor(state), start, th.tensor(divergence), is_at_bound)
+    def step(state, divergence, is_at_bound=False, in_warmup=False) -> list[float]:
+        return losses.auto_threshold(th.tensor(state), th.tensor(divergence), th.tensor([is_at_bound]), in_warmup).tolist()
 
-    # The average moves half of the way; a step below the bound takes one at the bound back.
-    assert step([0.05, 0.0, 0.2, inf], 0.4, at_bound).tolist() == pytest.approx([0.05, 1.0, 0.3, inf])
-    assert step([0.05, 1.0, 0.3, inf], 0.3, below).tolist() == pytest.approx([0.05, 0.0, 0.3, inf])
-    # Found out of reach: 25% more than the average.
-    assert step([0.05, 9.0, 0.2, inf], 0.2, at_bound).tolist() == pytest.approx([0.25, 0.0, 0.2, 0.2])
-    # Then it falls with the average, and does not rise with it.
-    assert step([0.25, 0.0, 0.2, 0.2], 0.1, below).tolist() == pytest.approx([0.1875, 0.0, 0.15, 0.15])
-    assert step([0.1875, 0.0, 0.15, 0.15], 0.25, below).tolist() == pytest.approx([0.1875, 0.0, 0.2, 0.15])
-    # Never below where it started.
-    assert step([0.1875, 0.0, 0.15, 0.15], -0.15, below).tolist() == pytest.approx([0.05, 0.0, 0.0, 0.0])
-    # Out of reach again: up.
-    assert step([0.1875, 9.0, 0.15, 0.15], 0.25, at_bound).tolist() == pytest.approx([0.25, 0.0, 0.2, 0.2])
+    # The first step, in the warm-up or without one.
+    assert step([0.05, 0.0, math.inf], 0.4, True, True) == pytest.approx([0.44, 0.4, 0.4])
+    assert step([0.05, 0.0, math.inf], 0.4) == pytest.approx([0.44, 0.4, 0.4])
+    # In the warm-up the threshold follows the average, half of the way to each divergence, up and down.
+    assert step([0.44, 0.4, 0.4], 0.6, True, True) == pytest.approx([0.55, 0.5, 0.5])
+    assert step([0.55, 0.5, 0.5], 0.1, True, True) == pytest.approx([0.33, 0.3, 0.3])
+    # Then only down, ...
+    assert step([0.33, 0.3, 0.3], 0.1) == pytest.approx([0.22, 0.2, 0.2])
+    assert step([0.22, 0.2, 0.2], 0.4) == pytest.approx([0.22, 0.3, 0.2])
+    # ... unless alpha is at its bound.
+    assert step([0.22, 0.3, 0.2], 0.3, True) == pytest.approx([0.242, 0.3, 0.22])
+    assert step([0.22, 0.2, 0.2], 0.2, True) == pytest.approx([0.22, 0.2, 0.2])
     # Looser where the divergence is negative, too.
-    assert step([-2.0, 9.0, -1.0, inf], -1.0, at_bound, -2.0)[0].item() == pytest.approx(-0.75)
+    assert step([-0.9, -1.0, -1.0], -1.0, True) == pytest.approx([-0.9, -1.0, -1.0])
+    assert step([-0.9, -0.6, -1.0], -0.6, True) == pytest.approx([-0.81, -0.6, -0.9])
     divergence = th.tensor(0.2, requires_grad=True)
-    assert not losses.auto_threshold(th.tensor([0.05, 0.0, 0.2, inf]), 0.05, divergence, at_bound).requires_grad
+    assert not losses.auto_threshold(th.tensor([0.05, 0.2, 0.2]), divergence, th.tensor([True]), False).requires_grad
 
 
 @pytest.mark.parametrize("rule", ["published", "auto"])
 def test_auto_threshold_ends_just_above_a_known_floor(monkeypatch, rule):
     """Four samples of N(0, .3^2 I_3) read 0.109 at best: 0.05 is out of reach, and alpha stays at its bound for ever."""
-    monkeypatch.setattr(losses, "PATIENCE", 100)
+    monkeypatch.setattr(losses, "AVERAGING", 0.05)
     mean, log_std = th.full((3,), 0.5, requires_grad=True), th.zeros(3, requires_grad=True)
-    log_alpha, state = th.zeros(1, requires_grad=True), th.tensor([0.05, 0.0, 0.0, math.inf])
+    log_alpha, state = th.zeros(1, requires_grad=True), th.tensor([0.05, 0.0, math.inf])
     optimizer, alpha_optimizer = th.optim.Adam([mean, log_std], 0.01), th.optim.Adam([log_alpha], 0.05)
-    for _ in range(600):
+    for number in range(600):
+        in_warmup = rule == "auto" and number < 150
         policy, behavior = mean + log_std.exp() * th.randn(32, 4, 3), 0.3 * th.randn(32, 4, 3)
         divergence = losses.mmd_divergence(policy, behavior, "laplacian", 20.0, "biased")
         pull = 0.1 * policy.mean()  # what the critics stand for
         penalty = losses.support_penalty(log_alpha.exp(), divergence, state[0])
         for loss, one in (
-            (penalty.sum() - pull, optimizer),
+            (penalty.sum() - (0.0 if in_warmup else pull), optimizer),
             (losses.alpha_loss(log_alpha, divergence, state[0]), alpha_optimizer),
         ):
             one.zero_grad()
             loss.backward()
             one.step()
-        log_alpha.data.clamp_(-5.0, 5.0)
+        log_alpha.data.clamp_(5.0 if in_warmup else -5.0, 5.0)
         if rule == "auto":
-            state = losses.auto_threshold(state, 0.05, divergence, log_alpha >= 5.0)
+            state = losses.auto_threshold(state, divergence, log_alpha >= 5.0, in_warmup)
     assert (log_alpha.item() == 5.0) == (rule == "published")
     if rule == "auto":
-        assert state[0].item() == pytest.approx(0.136, abs=0.01)
-        assert state[2] < state[0]
+        assert state[0].item() == pytest.approx(0.115, abs=0.01)
+        assert state[1] < state[0] + 0.01

@@ -3,6 +3,8 @@ Gradient steps recorded as CUDA graphs. Without a GPU, a stand-in carries the re
 very tensors that a graph would read: what reaches it, what it leaves behind, and when it is recorded anew are the same.
 """
 
+import gc
+
 import pytest
 import torch as th
 from conftest import make_arrays
@@ -79,8 +81,7 @@ def plain(model):
 
 
 @pytest.mark.parametrize("kwargs", VARIANTS.values(), ids=VARIANTS)
-def test_a_recorded_run_is_the_same_run(recorder, monkeypatch, kwargs):
-    monkeypatch.setattr("sb3_pg_extras.bear.losses.PATIENCE", 20)
+def test_a_recorded_run_is_the_same_run(recorder, kwargs):
     expected, ours = plain(bear(**kwargs)).learn(120, log_interval=None), bear(**kwargs).learn(120, log_interval=None)
     assert th.equal(weights(expected), weights(ours))
     assert not th.equal(weights(bear(**kwargs)), weights(ours))
@@ -166,15 +167,13 @@ def test_what_a_graph_would_not_see_is_recorded_anew(recorder, change):
     assert th.equal(weights(models[0]), weights(models[1]))
 
 
-def test_a_step_that_cannot_be_recorded_runs_as_before(recorder, monkeypatch):
+def test_a_step_that_cannot_be_recorded_says_what_to_do(recorder, monkeypatch):
     def refuse(step, generator):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     monkeypatch.setattr(cuda_graphs, "record", refuse)
-    with pytest.warns(UserWarning, match="cannot be recorded as a CUDA graph.*not permitted") as caught:
-        model = bear().learn(60)
-    assert len([w for w in caught if "CUDA graph" in str(w.message)]) == 2  # once for each kind
-    assert th.equal(weights(model), weights(plain(bear()).learn(60)))
+    with pytest.raises(RuntimeError, match=r"not permitted(.|\n)*model.cuda_graphs = False"):
+        bear().learn(60)
 
 
 def test_only_on_a_gpu():
@@ -189,10 +188,9 @@ def close(ours, expected, tolerance=1e-3):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kwargs", VARIANTS.values(), ids=VARIANTS)
-def test_bear_on_a_gpu(monkeypatch, kwargs):
-    monkeypatch.setattr("sb3_pg_extras.bear.losses.PATIENCE", 20)
+def test_bear_on_a_gpu(kwargs):
     expected, ours = plain(bear("cuda", **kwargs)).learn(100), bear("cuda", **kwargs).learn(100)
-    assert len(ours._recorded_steps._graphs) == 2 - ("behavior_steps" in kwargs and False)
+    assert len(ours._recorded_steps._graphs) == 2
     close(ours, expected)
 
 
@@ -237,6 +235,21 @@ def test_dropout_on_a_gpu_is_drawn_anew():
     kwargs = {"policy_kwargs": {**SMALL, "vae_net_arch": [32], "features_extractor_class": Dropout}}
     models = bear("cuda", **kwargs), bear("cuda", **kwargs)
     close(models[0].learn(60), plain(models[1]).learn(60))
+
+
+@pytest.mark.gpu
+def test_one_model_after_another_on_a_gpu():
+    for _ in range(4):
+        bear("cuda").learn(40)
+        gc.set_threshold(1)
+    gc.set_threshold(700)
+
+
+@pytest.mark.gpu
+def test_a_step_that_waits_for_the_device_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(BEAR, "_update", lambda self, batch, step: {"sum": th.tensor(batch.rewards.sum().item())})
+    with pytest.raises(RuntimeError, match="cuda_graphs = False"):
+        bear("cuda").learn(10)
 
 
 @pytest.mark.gpu
