@@ -59,7 +59,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py suites/hopper_dataset.yml --results benchmarks/runs
 	$(BIN)/python benchmarks/run.py suites/bear_hopper.yml suites/bear_n_steps.yml
 	$(BIN)/python benchmarks/make_locomotion.py
-	$(BIN)/python benchmarks/run.py suites/locomotion.yml suites/locomotion_narrow.yml suites/offline_figures.yml
+	$(BIN)/python benchmarks/run.py suites/locomotion.yml suites/locomotion_narrow.yml suites/acting.yml suites/offline_figures.yml
 	$(BIN)/python benchmarks/run.py suites/single_step_a2c.yml suites/zoo_entries.yml suites/trained_agents.yml
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy $(D3RLPY)/bin/python
 	$(BIN)/python benchmarks/speed/fqe.py --d3rlpy $(D3RLPY)/bin/python

@@ -14,7 +14,7 @@ A suite lists runs. Settings at its top apply to all of them, and lists multiply
     initialise        a function to apply to the policy's modules
     trace             logged quantities to keep at each evaluation
     offline           gradient steps of FQE on a fifth of the episodes, which are held out, at each evaluation
-    acting            whether to compare ways of choosing an action, at the last evaluations (study.py)
+    acting            at how many of the last evaluations to compare ways of choosing an action (study.py)
     online            {n_timesteps, ...}: continue with ``to_sac(env, ...)``
     script            a function of seed and settings that trains by itself and returns (policy or None, figures); env_kwargs
                       are then those of the evaluation
@@ -113,12 +113,13 @@ class Watch(BaseCallback):
         n_updates: float = np.inf,
         trace: Sequence[str] = (),
         actors: AveragedActor | None = None,
+        n_acting: int = 0,
         judge: Callable[[], dict[str, float]] | None = None,
     ) -> None:
         super().__init__()
         self.evaluate, self.every, self.n_episodes, self.n_updates = evaluate, every, n_episodes, n_updates
         self.trace: dict[str, list[float]] = {name: [] for name in trace}
-        self.actors, self.judge = actors, judge
+        self.actors, self.n_acting, self.judge = actors, n_acting, judge
         self.acting: dict[str, list[float]] = {}
         self.offline: list[dict[str, float]] = []
         self.evaluations: dict[int, np.ndarray] = {}
@@ -146,7 +147,7 @@ class Watch(BaseCallback):
             values.append(float(f"{self.logger.values.get(name, np.nan):.4g}"))  # type: ignore[attr-defined]
         if self.judge:
             self.offline.append(self.judge())
-        if self.actors and self.model._total_timesteps - self.num_timesteps < 5 * self.every:
+        if self.actors and self.model._total_timesteps - self.num_timesteps < self.n_acting * self.every:
             for name, rule in self.actors.rules().items():
                 self.acting.setdefault(name, []).append(round(float(self.evaluate(rule).mean()), 1))
         self.seconds += time.process_time() - start
@@ -243,7 +244,13 @@ def train_model(spec: dict[str, Any], seed: int, device: str) -> dict[str, Any]:
             judge = partial(offline_figures, model, held_out, spec["offline"])
         actors = AveragedActor() if spec.get("acting") else None
         watch = Watch(
-            evaluate, spec["evaluate"].get("every", 0), trace=spec.get("trace", ()), actors=actors, judge=judge, **stop
+            evaluate,
+            spec["evaluate"].get("every", 0),
+            trace=spec.get("trace", ()),
+            actors=actors,
+            n_acting=spec.get("acting", 0),
+            judge=judge,
+            **stop,
         )
         start = time.process_time()
         model.learn(n_timesteps, callback=[actors, watch] if actors else watch)

@@ -21,8 +21,6 @@ import matplotlib
 import numpy as np
 from scipy.stats import bootstrap, spearmanr, trim_mean
 
-from sb3_pg_extras import normalized_score
-
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -51,6 +49,13 @@ OFFLINE_FIGURES = {
     "action_error": (-1, "action error (less is better)"),
     "log_likelihood": (1, "log-likelihood"),
     "td_error": (-1, "TD error (less is better)"),
+}
+# Variant in locomotion.csv -> its name in the picture.
+SHOWN_CURVES = {
+    "BEAR": "BEAR",
+    "BC": "BC",
+    "TD3BC": "TD3BC",
+    "earlier rule: normalized, n_steps 3": "BEAR, earlier rule for the threshold",
 }
 Row = dict[str, Any]
 
@@ -161,19 +166,97 @@ def data_name(row: Row) -> str:
     return Path(row["dataset"]).stem
 
 
+EARLIER = "earlier rule"  # variants that are no more
+
+
 def locomotion() -> str:
-    """Returns and D4RL scores by dataset and algorithm, seed by seed."""
-    variants = list(groups(read("locomotion"), "variant"))
+    """Returns by dataset and variant, means over the seeds."""
+    rows = [row for row in read("locomotion") if not row["variant"].startswith(EARLIER)]
+    variants = list(groups(rows, "variant"))
     lines = []
-    for (name,), rows in groups(sorted(read("locomotion"), key=data_name), "dataset").items():
-        by_variant = groups(rows, "variant")
-        line = [data_name(rows[0]), f"{rows[0]['dataset_return']:.0f} ({rows[0]['dataset_best']:.0f})"]
+    for _, own in groups(sorted(rows, key=data_name), "dataset").items():
+        by_variant = groups(own, "variant")
+        cells = [f"{own[0]['dataset_return']:.0f} ({own[0]['dataset_best']:.0f})"]
         for variant in variants:
             returns = [float(row["return_mean"]) for row in by_variant.get(variant, [])]
-            scores = [normalized_score(f"{Path(name).stem}-v2", value) for value in returns]
-            line.append(", ".join(f"{value:.0f} ({score:.0f})" for value, score in zip(returns, scores, strict=True)))
-        lines.append(line)
-    return markdown(["dataset", "the data: mean (best)", *(f"{variant} (score)" for (variant,) in variants)], lines)
+            cells.append(
+                f"{np.mean(returns):.0f}" + (f" ({len(returns)} seeds)" if len(returns) > 1 else "") if returns else ""
+            )
+        lines.append([data_name(own[0]), *cells])
+    return markdown(["dataset", "the data: mean (best)", *(variant for (variant,) in variants)], lines)
+
+
+def expert_returns() -> dict[str, float]:
+    """:return: The expert's return by dataset."""
+    return {row["dataset"]: float(row["expert_return"]) for row in read("locomotion_datasets")}
+
+
+def locomotion_summary() -> str:
+    """All datasets together, in percent of the experts' returns; and whether BEAR's constraint binds at the end."""
+    experts = expert_returns()
+    by_variant = {
+        variant: {name: [100 * float(row["return_mean"]) / experts[name] for row in own] for (name,), own in named.items()}
+        for (variant,), rows in groups(read("locomotion"), "variant").items()
+        for named in [groups([row | {"name": data_name(row)} for row in rows], "name")]
+    }
+    logged = {variant: rows for (variant,), rows in groups(read("locomotion"), "variant").items()}
+    lines = []
+    for variant, scores in by_variant.items():
+        means = np.array([np.mean(values) for values in scores.values()])
+        every = np.concatenate([np.array(values) for values in scores.values()])
+        cells = [
+            f"{len(scores)}, {len(every)}",
+            f"**{means.mean():.0f}**",
+            *(["", ""] if len(every) < 4 else iqm_cells(every)),
+        ]
+        common = [name for name in scores if name in by_variant["BC"]]
+        better = [np.mean([x > y for x in scores[name] for y in by_variant["BC"][name]]) for name in common]
+        cells[3] = f"{100 * np.mean(better):.0f}%" if variant != "BC" else ""
+        bound = [row for row in logged[variant] if row["algorithm"] == "bear"]
+        cells.append(f"{sum(binds(row) for row in bound)} of {len(bound)}" if bound else "")
+        lines.append([variant, *cells])
+    header = ["", "datasets, runs", "mean", IQM, "better than BC", "constraint binds"]
+    return markdown(header, sorted(lines, key=lambda line: (line[0].startswith(EARLIER), -float(line[2].strip("*")))))
+
+
+def iqm_cells(values: np.ndarray) -> list[str]:
+    """:return: The interquartile mean with its interval, and room for one more cell."""
+    iqm = partial(trim_mean, proportiontocut=0.25)
+    low, high = bootstrap((values,), iqm, method="percentile", rng=0).confidence_interval
+    return [f"{iqm(values):.0f} ({low:.0f} to {high:.0f})", ""]
+
+
+def binds(row: Row) -> bool:
+    """:return: Whether, in the last fifth, MMD is at most 10% above the threshold and alpha is below its clamp."""
+    late = range(-max(1, len(row["train/alpha"]) // 5), 0)
+    return all(
+        row["train/mmd"][i] <= 1.1 * row["train/mmd_threshold"][i] and row["train/alpha"][i] < 0.99 * np.exp(10)
+        for i in late
+    )
+
+
+def locomotion_curves() -> None:
+    """Returns along the training: means over seeds, and the range, shaded."""
+    rows = [row for row in read("locomotion") if row["variant"] in SHOWN_CURVES]
+    datasets = groups(sorted(rows, key=data_name), "dataset")
+    figure, axes = plt.subplots(3, 3, figsize=(10, 7.5), layout="constrained", sharex=True)
+    experts = expert_returns()
+    for axis, own in zip(axes.flat, datasets.values(), strict=False):
+        for variant, about in SHOWN_CURVES.items():
+            runs = [row for row in own if row["variant"] == variant]
+            if runs:
+                steps = sorted(set.intersection(*(set(map(int, row["evaluations"])) for row in runs)))
+                returns = np.array([[row["evaluations"][str(step)] for step in steps] for row in runs])
+                (line,) = axis.plot(steps, returns.mean(axis=0), label=about)
+                axis.fill_between(steps, returns.min(axis=0), returns.max(axis=0), color=line.get_color(), alpha=0.15)
+        axis.axhline(own[0]["dataset_return"], color="grey", linestyle=":", label="the data's mean")
+        axis.axhline(experts[data_name(own[0])], color="grey", linestyle="--", label="the expert")
+        axis.set_title(data_name(own[0]), fontsize=9)
+        axis.tick_params(labelsize=8)
+    figure.supxlabel("gradient steps", fontsize=9)
+    figure.supylabel("return", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=8)
+    figure.savefig(IMAGES / "locomotion.png", dpi=90)
 
 
 def locomotion_narrow() -> str:
@@ -189,6 +272,12 @@ def locomotion_narrow() -> str:
     return markdown(header, lines)
 
 
+def judged() -> list[Row]:
+    """:return: The runs whose checkpoints FQE judged with 10,000 steps each."""
+    rows = [row for row in read("offline_figures") if "10,000" in row["variant"]]
+    return sorted(rows, key=lambda row: (data_name(row), row["algorithm"]))
+
+
 def checkpoints(rows: Iterable[Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """:return: True returns of trained checkpoints, and their offline figures, signed so that more should be better."""
     returns, figures = [], {name: [] for name in OFFLINE_FIGURES}
@@ -200,44 +289,61 @@ def checkpoints(rows: Iterable[Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]
     return np.array(returns), {name: np.array(values) for name, values in figures.items()}
 
 
+def trust(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """:return: By figure: the rank correlation with the true return, and the regret in percent of the returns' range."""
+    returns, figures = checkpoints(rows)
+    result = {}
+    for name, values in figures.items():
+        known = np.isfinite(values)
+        if known.sum() >= 3:
+            picked = returns[known][values[known].argmax()]
+            regret = 100 * (returns[known].max() - picked) / np.ptp(returns[known])
+            result[name] = (float(spearmanr(values[known], returns[known]).statistic), float(regret))
+    return result
+
+
 def offline_figures() -> str:
     """Does a figure rank checkpoints as their returns do, and how much is lost by taking the one that it puts first?"""
+    datasets = groups(judged(), "dataset")
+    by_algorithm = {
+        algorithm: list(groups(own, "dataset").values()) for (algorithm,), own in groups(judged(), "algorithm").items()
+    }
     lines = []
-    for (dataset,), own in groups(sorted(read("offline_figures"), key=data_name), "dataset").items():
-        for who, rows in [("all", own), *((row["algorithm"], [row]) for row in own)]:
-            returns, figures = checkpoints(rows)
-            cells = []
-            for values in figures.values():
-                known = np.isfinite(values)
-                if known.sum() < 3:
-                    cells.append("")
-                    continue
-                picked = returns[known][values[known].argmax()]
-                regret = (returns[known].max() - picked) / np.ptp(returns[known])
-                cells.append(f"{spearmanr(values[known], returns[known]).statistic:.2f}, {100 * regret:.0f}%")
-            lines.append([Path(dataset).stem, who, len(returns), *cells])
-    return markdown(["dataset", "checkpoints of", "number", *(about for _, about in OFFLINE_FIGURES.values())], lines)
+    for who, sets in [("all", list(datasets.values())), *by_algorithm.items()]:
+        lines.append([f"{len(sets)} datasets, mean", who, *trust_cells([trust(rows) for rows in sets])])
+    for (dataset,), own in datasets.items():
+        lines.append([Path(dataset).stem, f"all {len(own)} runs", *trust_cells([trust(own)])])
+    return markdown(["dataset", "checkpoints of", *(about for _, about in OFFLINE_FIGURES.values())], lines)
+
+
+def trust_cells(measured: Sequence[dict[str, tuple[float, float]]]) -> list[str]:
+    """:return: A cell for each figure, means over the datasets."""
+    cells = []
+    for name in OFFLINE_FIGURES:
+        known = [figures[name] for figures in measured if name in figures]
+        cells.append("{:.2f}, {:.0f}%".format(*np.nanmean(known, axis=0)) if known else "")
+    return cells
 
 
 def offline_scatter() -> None:
     """The value that FQE gives to checkpoints, next to their returns."""
-    datasets = groups(sorted(read("offline_figures"), key=data_name), "dataset")
-    figure, axes = plt.subplots(1, len(datasets), figsize=(3.2 * len(datasets), 3.2), layout="constrained", squeeze=False)
-    for axis, ((dataset,), own) in zip(axes[0], datasets.items(), strict=True):
+    datasets = groups(judged(), "dataset")
+    figure, axes = plt.subplots(3, 3, figsize=(9.6, 9), layout="constrained")
+    for axis, ((dataset,), own) in zip(axes.flat, datasets.items(), strict=False):
         for row in own:
             returns, figures = checkpoints([row])
             axis.scatter(figures["value"], returns, label=row["algorithm"], s=18)
         axis.set_title(Path(dataset).stem, fontsize=9)
-        axis.set_xlabel("FQE's value", fontsize=8)
         axis.tick_params(labelsize=8)
-    axes[0, 0].set_ylabel("true return", fontsize=8)
+    figure.supxlabel("FQE's value", fontsize=9)
+    figure.supylabel("true return", fontsize=9)
     axes[0, 0].legend(fontsize=8)
     figure.savefig(IMAGES / "offline_figures.png", dpi=90)
 
 
 def acting() -> str:
-    """Ways to act, on the same weights: means of the last five evaluations."""
-    rows = [row for row in read("locomotion_narrow") if row.get("acting")]
+    """Ways to act, on the same weights: means of the last evaluations."""
+    rows = [row for name in ("acting", "locomotion_narrow") for row in read(name) if row.get("acting")]
     rows.sort(key=lambda row: (data_name(row), row["variant"]))
     header = ["", *(f"{data_name(row)}, {row['variant']}" for row in rows)]
     rules = rows[0]["acting"]
@@ -323,6 +429,7 @@ TABLES: dict[str, Callable[[], str]] = {
         " expert_return",
     ),
     "locomotion_narrow": locomotion_narrow,
+    "locomotion_summary": locomotion_summary,
     "offline_figures": offline_figures,
     "pendulum_dataset": partial(plain, "pendulum_dataset", "policy episodes mean_return std"),
     "reinforce_default": partial(
@@ -356,6 +463,7 @@ def pictures() -> None:
     about = "environment steps per second (x: speed-up of the first)"
     bars(read("online_speed"), "group", "speed_up", about, "online_speed.png")
     fine_tune_curves()
+    locomotion_curves()
     offline_scatter()
 
 
