@@ -332,7 +332,8 @@ def offline_scatter() -> None:
     for axis, ((dataset,), own) in zip(axes.flat, datasets.items(), strict=False):
         for row in own:
             returns, figures = checkpoints([row])
-            axis.scatter(figures["value"], returns, label=row["algorithm"], s=18)
+            color = f"C{['bc', 'bear', 'td3_bc'].index(row['algorithm'])}"
+            axis.scatter(figures["value"], returns, label=row["algorithm"], s=18, color=color)
         axis.set_title(Path(dataset).stem, fontsize=9)
         axis.tick_params(labelsize=8)
     figure.supxlabel("FQE's value", fontsize=9)
