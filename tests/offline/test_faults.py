@@ -32,14 +32,15 @@ def tiny(algorithm, data, policy="MlpPolicy", **kwargs):
 def test_what_stops_being_finite_stops_the_run_by_name(change, tmp_path):
     data = make_arrays()
     change(data)
-    model = tiny(BEAR, data, warmup_fraction=0)
+    arguments = {"warmup_fraction": 0, "normalize_observations": False}
+    model = tiny(BEAR, data, **arguments)
     with pytest.raises(ValueError, match=r"_loss is not finite at gradient step 100.*normalize_observations"):
         model.learn(300)
     with pytest.raises(ValueError, match="is not finite"):
         model.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="is not finite at gradient step 3"):
-        tiny(BEAR, data, warmup_fraction=0).learn(3)
+        tiny(BEAR, data, **arguments).learn(3)
 
 
 def test_weights_that_overflow_stop_cloning_too():
