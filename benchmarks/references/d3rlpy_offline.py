@@ -53,7 +53,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50_000)
     parser.add_argument("--every", type=int, default=5_000)
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:0")
     args = parser.parse_args()
     th.set_num_threads(1)
     d3rlpy.seed(args.seed)
@@ -72,7 +71,7 @@ def main() -> None:
     kwargs = {"action_scaler": d3rlpy.preprocessing.MinMaxActionScaler(minimum=low, maximum=high)}
     if args.algorithm == "td3_bc":
         kwargs["observation_scaler"] = d3rlpy.preprocessing.StandardObservationScaler()
-    algorithm = CONFIGS[args.algorithm](**kwargs).create(device=args.device)
+    algorithm = CONFIGS[args.algorithm](**kwargs).create(device="cpu")
 
     rows.writerow(["algorithm", "env", "dataset", "seed", "n_timesteps", "return_mean", "return_std", "seconds"])
     start, training = time.perf_counter(), 0.0

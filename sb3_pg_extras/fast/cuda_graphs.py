@@ -14,7 +14,6 @@ Step = Callable[..., Outputs]
 WARMUP = 3
 # The type that the optimisers' CUDA kernels read learning rates in.
 RATE_DTYPE = th.float32
-HOW_TO_DO_WITHOUT = "build the model again, and set model.cuda_graphs = False before learn()"
 
 
 def record(step: Callable[[], Outputs], generator: th.Generator) -> Callable[[], Outputs]:
@@ -77,7 +76,10 @@ class RecordedSteps:
                 self._graphs[kind] = _Graph(step, inputs, self.optimizers, self.generator)
             except (RuntimeError, AssertionError) as error:
                 # No going on: the generator still takes itself to be recorded.
-                raise RuntimeError(f"{error}\nThis step cannot be recorded as a CUDA graph: {HOW_TO_DO_WITHOUT}") from error
+                raise RuntimeError(
+                    f"{error}\nThis step cannot be recorded as a CUDA graph: build the model again, and set "
+                    "model.cuda_graphs = False before learn()"
+                ) from error
         return self._graphs[kind](inputs)
 
     def _run_aside(self, step: Step, inputs: Any) -> Outputs:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+import onnxruntime
 import pytest
 import torch as th
 from conftest import TINY, make_arrays
@@ -22,7 +23,6 @@ from sb3_pg_extras.common.export import export_onnx
 from sb3_pg_extras.common.on_policy import MlpPolicy
 from sb3_pg_extras.common.optional import MissingPackageError
 
-onnxruntime = pytest.importorskip("onnxruntime")
 PAGE = Path(__file__).parent.parent.parent / "docs" / "robot.md"
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)

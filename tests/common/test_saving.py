@@ -1,9 +1,8 @@
 """Models are saved whole or not at all, whichever way they are saved."""
 
-import os
+import multiprocessing
 import pickletools
 import random
-import signal
 import time
 
 import numpy as np
@@ -15,6 +14,9 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras import BC, BEAR, REINFORCE, OfflineAlgorithm, SingleStepA2C
+
+# Windows cannot fork: a child then imports everything, which takes seconds.
+PROCESSES = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
 
 
 def saving(model, folder):
@@ -60,7 +62,20 @@ def load_all(model, folder):
     return len(files)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has neither fork nor SIGKILL")
+def model_to_save(algorithm):
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    kwargs = {"dataset": "bundled:pendulum-mixed-v0"} if issubclass(algorithm, OfflineAlgorithm) else {}
+    policy_kwargs = {"net_arch": [256, 256]} | ({"vae_net_arch": [256]} if algorithm is BEAR else {})
+    return algorithm("MlpPolicy", env, seed=0, policy_kwargs=policy_kwargs, **kwargs)
+
+
+def save_until_killed(algorithm, way, folder, has_begun):
+    save = way(model_to_save(algorithm), folder)
+    has_begun.set()
+    while True:
+        save()
+
+
 @pytest.mark.parametrize("n_kills", [5, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("algorithm", "way"),
@@ -71,10 +86,7 @@ def load_all(model, folder):
     ],
 )
 def test_kills_while_saving_leave_files_that_load(algorithm, way, n_kills, tmp_path):
-    env = VecNormalize(make_vec_env("Pendulum-v1"))
-    kwargs = {"dataset": "bundled:pendulum-mixed-v0"} if issubclass(algorithm, OfflineAlgorithm) else {}
-    policy_kwargs = {"net_arch": [256, 256]} | ({"vae_net_arch": [256]} if algorithm is BEAR else {})
-    model = algorithm("MlpPolicy", env, seed=0, policy_kwargs=policy_kwargs, **kwargs)
+    model = model_to_save(algorithm)
     save = way(model, tmp_path)
     save()
     n_files = len(list(tmp_path.iterdir()))
@@ -82,13 +94,13 @@ def test_kills_while_saving_leave_files_that_load(algorithm, way, n_kills, tmp_p
     save()
     duration, rng, interrupted = time.perf_counter() - start, random.Random(0), 0
     for _ in range(n_kills):
-        child = os.fork()
-        if not child:
-            while True:
-                save()
+        has_begun = PROCESSES.Event()
+        child = PROCESSES.Process(target=save_until_killed, args=(algorithm, way, tmp_path, has_begun), daemon=True)
+        child.start()
+        assert has_begun.wait(60)
         time.sleep(rng.uniform(0, 2 * duration))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        child.kill()
+        child.join()
         interrupted += len(list(tmp_path.iterdir())) > n_files
         assert load_all(model, tmp_path) == n_files
     # The kills met the saving.

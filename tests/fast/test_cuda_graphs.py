@@ -8,6 +8,7 @@ import gc
 import pytest
 import torch as th
 from conftest import make_arrays
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from sb3_pg_extras import BC, BCQ, BEAR, TD3BC
@@ -41,10 +42,10 @@ VARIANTS = {
     "default": {},
     "learns the behaviour throughout": {"behavior_steps": None},
     "falling learning rates": RATES,
-    "threshold raised": {"alpha_learning_rate": 1.0, "log_alpha_max": 0.5},
+    "alpha at its bound": {"alpha_learning_rate": 1.0, "log_alpha_max": 0.5},
     "unbiased": {"mmd_estimator": "unbiased", "mmd_threshold": 0.1, "bootstrap_probability": 0.7, "n_steps": 1},
     "KL, fixed alpha": {"alpha": 10.0, "divergence": "kl"},
-    "normalised": {"normalize_observations": True},
+    "not normalised": {"normalize_observations": False},
 }
 
 
@@ -222,8 +223,6 @@ def test_bf16_and_large_batches_on_a_gpu():
 
 @pytest.mark.gpu
 def test_dropout_on_a_gpu_is_drawn_anew():
-    from stable_baselines3.common.torch_layers import FlattenExtractor
-
     class Dropout(FlattenExtractor):
         def __init__(self, space):
             super().__init__(space)
@@ -239,10 +238,14 @@ def test_dropout_on_a_gpu_is_drawn_anew():
 
 @pytest.mark.gpu
 def test_one_model_after_another_on_a_gpu():
-    for _ in range(4):
-        bear("cuda").learn(40)
-        gc.set_threshold(1)
-    gc.set_threshold(700)
+    """What the collector destroys must not spoil the next model's recording."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(4):
+            bear("cuda").learn(40)
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 @pytest.mark.gpu

@@ -4,6 +4,7 @@ import sys
 
 import gymnasium as gym
 import numpy as np
+import onnxruntime
 import pytest
 import torch as th
 import yaml
@@ -13,8 +14,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 import sb3_pg_extras.zoo
 from sb3_pg_extras import BEAR, REINFORCE
-
-onnxruntime = pytest.importorskip("onnxruntime")
 
 
 class Camera(gym.Env):
