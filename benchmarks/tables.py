@@ -194,36 +194,30 @@ def expert_returns() -> dict[str, float]:
 def locomotion_summary() -> str:
     """All datasets together, in percent of the experts' returns; and whether BEAR's constraint binds at the end."""
     experts = expert_returns()
-    by_variant = {
-        variant: {name: [100 * float(row["return_mean"]) / experts[name] for row in own] for (name,), own in named.items()}
-        for (variant,), rows in groups(read("locomotion"), "variant").items()
-        for named in [groups([row | {"name": data_name(row)} for row in rows], "name")]
-    }
-    logged = {variant: rows for (variant,), rows in groups(read("locomotion"), "variant").items()}
+    rows = [row | {"score": 100 * float(row["return_mean"]) / experts[data_name(row)]} for row in read("locomotion")]
+    cloned = scores_by_dataset(row for row in rows if row["variant"] == "BC")
     lines = []
-    for variant, scores in by_variant.items():
-        means = np.array([np.mean(values) for values in scores.values()])
-        every = np.concatenate([np.array(values) for values in scores.values()])
-        cells = [
-            f"{len(scores)}, {len(every)}",
-            f"**{means.mean():.0f}**",
-            *(["", ""] if len(every) < 4 else iqm_cells(every)),
-        ]
-        common = [name for name in scores if name in by_variant["BC"]]
-        better = [np.mean([x > y for x in scores[name] for y in by_variant["BC"][name]]) for name in common]
-        cells[3] = f"{100 * np.mean(better):.0f}%" if variant != "BC" else ""
-        bound = [row for row in logged[variant] if row["algorithm"] == "bear"]
-        cells.append(f"{sum(binds(row) for row in bound)} of {len(bound)}" if bound else "")
-        lines.append([variant, *cells])
-    header = ["", "datasets, runs", "mean", IQM, "better than BC", "constraint binds"]
+    for (variant,), own in groups(rows, "variant").items():
+        scores = scores_by_dataset(own)
+        mean = np.mean([np.mean(values) for values in scores.values()])
+        iqm = mean_and_iqm(own, "score", 0)[1] if len(own) >= 4 else ""
+        better = "" if variant == "BC" else f"{100 * probability_of_improvement(scores, cloned):.0f}%"
+        bound = [binds(row) for row in own if row["algorithm"] == "bear"]
+        constraint = f"{sum(bound)} of {len(bound)}" if bound else ""
+        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, better, constraint])
+    header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", "better than BC", "constraint binds"]
     return markdown(header, sorted(lines, key=lambda line: (line[0].startswith(EARLIER), -float(line[2].strip("*")))))
 
 
-def iqm_cells(values: np.ndarray) -> list[str]:
-    """:return: The interquartile mean with its interval, and room for one more cell."""
-    iqm = partial(trim_mean, proportiontocut=0.25)
-    low, high = bootstrap((values,), iqm, method="percentile", rng=0).confidence_interval
-    return [f"{iqm(values):.0f} ({low:.0f} to {high:.0f})", ""]
+def scores_by_dataset(rows: Iterable[Row]) -> dict[Any, list[float]]:
+    """:return: The scores of all seeds, by dataset."""
+    return {dataset: [row["score"] for row in own] for (dataset,), own in groups(rows, "dataset").items()}
+
+
+def probability_of_improvement(ours: dict[Any, list[float]], theirs: dict[Any, list[float]]) -> float:
+    """:return: The chance that one of our runs is better than one of theirs on the same data (Agarwal et al. 2021)."""
+    pairs = [[x > y for x in ours[name] for y in theirs[name]] for name in ours if name in theirs]
+    return float(np.mean([np.mean(pair) for pair in pairs]))
 
 
 def binds(row: Row) -> bool:

@@ -185,6 +185,17 @@ def test_features_that_do_not_learn_stay(shared):
     assert th.equal(features, model.actor.features_extractor.extractor.linear.weight)
 
 
+def test_vectors_are_normalised_unless_vec_normalize_does_it():
+    assert tiny_bear().normalize_observations
+    arrays = make_arrays()
+    for norm_obs in (True, False):
+        env = VecNormalize(tiny_bear(arrays).get_env(), norm_obs=norm_obs)
+        model = BEAR("MlpPolicy", env, arrays, policy_kwargs=TINY, device="cpu")
+        assert model.normalize_observations is not norm_obs
+    assert not tiny_bear(normalize_observations=False).normalize_observations
+    assert not tiny_bear(**PUBLISHED_PRESET | {"policy_kwargs": TINY}).normalize_observations
+
+
 def test_gsde_is_refused():
     with pytest.raises(ValueError, match="use_sde"):
         tiny_bear(policy_kwargs={"use_sde": True})
@@ -488,6 +499,22 @@ def test_auto_threshold_follows_the_warm_up_and_then_only_falls():
     assert 0.05 < thresholds[19] < thresholds[0]
     assert (np.diff(thresholds[20:]) <= 1e-4 * thresholds[20:-1]).all()
     assert (log_alphas[:20] == model.log_alpha_max).all()
+
+
+def test_auto_threshold_is_told_of_the_warm_up_and_of_alphas_bound(monkeypatch):
+    told, original = [], losses.auto_threshold
+
+    def auto_threshold(state, divergence, is_at_bound, in_warmup):
+        told.append((in_warmup, is_at_bound.item()))
+        return original(state, divergence, is_at_bound, in_warmup)
+
+    monkeypatch.setattr(losses, "auto_threshold", auto_threshold)
+    model = tiny_bear(mmd_threshold="auto", alpha_learning_rate=0.1, warmup_fraction=0.5).learn(6)
+    assert told[:3] == [(True, True)] * 3
+    assert [in_warmup for in_warmup, _ in told[3:]] == [False] * 3
+    model.auto_threshold[:] = th.tensor([9.9, 9.0, 9.0])
+    model.learn(30, reset_num_timesteps=False)
+    assert told[-1] == (False, False)
 
 
 def test_alpha_comes_down_after_the_warm_up_where_the_threshold_is_met():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks.run import expand, greedy_returns, measured
-from benchmarks.tables import mean_and_iqm
+from benchmarks.tables import binds, mean_and_iqm, probability_of_improvement, trust
 
 ROOT = Path(__file__).parent.parent.parent
 SUITE = """
@@ -122,3 +123,27 @@ def test_the_interquartile_mean_leaves_out_the_outlier():
     low, high = (float(word) for word in iqm.removeprefix("2.5 (").removesuffix(")").split(" to "))
     assert 1 <= low < 2.5 < high <= 94
     assert mean_and_iqm([{"x": "5"}], "x", 1) == ["**5.0**", ""]
+
+
+def test_the_probability_of_improvement_counts_pairs_of_the_same_dataset():
+    ours, theirs = {"a": [3.0, 1.0], "b": [5.0], "only ours": [0.0]}, {"a": [2.0, 0.0], "b": [6.0]}
+    # 3 of 4 pairs on a, none on b.
+    assert probability_of_improvement(ours, theirs) == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "mmd", "bound"), [(500.0, 0.108, True), (500.0, 0.112, False), (math.exp(10), 0.05, False)]
+)
+def test_the_constraint_binds_where_it_is_met_with_alpha_below_its_clamp(alpha, mmd, bound):
+    early = [math.exp(10)] * 4
+    row = {"train/alpha": [*early, alpha], "train/mmd": [*early, mmd], "train/mmd_threshold": [0.1] * 5}
+    assert binds(row) == bound
+
+
+def test_trust_is_the_rank_correlation_and_what_the_first_choice_loses():
+    figures = [{"value": value, "td_error": error} for value, error in ((9.0, 9.0), (1.0, 3.0), (3.0, 2.0), (2.0, 1.0))]
+    row = {"evaluations": {"0": 0.0, "1": 10.0, "2": 20.0, "3": 30.0}, "offline": figures}
+    # The value puts the second of three first; the TD error, of which less is better, ranks all three.
+    assert trust([row])["value"] == pytest.approx((0.5, 50.0))
+    assert trust([row])["td_error"] == pytest.approx((1.0, 0.0))
+    assert "advantage" not in trust([row])

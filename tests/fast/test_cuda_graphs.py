@@ -152,20 +152,26 @@ def test_saves_and_loads(recorder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: model.set_parameters(model.get_parameters()),
-        lambda model: model.set_dataset(make_arrays(300)),
-        lambda model: setattr(model, "tau", 1.0),
-    ],
+    "change", [lambda model: model.set_parameters(model.get_parameters()), lambda model: model.set_dataset(make_arrays(300))]
 )
-def test_what_a_graph_would_not_see_is_recorded_anew(recorder, change):
-    models = plain(bear()), bear()
-    for model in models:
-        model.learn(60)
-        change(model)
-        model.learn(60, reset_num_timesteps=False)
-    assert th.equal(weights(models[0]), weights(models[1]))
+def test_what_moves_tensors_during_learning_is_recorded_anew(recorder, change):
+    before = []
+
+    def callback(model, _):
+        if model["self"].num_timesteps == 40:
+            before.append(recorder.recorded)
+            change(model["self"])
+        return True
+
+    bear().learn(60, callback)
+    assert before == [2] and recorder.recorded == 3
+
+
+def test_each_learn_records_anew_since_arguments_may_have_changed(recorder):
+    model = bear().learn(60)
+    assert recorder.recorded == 2
+    model.learn(20, reset_num_timesteps=False)
+    assert recorder.recorded == 3
 
 
 def test_a_step_that_cannot_be_recorded_says_what_to_do(recorder, monkeypatch):
