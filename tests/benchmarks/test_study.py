@@ -6,7 +6,7 @@ import torch as th
 from conftest import TINY, make_arrays
 from torch import nn
 
-from benchmarks.run import expand
+from benchmarks.run import Watch, expand
 from benchmarks.study import AVERAGING, AveragedActor, Rule, layer_norm
 from sb3_pg_extras import BEAR
 
@@ -37,6 +37,19 @@ def test_an_averaged_actor_leaves_the_policy_alone(model):
         th.testing.assert_close(average, start.lerp(weight, AVERAGING))
     rule = actors.rules()["averaged actor, mean"]
     assert rule.policy.actor is actors.actor and model.policy.actor is model.actor
+
+
+def test_ways_of_acting_are_compared_at_the_last_evaluations_only(model):
+    compared, actors = [], AveragedActor()
+
+    def evaluate(policy=None):
+        if policy is not None:
+            compared.append(model.num_timesteps)
+        return np.zeros(1)
+
+    model.learn(6, callback=[actors, Watch(evaluate, every=2, actors=actors, n_acting=2)])
+    assert sorted(set(compared)) == [4, 6]
+    assert len(compared) == 2 * len(actors.rules())
 
 
 def test_layer_norm_learns_in_both_critics(model):
