@@ -1,14 +1,18 @@
 """What the study of BEAR adds to the package: ways to act, averaged actors, critics with layer normalisation."""
 
+import json
+
+import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 import torch as th
 from conftest import TINY, make_arrays
 from torch import nn
 
-from benchmarks.run import Watch, expand
+from benchmarks.run import Watch, expand, train
 from benchmarks.study import AVERAGING, AveragedActor, Rule, layer_norm
-from sb3_pg_extras import BEAR
+from sb3_pg_extras import BEAR, OfflineDataset, save_dataset
 
 
 @pytest.fixture
@@ -77,3 +81,36 @@ runs: [{variant: x}]
     assert names[:2] == [f"{folder}/hopper-medium.npz", f"{folder}/walker2d-medium.npz"] and len(names) == 4
     assert next(iter(expand(suite, "minari")[0]))[3] == "minari:mujoco/hopper/medium-v0"
     assert next(iter(expand(suite, "{kind}/{robot}.npz")[0]))[3] == "medium/hopper.npz"
+
+
+@pytest.mark.parametrize("data", ["minari", "{robot}_{kind}-v2.hdf5"])
+def test_a_suite_trains_on_files_of_d4rl_and_minari(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    env = gym.make("MountainCarContinuous-v0")
+    arrays = make_arrays() | {"observation_space": env.observation_space, "action_space": env.action_space}
+    states = np.random.default_rng(0).uniform([-1.2, -0.07], [0.6, 0.07], size=(41, 2)).astype(np.float32)
+    arrays |= {"observations": states[:-1], "next_observations": states[1:], "actions": states[1:, 1:]}
+    dataset = OfflineDataset(**arrays, env_id="MountainCarContinuous-v0")
+    if data == "minari":
+        save_dataset(dataset, "minari:mujoco/mountaincarcontinuous/medium-v0")
+    else:
+        with h5py.File("mountaincarcontinuous_medium-v2.hdf5", "w") as file:
+            for name in ("observations", "actions", "rewards", "next_observations"):
+                file[name] = arrays[name]
+            file["terminals"], file["timeouts"] = arrays["terminations"], arrays["truncations"]
+    (tmp_path / "small.yml").write_text("""
+algorithm: [bear, bc, td3_bc]
+env: MountainCarContinuous-v0
+dataset: medium
+entry: null
+seeds: [0]
+evaluate: {episodes: 10}
+settings: {policy: MlpPolicy, n_timesteps: 3, policy_kwargs: {net_arch: [8]}}
+runs: [{variant: small}]
+""")
+    specs, jobs = expand(tmp_path / "small.yml", data)
+    for job in jobs:
+        logged = json.loads(train(specs, "cpu", *job)["logged"])
+        assert logged["n_updates"] == 3
+        assert logged["dataset_best"] == pytest.approx(dataset.episode_returns().max(), rel=1e-3)
