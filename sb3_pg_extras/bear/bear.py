@@ -27,6 +27,7 @@ DEFAULT_THRESHOLDS = {"mmd": 0.05, "kl": -2.0}
 # The settings of the D4RL authors (Fu et al. 2020), where the defaults differ: BEAR("MlpPolicy", env, **PUBLISHED_PRESET).
 PUBLISHED_PRESET: dict[str, Any] = {
     "learning_rate": 1e-4,
+    "tau": 0.005,
     "alpha_learning_rate": 1e-3,
     "mmd_threshold": 0.05,
     "warmup_fraction": 0.08,
@@ -85,8 +86,8 @@ class BEAR(OfflineAlgorithm):
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
     :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" is 10% above the lowest divergence that was
-        reached (:func:`losses.auto_threshold`), and alpha comes down from its upper bound after the warm-up. None is "auto",
-        or where ``alpha`` is fixed, the published one.
+        reached (:func:`losses.auto_threshold`), and alpha comes down from its upper bound after the warm-up, at most to half
+        the mean ``|Q|`` (:func:`losses.least_alpha`). None is "auto", or where ``alpha`` is fixed, the published one.
     :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
         "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.
     :param alpha: The multiplier: "auto" to learn it, or a fixed number of at least 0.
@@ -144,9 +145,9 @@ class BEAR(OfflineAlgorithm):
         learning_rate: float | Schedule = 3e-4,
         critic_learning_rate: float | Schedule = 3e-4,
         vae_learning_rate: float | Schedule = 3e-4,
-        alpha_learning_rate: float | Schedule = 3e-3,
+        alpha_learning_rate: float | Schedule = 1e-2,
         batch_size: int = 256,
-        tau: float = 0.005,
+        tau: float = 0.05,
         gamma: float = 0.99,
         divergence: Literal["mmd", "kl"] = "mmd",
         mmd_kernel: Literal["laplacian", "gaussian"] = "laplacian",
@@ -317,10 +318,12 @@ class BEAR(OfflineAlgorithm):
         if self.alpha_optimizer is not None:
             logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, step.threshold)
             descend(self.alpha_optimizer, logged["alpha_loss"])
-            # "auto": alpha comes down from its upper bound after the warm-up.
-            at_least = self.log_alpha_max if self.mmd_threshold == "auto" and step.in_warmup else LOG_ALPHA_MIN
             with th.no_grad():
-                self.log_alpha.clamp_(at_least, self.log_alpha_max)
+                if self.mmd_threshold == "auto":
+                    # Alpha comes down from its upper bound after the warm-up.
+                    least = th.full_like(self.log_alpha, math.inf) if step.in_warmup else logged["least_alpha"].log()
+                    self.log_alpha.copy_(self.log_alpha.maximum(least))
+                self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
         update_target(self.critic, self.critic_target, self.tau)
 
         if self.mmd_threshold == "auto":
@@ -353,6 +356,8 @@ class BEAR(OfflineAlgorithm):
         q_value_std = current_q_values.detach().std(dim=0, unbiased=False).mean()
         logged |= {"critic_loss": critic_loss, "q_value": current_q_values.mean(), "q_value_std": q_value_std}
         logged["target_q_value"] = target_q_values.mean()
+        if self.mmd_threshold == "auto":
+            logged["least_alpha"] = losses.least_alpha(current_q_values)
         return critic_loss
 
     def _actor_loss(self, batch: Any, step: Step, logged: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor]:

@@ -17,6 +17,8 @@ VARIANCE_PENALTY_DELTA = 0.1
 MARGIN = 0.1
 AVERAGING = 5e-3
 RISE = 1e-4
+# least_alpha, per unit of value.
+LEAST_ALPHA = 0.5
 
 
 def pairwise_kernel(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
@@ -203,6 +205,18 @@ def auto_threshold(state: th.Tensor, divergence: th.Tensor, is_at_bound: th.Tens
     risen = th.where(is_at_bound.squeeze(0), lowest + RISE * lowest.abs(), lowest)
     lowest = average if in_warmup else th.minimum(average, risen)
     return th.stack([lowest + MARGIN * lowest.abs(), average, lowest])
+
+
+def least_alpha(q_values: th.Tensor) -> th.Tensor:
+    """
+    Half the mean of ``|Q|``: alpha's lower bound beside :func:`auto_threshold` (ours, not the paper's). With a lower alpha
+    the policy follows the critics out of narrow data, and the MMD of a few samples hardly shows it. The constraint's weight
+    relative to the critics' is then independent of the rewards' scale, as in TD3+BC (Fujimoto & Gu 2021, equation 5).
+
+    :param q_values: ``Q_j(s, a)``, any shape; no gradient flows to them.
+    :return: scalar.
+    """
+    return LEAST_ALPHA * q_values.detach().abs().mean()
 
 
 def support_penalty(alpha: th.Tensor, divergence: th.Tensor, threshold: float | th.Tensor) -> th.Tensor:

@@ -390,7 +390,7 @@ KNOBS = [
     ({"divergence": "kl"}, {"actor"}),
     # The threshold moves the multiplier only: here the divergence starts above the one and below the other.
     ({"mmd_threshold": 10.0}, {"alpha"}),
-    ({"alpha_learning_rate": 1e-2}, {"alpha"}),
+    ({"alpha_learning_rate": 3e-3}, {"alpha"}),
     ({"log_alpha_max": -1.0}, {"alpha"}),
     ({"batch_size": 8}, {"vae", "critic", "critic_target", "actor"}),
 ]
@@ -522,6 +522,22 @@ def test_alpha_comes_down_after_the_warm_up_where_the_threshold_is_met():
     assert model.log_alpha.item() == model.log_alpha_max
     model.auto_threshold[:] = th.tensor([9.9, 9.0, 9.0])
     assert model.learn(30, reset_num_timesteps=False).log_alpha.item() < model.log_alpha_max - 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "alpha"), [(-100.0, "auto", 50.0), (1e6, "auto", math.exp(10)), (100.0, 9.9, math.exp(-5))]
+)
+def test_alpha_comes_down_to_half_of_the_values_and_not_in_the_warm_up(value, threshold, alpha):
+    model = tiny_bear(mmd_threshold=threshold, alpha_learning_rate=1.0, critic_learning_rate=0.0, warmup_fraction=1.0)
+    with th.no_grad():
+        for network in model.critic.q_networks:
+            network[-1].weight.zero_()
+            network[-1].bias.fill_(value)
+    model.learn(5)
+    assert threshold != "auto" or model.log_alpha.item() == model.log_alpha_max
+    model.auto_threshold[:] = th.tensor([9.9, 9.0, 9.0])
+    model.learn(40, reset_num_timesteps=False)
+    assert model.log_alpha.exp().item() == pytest.approx(alpha, rel=1e-4)
 
 
 def test_threshold_is_squared_for_the_unbiased_estimator():

@@ -216,6 +216,13 @@ def test_auto_threshold_by_hand(monkeypatch):
     assert not losses.auto_threshold(th.tensor([0.05, 0.2, 0.2]), divergence, th.tensor([True]), False).requires_grad
 
 
+def test_least_alpha_by_hand():
+    q_values = th.tensor([[2.0, -4.0], [6.0, 0.0]], requires_grad=True)
+    least = losses.least_alpha(q_values)
+    assert least.item() == pytest.approx(0.5 * 3.0)
+    assert not least.requires_grad
+
+
 @pytest.mark.parametrize("rule", ["published", "auto"])
 def test_auto_threshold_ends_just_above_a_known_floor(monkeypatch, rule):
     """Four samples of N(0, .3^2 I_3) read 0.109 at best: 0.05 is out of reach, and alpha stays at its bound for ever."""
