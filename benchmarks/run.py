@@ -13,7 +13,7 @@ A suite lists runs. Settings at its top apply to all of them, and lists multiply
     stop              {n_episodes, n_updates, window_updates}: end earlier; whose updates' episodes give ``train_return``
     initialise        a function to apply to the policy's modules
     trace             logged quantities to keep at each evaluation
-    offline           gradient steps of FQE on a fifth of the episodes, which are held out, at each evaluation
+    offline           gradient steps of FQE on a fifth of the episodes, which are held out, at each evaluation but the first
     acting            at how many of the last evaluations to compare ways of choosing an action (study.py)
     online            {n_timesteps, ...}: continue with ``to_sac(env, ...)``
     script            a function of seed and settings that trains by itself and returns (policy or None, figures); env_kwargs
@@ -145,7 +145,7 @@ class Watch(BaseCallback):
         self.evaluations[self.num_timesteps] = self.evaluate()
         for name, values in self.trace.items():
             values.append(float(f"{self.logger.values.get(name, np.nan):.4g}"))  # type: ignore[attr-defined]
-        if self.judge:
+        if self.judge and self.num_timesteps:
             self.offline.append(self.judge())
         if self.actors and self.model._total_timesteps - self.num_timesteps < self.n_acting * self.every:
             for name, rule in self.actors.rules().items():

@@ -268,7 +268,7 @@ def locomotion_narrow() -> str:
 
 def judged() -> list[Row]:
     """:return: The runs whose checkpoints FQE judged with 10,000 steps each."""
-    rows = [row for row in read("offline_figures") if "10,000" in row["variant"]]
+    rows = [row for row in read("offline_figures") if "10,000" in row["variant"] and not row["variant"].startswith(EARLIER)]
     return sorted(rows, key=lambda row: (data_name(row), row["algorithm"]))
 
 
@@ -279,7 +279,7 @@ def checkpoints(rows: Iterable[Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]
         trained = list(row["evaluations"].values())[1:]  # the first is before training
         returns += trained
         for name, (sign, _) in OFFLINE_FIGURES.items():
-            figures[name] += [sign * figure.get(name, np.nan) for figure in row["offline"][1:]]
+            figures[name] += [sign * figure.get(name, np.nan) for figure in row["offline"][-len(trained) :]]
     return np.array(returns), {name: np.array(values) for name, values in figures.items()}
 
 

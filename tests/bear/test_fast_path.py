@@ -43,7 +43,7 @@ PRODUCTS_VAE = (6 + 6 + 2 + 3) + 3  # encoder and decoder there and back; sample
 PRODUCTS_CRITICS = (4 + 6) + (6 + 6 + 4)  # the target: actor and two critics; two critics there and back
 PRODUCTS_ACTOR = (4 + 6) + (6 + 4 + 3)  # actor and two critics there; critics' inputs, actor's weights and inputs
 PRODUCTS_JOINT = PRODUCTS_VAE + PRODUCTS_CRITICS + PRODUCTS_ACTOR
-MAX_JOINT, MAX_FROZEN = 870, 710
+MAX_JOINT, MAX_FROZEN = 880, 720
 
 
 def operators_per_step(**kwargs) -> list[str]:
