@@ -55,7 +55,7 @@ SHOWN_CURVES = {
     "BEAR": "BEAR",
     "BC": "BC",
     "TD3BC": "TD3BC",
-    "earlier rule: normalized, n_steps 3": "BEAR, earlier rule for the threshold",
+    "BEAR, tau 0.005, gamma 0.99, n_steps 3": "BEAR, tau 0.005, gamma 0.99, n_steps 3",
 }
 Row = dict[str, Any]
 
@@ -201,11 +201,15 @@ def locomotion_summary() -> str:
         scores = scores_by_dataset(own)
         mean = np.mean([np.mean(values) for values in scores.values()])
         iqm = mean_and_iqm(own, "score", 0)[1] if len(own) >= 4 else ""
-        better = "" if variant == "BC" else f"{100 * probability_of_improvement(scores, cloned):.0f}%"
+        better, above = "", ""
+        if variant != "BC":
+            better = f"{100 * probability_of_improvement(scores, cloned):.0f}%"
+            above = "{:+.0f} ({:+.0f} to {:+.0f})".format(*gain(scores, cloned)) if len(scores) > 1 else ""
         bound = [binds(row) for row in own if row["algorithm"] == "bear"]
         constraint = f"{sum(bound)} of {len(bound)}" if bound else ""
-        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, better, constraint])
-    header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", "better than BC", "constraint binds"]
+        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, above, better, constraint])
+    above = "above BC (95% interval over datasets)"
+    header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", above, "better than BC", "constraint binds"]
     return markdown(header, sorted(lines, key=lambda line: (line[0].startswith(EARLIER), -float(line[2].strip("*")))))
 
 
@@ -218,6 +222,13 @@ def probability_of_improvement(ours: dict[Any, list[float]], theirs: dict[Any, l
     """:return: The chance that one of our runs is better than one of theirs on the same data (Agarwal et al. 2021)."""
     pairs = [[x > y for x in ours[name] for y in theirs[name]] for name in ours if name in theirs]
     return float(np.mean([np.mean(pair) for pair in pairs]))
+
+
+def gain(ours: dict[Any, list[float]], theirs: dict[Any, list[float]]) -> tuple[float, float, float]:
+    """:return: The mean difference over the datasets that both have, and its bootstrap interval over datasets."""
+    differences = [np.mean(ours[name]) - np.mean(theirs[name]) for name in ours if name in theirs]
+    interval = bootstrap((differences,), np.mean, method="percentile", rng=0).confidence_interval
+    return float(np.mean(differences)), float(interval.low), float(interval.high)
 
 
 def binds(row: Row) -> bool:

@@ -15,7 +15,7 @@ import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
 from benchmarks.run import expand, greedy_returns, measured
-from benchmarks.tables import binds, mean_and_iqm, probability_of_improvement, trust
+from benchmarks.tables import binds, gain, mean_and_iqm, probability_of_improvement, trust
 
 ROOT = Path(__file__).parent.parent.parent
 SUITE = """
