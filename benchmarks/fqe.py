@@ -50,7 +50,7 @@ def true_return(policy: Any, n_episodes: int = 100) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d3rlpy", required=True, help="the Python of a virtual environment with d3rlpy 2.8.1")
-    parser.add_argument("--steps", type=int, default=5_000)
+    parser.add_argument("--steps", type=int, default=3_000)
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     args = parser.parse_args()
     th.set_num_threads(1)

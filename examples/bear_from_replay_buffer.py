@@ -48,7 +48,8 @@ def main() -> None:
     cloned = BC("MlpPolicy", ENV_ID, buffer, policy_kwargs=SMALL, seed=0)
     bear = BEAR(
         "MlpPolicy", ENV_ID, buffer, learning_rate=1e-3, critic_learning_rate=1e-3, gamma=0.98, mmd_estimator="unbiased",
-        mmd_threshold=0.1, behavior_steps=args.steps // 3, policy_kwargs=SMALL | {"vae_net_arch": [64, 64]}, seed=0,
+        mmd_threshold=0.1, n_steps=1, behavior_steps=args.steps // 3, policy_kwargs=SMALL | {"vae_net_arch": [64, 64]},
+        seed=0,
     )  # fmt: skip
     for model in (cloned, bear):
         model.learn(args.steps, log_interval=None, progress_bar=True)

@@ -63,7 +63,7 @@ def main() -> None:
         "BC": BC("MlpPolicy", None, train, policy_kwargs=SMALL, seed=0),
         "BEAR": BEAR(
             "MlpPolicy", None, train, learning_rate=1e-3, critic_learning_rate=1e-3, gamma=0.98, mmd_estimator="unbiased",
-            mmd_threshold=0.1, policy_kwargs=SMALL | {"vae_net_arch": [64, 64]}, seed=0,
+            mmd_threshold=0.1, n_steps=1, policy_kwargs=SMALL | {"vae_net_arch": [64, 64]}, seed=0,
         ),
     }  # fmt: skip
     values = {}

@@ -62,6 +62,7 @@ BEFORE = {
     "datasets.md": datasets,
     "export.md": export,
     "robot.md": robot,
+    "README.md": robot,
     "single_step_a2c.md": lambda: {"env": gym.make("CartPole-v1")},
 }
 BLOCKS = {page: [block for language, block in BLOCK.findall(page.read_text()) if language == "python"] for page in PAGES}

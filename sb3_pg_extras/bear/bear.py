@@ -147,7 +147,7 @@ class BEAR(OfflineAlgorithm):
         vae_learning_rate: float | Schedule = 3e-4,
         alpha_learning_rate: float | Schedule = 1e-2,
         batch_size: int = 256,
-        tau: float = 0.05,
+        tau: float = 0.02,
         gamma: float = 0.99,
         divergence: Literal["mmd", "kl"] = "mmd",
         mmd_kernel: Literal["laplacian", "gaussian"] = "laplacian",

@@ -235,6 +235,7 @@ class OfflineDataset:
         """
         :param others: Datasets with this one's spaces.
         :return: All transitions, in memory: this dataset's, then the others'. No episode goes on from one to the next.
+            ``env_id`` and ``reference_scores`` are each None unless all datasets have the same.
         :raises DatasetError: when the spaces differ.
         """
         for other in others:
@@ -248,7 +249,10 @@ class OfflineDataset:
             name: map_arrays(lambda *arrays: np.concatenate(arrays), *(getattr(part, name) for part in parts))
             for name in ARRAY_FIELDS
         }
-        return replace(self, **fields, episode_ends=ends)
+        env_id = self.env_id if all(part.env_id == self.env_id for part in parts) else None
+        same_scores = all(part.reference_scores == self.reference_scores for part in parts)
+        scores = self.reference_scores if same_scores else None
+        return replace(self, **fields, episode_ends=ends, env_id=env_id, reference_scores=scores)
 
     def summary(self) -> str:
         """:return: What is in the dataset, as the table that ``sb3-pg-extras inspect`` prints."""

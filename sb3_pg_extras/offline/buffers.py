@@ -101,6 +101,15 @@ class OfflineReplayBuffer(ReplayBuffer):
             self.return_rms = set_moments(RunningMeanStd(shape=()), running_returns(dataset, gamma))
         self.columns = self.columns_of(dataset)
 
+    def scaled_rewards(self, rewards: np.ndarray) -> np.ndarray:
+        """
+        :param rewards: As a dataset has them, any shape.
+        :return: With ``normalize_rewards``, divided by the standard deviation of this dataset's return, and clipped.
+        """
+        if self.return_rms is None:
+            return rewards
+        return np.clip(rewards / np.sqrt(self.return_rms.var + EPSILON), -CLIP, CLIP)
+
     def columns_of(self, dataset: OfflineDataset) -> Columns:
         """
         :param dataset: This buffer's dataset, or a part of it.
@@ -108,9 +117,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         :raises DatasetError: when its spaces differ from the model's.
         """
         check_spaces(dataset, self.observation_space, self.action_space)
-        rewards, terminations = np.asarray(dataset.rewards), np.asarray(dataset.terminations)
-        if self.return_rms is not None:
-            rewards = np.clip(rewards / np.sqrt(self.return_rms.var + EPSILON), -CLIP, CLIP)
+        rewards, terminations = self.scaled_rewards(np.asarray(dataset.rewards)), np.asarray(dataset.terminations)
         discounts = last = None
         if self.n_steps > 1:
             rewards, discounts, last = n_step_returns(rewards, dataset.episode_ends, self.n_steps, self.gamma)

@@ -1,7 +1,7 @@
 """How good a policy is, from a dataset: fitted Q evaluation (Le et al. 2019, arXiv:1903.08738) and cheaper figures."""
 
 import pathlib
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch as th
@@ -23,6 +23,7 @@ from sb3_pg_extras.common.dicts import arrays_of, map_arrays
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.datasets import DatasetError, DatasetSource, OfflineDataset
 from sb3_pg_extras.datasets.layout import check_spaces, scale_actions
+from sb3_pg_extras.offline.buffers import OfflineReplayBuffer
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.policies import descend, q_values, set_observation_statistics
 
@@ -173,6 +174,8 @@ class FQE(OfflineAlgorithm):
         if _init_setup_model:
             if not hasattr(self.evaluated, "predict"):
                 raise ValueError(f"policy={policy!r}: must be a model or a policy, with predict()")
+            if hasattr(getattr(self.evaluated, "policy", self.evaluated), "lstm_actor"):
+                raise ValueError("policy: a recurrent policy acts by its memory, which the rows of a dataset do not have")
             self._start()
 
     def _check_arguments(self) -> None:
@@ -194,9 +197,9 @@ class FQE(OfflineAlgorithm):
         :raises DatasetError: when it cannot be used, its spaces are not the policy's, or no episode in it ends.
         """
         super().set_dataset(dataset)
-        data = self._data()
-        if self.evaluated is not None:
-            check_spaces(data, self.evaluated.observation_space, self.evaluated.action_space)
+        data, policy = self._data(), cast(Any, self.evaluated)
+        if hasattr(policy, "action_space"):
+            check_spaces(data, policy.observation_space, policy.action_space)
         if np.any(getattr(self.action_space, "start", 0)):
             raise ValueError(
                 f"action_space={self.action_space}: SB3's policies count actions from 0, start is not supported"
@@ -214,7 +217,10 @@ class FQE(OfflineAlgorithm):
         """
         :param observations: As the environment gives them, (N, ...) or a dict of such arrays.
         :return: The evaluated policy's actions there, as the replay buffer holds them, (N, A).
+        :raises ValueError: when this was loaded without the policy.
         """
+        if self.evaluated is None:
+            raise ValueError("the policy that was evaluated is not saved: FQE.load(path, evaluated=policy, dataset=dataset)")
         return th.as_tensor(actions_of(self.evaluated, observations, self.action_space, self.deterministic)).to(self.device)
 
     def _kind_of_step(self) -> bool:
@@ -318,7 +324,7 @@ def judge(
     """
     with th.random.fork_rng():
         th.manual_seed(seed)
-        fqe = FQE(model, dataset, **{"gamma": model.gamma, "device": model.device, **fqe_kwargs})
+        fqe = FQE(model, dataset, **{"gamma": getattr(model, "gamma", 0.99), "device": model.device, **fqe_kwargs})
         with tqdm(desc=progress, total=n_steps, unit=" steps", delay=2, leave=False, disable=progress is None) as bar:
             fqe.learn(n_steps, lambda *_: bar.update() or True, log_interval=None)
         return fqe.value(), offline_figures(model, fqe)
@@ -347,8 +353,9 @@ def offline_figures(model: BaseAlgorithm, fqe: FQE) -> dict[str, float]:
     :param model: The model.
     :param fqe: Its evaluation.
     :return: ``advantage``, mean ``Q(s, pi(s)) - Q(s, a)`` by ``fqe``; ``action_error``, mean squared difference of the
-        policy's actions from the data's, scaled; for a stochastic policy, ``log_likelihood`` of the data's actions; for a
-        model with critics, ``td_error``, their mean squared TD error.
+        policy's actions from the data's, scaled; for SAC's actor and for discrete actor-critics, ``log_likelihood`` of the
+        data's actions; for a model with continuous critics, ``td_error``, their mean squared TD error with the model's own
+        discount factor and scale of rewards.
     """
     data, buffer = fqe._data(), fqe.replay_buffer
     assert buffer is not None
@@ -374,10 +381,14 @@ def offline_figures(model: BaseAlgorithm, fqe: FQE) -> dict[str, float]:
             log_prob = distribution.proba_distribution(mean, log_std).log_prob(batch.actions.to(mean.device))
             figures["log_likelihood"] = float(log_prob.mean())
         critic = getattr(model, "critic", None)
-        if isinstance(critic, ContinuousCritic):
+        buffer_kwargs = getattr(model, "replay_buffer_kwargs", None) or {}
+        # Without its dataset, a loaded model does not know the scale that normalize_rewards had.
+        knows_scale = getattr(model, "replay_buffer", None) is not None or not buffer_kwargs.get("normalize_rewards")
+        if isinstance(critic, ContinuousCritic) and knows_scale:
             next_actions = fqe.actions_at(next_observations).unsqueeze(1)
             next_q_values = q_values(critic, next_obs, next_actions).amin(dim=0)
-            target = fqe_target(batch.rewards, batch.dones, next_q_values, fqe.gamma)
+            rewards = _learned_rewards(model, data.rewards[rows])
+            target = fqe_target(rewards.to(next_q_values), batch.dones, next_q_values, model.gamma)  # type: ignore[attr-defined]
             figures["td_error"] = float((q_values(critic, obs, batch.actions.unsqueeze(1)) - target).square().mean())
     return figures
 
@@ -385,6 +396,14 @@ def offline_figures(model: BaseAlgorithm, fqe: FQE) -> dict[str, float]:
 def _normalized(policy: Any, observations: Any) -> Any:
     normalize = policy.get_vec_normalize_env() if isinstance(policy, BaseAlgorithm) else None
     return observations if normalize is None else normalize.normalize_obs(observations)
+
+
+def _learned_rewards(model: BaseAlgorithm, rewards: np.ndarray) -> th.Tensor:
+    """:return: Rewards on the scale that the model's critics have learned, (N, 1)."""
+    if isinstance(getattr(model, "replay_buffer", None), OfflineReplayBuffer):
+        rewards = model.replay_buffer.scaled_rewards(rewards)  # type: ignore[attr-defined]
+    normalize = model.get_vec_normalize_env()
+    return th.as_tensor(rewards if normalize is None else normalize.normalize_reward(rewards)).unsqueeze(1)
 
 
 class FQECallback(BaseCallback):

@@ -40,6 +40,8 @@ ZOO_COMMANDS = {
     "load_from_hub": "rl_zoo3.load_from_hub",
 }
 OWN_COMMANDS = ("collect", "evaluate", "export", "inspect", "grid")
+# Argument of load_dataset that no command takes -> what errors say that ask for it.
+PYTHON_ONLY = {"columns": ("pass columns=",), "action_space": ("'action_space' is missing", "pass action_space")}
 COMMANDS = ZOO_COMMANDS | {name: f"sb3_pg_extras.zoo.{name}:main" for name in OWN_COMMANDS}
 
 
@@ -117,7 +119,18 @@ def main() -> None:
             work_around()
         _run(command, user_errors)
     except user_errors as error:
-        sys.exit(f"sb3-pg-extras {command}: error: {error}")
+        sys.exit(f"sb3-pg-extras {command}: error: {error}{_python_hint(error)}")
+
+
+def _python_hint(error: Exception) -> str:
+    """:return: What to add to an error that asks for an argument that only Python takes."""
+    for argument, words in PYTHON_ONLY.items():
+        if any(word in str(error) for word in words):
+            return (
+                f". Commands take no {argument}=: read it once in Python with load_dataset(..., {argument}=...), "
+                'save it with save_dataset(dataset, "log.npz"), and name that file'
+            )
+    return ""
 
 
 def _run(command: str, user_errors: tuple[type[Exception], ...]) -> None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 from sb3_pg_extras.common.export import export_onnx, export_torchscript
 from sb3_pg_extras.zoo import CLASSES, register
 from sb3_pg_extras.zoo.collect import _find_model, _load_model
+from sb3_pg_extras.zoo.offline import run_name
 
 FORMATS = {".onnx": export_onnx, ".pt": export_torchscript}
 
@@ -27,12 +28,18 @@ def main() -> None:
     args = parser.parse_args()
     if args.output.suffix not in FORMATS:
         parser.error(f"argument -o/--output: {args.output}: the file name must end in {' or '.join(FORMATS)}")
+    if args.dataset is not None:
+        args.env = EnvironmentName(run_name(args.dataset))
     for module in args.gym_packages:
         importlib.import_module(module)
     try:
         _export(args)
     except ValueError as error:
-        parser.error(str(error))
+        message = str(error)
+        if args.dataset is not None:
+            # Where there is no run it says how to train one, which here is not in an environment.
+            message = message.replace(f"--env {args.env}", f"--dataset {args.dataset}")
+        parser.error(message)
     print(f"{args.output}: {args.output.stat().st_size / 1000:.0f} kB")
 
 
@@ -41,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="sb3-pg-extras export",
         description="Write the policy of a trained agent to a file that takes raw observations and returns actions.",
     )
-    parser.add_argument("--env", help="environment ID", type=EnvironmentName, required=True)
+    trained_on = parser.add_mutually_exclusive_group(required=True)
+    trained_on.add_argument("--env", help="environment ID", type=EnvironmentName)
+    trained_on.add_argument("--dataset", help="the dataset of a run without an environment, as train was given it")
     parser.add_argument("--algo", help="RL Algorithm", required=True, choices=CLASSES)
     parser.add_argument("-o", "--output", help="File to write, x.onnx, or x.pt for TorchScript", type=Path, required=True)
     parser.add_argument("-f", "--folder", help="Log folder", default="logs")

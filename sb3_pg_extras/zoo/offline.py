@@ -129,9 +129,20 @@ def held_out_of(run: Path, source: str) -> tuple[OfflineDataset, str]:
     :return: The episodes that a run without an environment held out, or all of them; and a description.
     :raises DatasetError: when it cannot be used.
     """
-    data = load_dataset(source)
     records = [yaml.safe_load(path.read_text()) for path in run.glob("*/split.yml")]
     record: dict[str, Any] = records[0] if records else {}
+    if source.startswith(SHARDED_PREFIX):
+        if record.get("dataset") != source:
+            name = run.name.rpartition("_")[0] or run_name(source)
+            raise DatasetError(
+                f"{source}: never in memory as a whole, and not what {run} was trained on. "
+                f"Evaluate on a file: evaluate --dataset robot.npz --env {name}"
+            )
+        # Split holds nothing out of shards: the run was given other data.
+        data = load_dataset(record["held_out"])
+        check_episodes_end(data)
+        return data, record["held_out"]
+    data = load_dataset(source)
     if fingerprint(data).items() <= record.items():
         data, held_out = Split(source, record["held_out"]).held_out, record["held_out"]
         if held_out != 0:

@@ -131,6 +131,12 @@ def test_the_probability_of_improvement_counts_pairs_of_the_same_dataset():
     assert probability_of_improvement(ours, theirs) == pytest.approx(0.375)
 
 
+def test_the_gain_is_the_mean_over_datasets_and_its_interval():
+    ours, theirs = {"a": [4.0, 6.0], "b": [2.0], "c": [9.0]}, {"a": [3.0], "b": [1.0, 3.0], "d": [0.0]}
+    # 5 - 3 and 2 - 2; resampling two datasets gives 0, 1 or 2.
+    assert gain(ours, theirs) == (1.0, 0.0, 2.0)
+
+
 @pytest.mark.parametrize(
     ("alpha", "mmd", "bound"), [(500.0, 0.108, True), (500.0, 0.112, False), (math.exp(10), 0.05, False)]
 )

@@ -1,5 +1,7 @@
 """Parts of a dataset: episodes, splits, filters, samples, and datasets put together."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import make_arrays
@@ -82,6 +84,20 @@ def test_concatenate_needs_equal_spaces(dataset):
     other = OfflineDataset(**make_arrays() | {"action_space": spaces.Box(-5, 5, (2,))})
     with pytest.raises(DatasetError, match="action_space differs"):
         dataset.concatenate(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("env_id", "Hopper-v5"), ("env_id", None), ("reference_scores", (0.0, 2.0)), ("reference_scores", None)],
+)
+def test_concatenate_keeps_only_the_origin_that_all_share(dataset, name, value):
+    known = {"env_id": "Pendulum-v1", "reference_scores": (0.0, 1.0)}
+    first = replace(dataset, **known)
+    other = replace(first, **{name: value})
+    for parts, expected in (([first] * 3, known), ([first, first, other], known | {name: None})):
+        whole = parts[0].concatenate(*parts[1:])
+        assert {key: getattr(whole, key) for key in known} == expected
+    assert getattr(other.concatenate(first), name) is None
 
 
 def test_dict_observations_are_split_too():

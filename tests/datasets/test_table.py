@@ -75,11 +75,68 @@ def test_ends_without_terminations_are_time_limits():
         ({"table": log().assign(crashed=[0, 0, 2, 0, 0, 0, 0])}, "terminations"),
         ({"table": log().assign(u=9.0)}, "actions"),
         ({"table": log()[:0]}, "no rows"),
+        ({"table": log().assign(run=["a", "a", np.nan, "b", "b", "b", "b"])}, "episode: column 'run' is empty in row 2"),
+        ({"table": log().assign(run=[0, 0, 0, 1, None, 1, 1])}, "episode: column 'run' is empty in row 4"),
+        ({"columns": ["x"]}, r"columns=\['x'\] is not a dict: pass columns=.*for example"),
+        ({"columns": COLUMNS | {1: "r", "reward": "r"}}, "columns=1 is unknown: pass columns="),
+        ({"columns": COLUMNS | {"episode": ["run"]}}, r"columns: episode=\['run'\] must be the name of one column, one of"),
+        ({"columns": COLUMNS | {"observations": [["x", "v"]]}}, r"observations=\['x', 'v'\] must be the name of one column"),
+        ({"columns": COLUMNS | {"observations": {}}}, r"columns: observations=\{\} must be a column's name or a list"),
+        ({"columns": COLUMNS | {"actions": {"u": "x"}}}, r"columns: actions=\{'u': 'x'\} must be a column's name or a list"),
+        ({"columns": COLUMNS | {"actions": []}}, r"columns: actions=\[\] must be a column's name or a list of names"),
+        ({"columns": COLUMNS | {"rewards": 3}}, "columns: rewards=3 must be a column's name or a list of names"),
+        ({"table": log().rename(columns={"v": "x"})}, "columns: observations='x' is the name of 2 columns.*rename them"),
+        ({"table": log().rename(columns={"note": "run"})}, "columns: episode='run' is the name of 2 columns.*rename them"),
     ],
 )
 def test_wrong_tables_end_in_one_error(changes, words):
     with pytest.raises(DatasetError, match=words):
         load_dataset(changes.get("table", log()), ACTIONS, columns=changes.get("columns", COLUMNS))
+
+
+def long_log() -> pd.DataFrame:
+    """Four runs of three steps that are cut, each of which loses its last row."""
+    return pd.DataFrame({"run": np.repeat(["a", "b", "c", "d"], 3), "x": 0.0, "v": 0.0, "u": 0.0, "r": 0.0, "crashed": 0})
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize(
+    ("column", "row", "value", "words"),
+    [
+        ("u", 10, 9.0, r"actions row 10 is \[9\.\], outside"),
+        ("u", 9, np.inf, "actions row 9 is not finite"),
+        ("r", 9, -np.inf, "rewards row 9 is not finite"),
+        # Too large for float32.
+        ("v", 10, 1e300, "observations row 10 is not finite"),
+        # Only a next observation: its own row is dropped.
+        ("x", 11, np.inf, "observations row 11 is not finite"),
+    ],
+)
+def test_errors_name_the_row_of_the_table(tmp_path, as_file, column, row, value, words):
+    source = long_log()
+    source.loc[row, column] = value
+    if as_file:
+        source.to_csv(tmp_path / "log.csv", index=False)
+        source = tmp_path / "log.csv"
+    with pytest.raises(DatasetError, match=words):
+        load_dataset(source, ACTIONS, columns=COLUMNS)
+
+
+def test_dropped_actions_and_clipped_ones_are_no_error():
+    table = long_log()
+    table.loc[11, "u"] = 9.0
+    assert len(load_dataset(table, ACTIONS, columns=COLUMNS)) == 8
+    table.loc[10, "u"] = 9.0
+    with pytest.warns(UserWarning, match="1 of 8 actions were outside"):
+        assert load_dataset(table, ACTIONS, columns=COLUMNS, clip_actions=True).actions[-1] == 2
+    table.loc[9, "r"] = np.inf
+    with pytest.raises(DatasetError, match="rewards row 9"), pytest.warns(UserWarning, match="they are clipped"):
+        load_dataset(table, ACTIONS, columns=COLUMNS, clip_actions=True)
+
+
+def test_a_table_without_transitions_is_an_error():
+    with pytest.raises(DatasetError, match="no transitions"):
+        load_dataset(long_log()[::3], ACTIONS, columns=COLUMNS)
 
 
 def test_columns_are_for_tables_and_files_name_themselves(tmp_path):

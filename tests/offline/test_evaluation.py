@@ -5,9 +5,10 @@ import pytest
 import torch as th
 from conftest import TINY, make_arrays
 from gymnasium import spaces
+from sb3_contrib import ARS, RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tqdm import tqdm
 
 from sb3_pg_extras import BC, BEAR, FQE, TD3BC, DatasetError, FQECallback, OfflineDataset, load_dataset
@@ -157,6 +158,27 @@ def test_likelihood_and_errors_tell_a_cloned_policy_from_a_fresh_one():
     assert figures[1]["action_error"] < figures[0]["action_error"]
 
 
+@pytest.mark.parametrize("scale", ["raw", "normalize_rewards", "VecNormalize"])
+def test_the_td_error_is_that_of_what_the_critics_learn(scale):
+    arrays = make_arrays() | {"rewards": np.arange(40, dtype=np.float32)}
+    kwargs = {"replay_buffer_kwargs": {"normalize_rewards": True}} if scale == "normalize_rewards" else {}
+    env = None
+    if scale == "VecNormalize":
+        env = VecNormalize(DummyVecEnv([lambda: DatasetEnv(OfflineDataset(**arrays))]), norm_obs=False, gamma=0.5)
+    model = TD3BC("MlpPolicy", env, arrays, gamma=0.5, policy_kwargs={"net_arch": [8]}, **kwargs).learn(1)
+    with th.no_grad():
+        for network in model.critic.q_networks:
+            network[-1].weight.zero_()
+            network[-1].bias.fill_(10.0)
+    returns = []  # of the steps until now
+    for row, reward in enumerate(arrays["rewards"]):
+        returns.append(reward + (0.5 * returns[-1] if row % 10 else 0.0))
+    rewards = arrays["rewards"] / (1.0 if scale == "raw" else np.std(returns))
+    targets = rewards + 0.5 * (1.0 - arrays["terminations"]) * 10.0
+    figures = offline_figures(model, FQE(model, arrays, gamma=0.99))
+    assert figures["td_error"] == pytest.approx(np.square(10.0 - targets).mean(), rel=1e-3)
+
+
 def test_going_on_after_loading_equals_never_having_stopped(tmp_path):
     policy, data = Table(1, 1, 0), chain(20)
     whole = small(policy, data, target_update_interval=3).learn(10)
@@ -184,6 +206,25 @@ def test_callback_logs_keeps_the_best_and_leaves_training_alone(tmp_path, monkey
     assert callback.best_value == 3.0
 
 
+def test_a_loaded_evaluation_says_what_it_lacks(tmp_path):
+    data = chain(5)
+    FQE(Table(1, 1, 1), data, policy_kwargs={"net_arch": [8]}).save(tmp_path / "fqe")
+    fqe = FQE.load(tmp_path / "fqe", dataset=data)
+    for use in (lambda: fqe.learn(1), fqe.value):
+        with pytest.raises(ValueError, match=r"FQE\.load\(path, evaluated=policy"):
+            use()
+
+
+def test_a_predict_is_enough():
+    class OnlyPredict:
+        def predict(self, observations, deterministic=False):
+            return np.ones(len(observations), dtype=np.int64), None
+
+    data = chain(20)
+    values = [FQE(policy, data, gamma=GAMMA, seed=0).learn(5).value() for policy in (OnlyPredict(), Table(1, 1, 1))]
+    assert values[0] == values[1]
+
+
 def test_a_long_evaluation_shows_its_progress(monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "tqdm", lambda **kwargs: tqdm(**kwargs | {"delay": 0}))
     model = BC("MlpPolicy", None, make_arrays(), policy_kwargs={"net_arch": [8]}, device="cpu")
@@ -208,6 +249,8 @@ def test_wrong_input_ends_in_one_error():
         FQE("greedy", data)
     with pytest.raises(DatasetError, match="observation_space"):
         FQE(Table(1, 1, 1), PENDULUM)
+    with pytest.raises(ValueError, match="recurrent policy"):
+        FQE(RecurrentPPO("MlpLstmPolicy", "Pendulum-v1", n_steps=8, policy_kwargs={"lstm_hidden_size": 4}), PENDULUM)
     arrays = make_arrays() | {"terminations": np.zeros(40, bool), "truncations": np.zeros(40, bool)}
     with pytest.raises(DatasetError, match="terminations and truncations are False"):
         FQE(BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY), arrays)
@@ -223,3 +266,8 @@ def test_wrong_input_ends_in_one_error():
         model.learn(2, callback=FQECallback(data))
     assert model.num_timesteps == 0
     assert isinstance(load_dataset(PENDULUM), OfflineDataset)
+
+
+def test_models_without_a_discount_factor_are_judged_with_that_of_fqe():
+    model = ARS("LinearPolicy", "Pendulum-v1", n_delta=1)
+    assert np.isfinite(evaluation.judge(model, PENDULUM, 2)[0].mean)

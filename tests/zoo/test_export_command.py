@@ -66,6 +66,24 @@ def test_without_the_environment(tmp_path, monkeypatch, export):
     np.testing.assert_allclose(th.jit.load("policy.pt")(th.as_tensor(obs)), wanted, atol=1e-5)
 
 
+def test_a_run_without_an_environment_is_named_by_its_dataset(tmp_path, capsys, export):
+    model = BEAR("MlpPolicy", "Pendulum-v1", policy_kwargs=TINY, device="cpu")
+    save_as_the_zoo_does(model, tmp_path, "bear", "robot", {"policy": "MlpPolicy"})
+    export("--algo", "bear", "--dataset", "data/robot.npz", "-o", "policy.onnx")
+    obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    session = onnxruntime.InferenceSession("policy.onnx")
+    wanted = model.predict(obs, deterministic=True)[0]
+    np.testing.assert_allclose(session.run(None, {"observation": obs})[0], wanted, atol=1e-5)
+    for arguments, message in {
+        ("--dataset", "data/robot.npz", "--env", "Pendulum-v1"): "not allowed with argument",
+        (): "one of the arguments --env --dataset is required",
+        ("--dataset", "data/other.npz"): "train one (sb3-pg-extras train --algo bear --dataset data/other.npz)",
+    }.items():
+        with pytest.raises(SystemExit):
+            export("--algo", "bear", *arguments, "-o", "other.onnx")
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_statistics_are_inside(tmp_path, export):
     env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
     env.obs_rms.update(np.random.default_rng(0).normal(3, 2, (50, 3)))

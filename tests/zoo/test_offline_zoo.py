@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import optuna
 import pandas as pd
@@ -165,7 +166,8 @@ def test_held_out_may_be_nothing_or_another_file(folder, run, train):
     assert "Judging by all of fresh.npz: OfflineDataset(60" in output
 
 
-def test_a_dataset_larger_than_memory_is_judged_by_another(folder, train):
+def write_shards(folder: Path) -> None:
+    """The folder ``shards`` of one parquet file, which names no action space."""
     data = OfflineDataset(**arrays())
     rows = {
         name: list(getattr(data, field))
@@ -175,8 +177,60 @@ def test_a_dataset_larger_than_memory_is_judged_by_another(folder, train):
     rows["frame_index"] = np.arange(100) % 10
     (folder / "shards").mkdir()
     pd.DataFrame(rows).to_parquet("shards/a.parquet")
+
+
+def test_a_dataset_larger_than_memory_is_judged_by_another(folder, run, train):
+    write_shards(folder)
     train("--dataset", "sharded:shards", "--held-out", "robot.npz")
-    assert (folder / "logs" / "bc" / "sharded-shards_1" / "best_model.zip").is_file()
+    path = folder / "logs" / "bc" / "sharded-shards_1"
+    assert (path / "best_model.zip").is_file()
+    evaluate = ("evaluate", "--algo", "bc", "--fqe-steps", "3")
+    output = run(*evaluate, "--dataset", "sharded:shards")
+    assert f"Judging by {folder}/robot.npz: OfflineDataset(100" in output
+    with np.load(path / "offline_evaluations.npz") as saved:
+        assert figures(output)["sharded-shards.zip"]["value"] == f"{saved['value'][-1]:.4g}"
+    # Other shards cannot be judged by; a file can, as the error says.
+    file = ("--dataset", "robot.npz", "--env", "sharded-shards")
+    with pytest.raises(SystemExit, match=f"sharded:others: never in memory.*: evaluate {' '.join(file)}$"):
+        run(*evaluate, "--dataset", "sharded:others", "--env", "sharded-shards")
+    assert "Judging by all of robot.npz" in run(*evaluate, *file)
+
+
+TRAIN, EVALUATE = ("train", "--algo", "bc", "--dataset"), ("evaluate", "--algo", "bc", "--env", "robot", "--dataset")
+PYTHON_ONLY = {
+    (*TRAIN, "log.csv"): "columns",
+    (*TRAIN, "robot.npz", "--held-out", "log.csv"): "columns",
+    (*EVALUATE, "log.csv"): "columns",
+    ("inspect", "log.csv"): "columns",
+    (*TRAIN, "shards"): "action_space",
+    (*TRAIN, "wide.npz"): "action_space",
+    (*TRAIN, "wide.h5"): "action_space",
+    (*EVALUATE, "shards"): "action_space",
+    ("inspect", "shards"): "action_space",
+}
+
+
+@pytest.mark.parametrize("words", PYTHON_ONLY, ids=" ".join)
+def test_what_only_python_can_say_is_said_there_once(folder, run, train, words):
+    if words[0] == "evaluate":
+        train()
+    write_shards(folder)
+    Path("log.csv").write_text("x,u,r,run\n0.1,0.5,1,0\n0.2,0.5,1,0\n")
+    bare = {name: value for name, value in arrays().items() if not name.endswith("_space")}
+    np.savez("wide.npz", **bare)
+    with h5py.File("wide.h5", "w") as file:
+        file["observations"], file["actions"] = np.zeros((10, 3)), np.full((10, 2), 2.0)
+        file["rewards"], file["terminals"] = np.zeros(10), np.arange(10) == 9
+    name = PYTHON_ONLY[words]
+    wanted = rf'load_dataset\(\.\.\., {name}=\.\.\.\), save it with save_dataset\(dataset, "log.npz"\), and name that file$'
+    with pytest.raises(SystemExit, match=wanted):
+        run(*words)
+
+
+def test_a_log_that_python_has_saved_is_learnt_from(folder, train):
+    write_shards(folder)
+    save_dataset(load_dataset("shards", OfflineDataset(**arrays()).action_space), "log.npz")
+    train("--dataset", "log.npz")
 
 
 def test_optimize_searches_for_the_offline_value(folder, run, train, monkeypatch):

@@ -32,7 +32,7 @@ from stable_baselines3.common.utils import set_random_seed
 from warm_python import WarmPython
 
 import sb3_pg_extras
-from sb3_pg_extras import BEAR
+from sb3_pg_extras import BEAR, load_dataset, save_dataset
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.datasets.load import FILE_LOADERS
 from sb3_pg_extras.zoo import ALGORITHMS, ZOO_COMMANDS, hyperparams_file, register, upstream
@@ -238,6 +238,39 @@ def test_several_environments_in_processes_of_their_own(algo, tmp_path, installe
     assert result.returncode == 0, result.stderr
     (evaluations,) = tmp_path.rglob("evaluations.npz")
     assert np.load(evaluations)["results"].shape[1] == 2
+
+
+REFUSE = """
+import runpy, sys
+import gymnasium
+def refuse(*_, **__):
+    raise AssertionError("an environment was made")
+gymnasium.make = gymnasium.make_vec = gymnasium.envs.registration.make = gymnasium.envs.registration.EnvSpec.make = refuse
+program = sys.argv.pop(1)
+(runpy.run_path if program.endswith(".py") else runpy.run_module)(program, run_name="__main__")
+"""
+
+
+def test_from_a_log_to_a_robot_nothing_makes_an_environment(tmp_path, installed):
+    (tmp_path / "refuse.py").write_text(REFUSE)
+    shutil.copy(ROOT / "examples" / "log_to_robot.py", tmp_path)
+    save_dataset(load_dataset("bundled:pendulum-mixed-v0")[:1000], tmp_path / "robot.npz")
+    run_of = "--algo bear --dataset robot.npz"
+    for command in (
+        "log_to_robot.py --steps 20",
+        "sb3_pg_extras.zoo inspect robot.npz",
+        f"sb3_pg_extras.zoo train {run_of} -n 20 --eval-freq 10 --fqe-steps 5 --save-freq 10",
+        f"sb3_pg_extras.zoo evaluate {run_of} --checkpoints --fqe-steps 5",
+        f"sb3_pg_extras.zoo train {run_of} -n 20 -optimize --n-trials 1 --fqe-steps 5 --no-optim-plots",
+        f"sb3_pg_extras.zoo export {run_of} -o policy.onnx",
+    ):
+        result = warm_python(installed).run(str(tmp_path / "refuse.py"), *shlex.split(command), folder=tmp_path)
+        assert result.returncode == 0, command + result.stdout + result.stderr
+    for policy in ("policy.onnx", "log_to_robot/policy.onnx"):
+        assert (tmp_path / policy).stat().st_size > 1000
+    (tmp_path / "make.py").write_text("import gymnasium; gymnasium.make('Pendulum-v1')")
+    result = warm_python(installed).run(str(tmp_path / "refuse.py"), "make.py", folder=tmp_path)
+    assert "an environment was made" in result.stderr
 
 
 def test_track_without_wandb_gives_the_message_of_the_zoo(tmp_path, installed):

@@ -1,7 +1,7 @@
 """Tables with one step per row, such as a robot's log: CSV files and pandas DataFrames -> OfflineDataset."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,18 +47,10 @@ def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: C
         where an episode begins; of ``"terminations"`` and ``"truncations"``, flags that are set in an episode's last row.
         At least one of these three is needed; an end that is not a termination is a truncation.
     :return: The dataset.
-    :raises DatasetError: when a column is missing, holds anything but finite numbers, or is not named.
+    :raises DatasetError: when ``columns`` is malformed, a column is missing, has an empty cell or holds anything but finite
+        numbers (the episodes may have any names), or an action is out of bounds. Rows are those of the table, from 0.
     """
-    columns = dict(columns or {})
-    unknown = sorted(set(columns) - set(FIELDS))
-    lacking = [name for name in FIELDS[:3] if name not in columns]
-    if unknown or lacking:
-        what = f"columns={unknown[0]!r} is unknown" if unknown else f"columns lacks {lacking[0]!r}"
-        raise DatasetError(
-            f"{what}: pass columns= to load_dataset, with {FIELDS[:3]} and one or more of {FIELDS[3:]}, for example "
-            f'{{"observations": ["x", "y"], "actions": ["u"], "rewards": "r", "episode": "run"}}; '
-            f"the table has {list(table)}"
-        )
+    columns = _checked(table, columns)
     if not set(columns) & set(FIELDS[3:]):
         raise DatasetError(f"columns names none of {FIELDS[3:]}: nothing says where an episode ends")
     if len(table) == 0:
@@ -68,7 +60,9 @@ def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: C
     truncations = flags.get("truncations", np.zeros(len(table), bool)) & ~terminations
     is_last = terminations | truncations
     if "episode" in columns:
-        episode = table[_known(table, "episode", columns["episode"])].to_numpy()
+        name = _known(table, "episode", columns["episode"])
+        _check_filled(table, "episode", name)
+        episode = table[name].to_numpy()
         changes = np.append(episode[1:] != episode[:-1], True)
         early = np.flatnonzero(is_last & ~changes)
         if len(early):
@@ -79,36 +73,81 @@ def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: C
     is_last[-1] = True
     if "terminations" not in columns:
         warnings.warn("the table has no terminations: each episode's end counts as a time limit, not as a terminal state")
+    ends = np.flatnonzero(is_last) + 1
+    flags = {"terminations": terminations, "truncations": is_last & ~terminations}
+    fields = _fields(table, columns, flags)
+    try:
+        return from_rows(fields, ends, action_space)
+    except DatasetError as error:
+        wrong = error
+    # Errors count the rows that from_rows keeps. Given next observations it keeps all: then they name the table's row.
+    fields = _fields(table, columns, flags)
+    from_rows(fields | {"next_observations": fields["observations"]}, ends, action_space)
+    raise wrong
+
+
+def _checked(table: "DataFrame", columns: Any) -> dict[str, Any]:
+    """``columns`` with all the fields that are needed, and no other."""
+    columns = {} if columns is None else columns
+    if not isinstance(columns, Mapping):
+        what = f"columns={columns!r} is not a dict"
+    elif unknown := sorted(set(columns) - set(FIELDS), key=str):
+        what = f"columns={unknown[0]!r} is unknown"
+    elif lacking := [name for name in FIELDS[:3] if name not in columns]:
+        what = f"columns lacks {lacking[0]!r}"
+    else:
+        return dict(columns)
+    raise DatasetError(
+        f"{what}: pass columns= to load_dataset, with {FIELDS[:3]} and one or more of {FIELDS[3:]}, for example "
+        f'{{"observations": ["x", "y"], "actions": ["u"], "rewards": "r", "episode": "run"}}; '
+        f"the table has {list(table)}"
+    )
+
+
+def _fields(table: "DataFrame", columns: dict[str, Any], flags: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What :func:`from_rows` takes, in arrays of its own."""
     observations = columns["observations"]
-    fields = {
+    return {
         "observations": (
             {key: _array(table, f"observations[{key!r}]", names) for key, names in observations.items()}
-            if isinstance(observations, Mapping)
+            if isinstance(observations, Mapping) and observations
             else _array(table, "observations", [observations] if isinstance(observations, str) else observations)
         ),
         "actions": _array(table, "actions", columns["actions"]),
         "rewards": _array(table, "rewards", columns["rewards"]),
-        "terminations": terminations,
-        "truncations": is_last & ~terminations,
+        **{name: flag.copy() for name, flag in flags.items()},
     }
-    return from_rows(fields, np.flatnonzero(is_last) + 1, action_space)
 
 
-def _known(table: "DataFrame", field: str, name: Any) -> str:
+def _known(table: "DataFrame", field: str, name: Any) -> Any:
+    if not isinstance(name, Hashable):
+        raise DatasetError(f"columns: {field}={name!r} must be the name of one column, one of {list(table)}")
     if name not in table.columns:
         raise DatasetError(f"{field}: column {name!r} is missing, the table has {list(table)}")
+    if table[name].ndim != 1:
+        raise DatasetError(
+            f"columns: {field}={name!r} is the name of {table[name].shape[1]} columns of the table: rename them, each needs "
+            "a name of its own"
+        )
     return name
+
+
+def _check_filled(table: "DataFrame", field: str, name: Any) -> None:
+    empty = np.flatnonzero(table[name].isna())
+    if len(empty):
+        raise DatasetError(f"{field}: column {name!r} is empty in row {empty[0]}")
 
 
 def _array(table: "DataFrame", field: str, names: Any) -> np.ndarray:
     """One column as (N,), several as (N, D)."""
-    chosen = [_known(table, field, name) for name in ([names] if isinstance(names, str) else names)]
+    listed: Any = [names] if isinstance(names, str) else names
+    if isinstance(listed, Mapping) or not isinstance(listed, Collection) or len(listed) == 0:
+        raise DatasetError(f"columns: {field}={names!r} must be a column's name or a list of names, out of {list(table)}")
+    chosen = [_known(table, field, name) for name in listed]
     for name in chosen:
         if getattr(table[name].dtype, "kind", "O") not in "biuf":
             raise DatasetError(f"{field}: column {name!r} must hold numbers, not {table[name].dtype}")
-        empty = np.flatnonzero(table[name].isna())
-        if len(empty):
-            raise DatasetError(f"{field}: column {name!r} is empty in row {empty[0]}")
+        _check_filled(table, field, name)
     with naming(field):
         # A copy: rows are moved in place, and pandas' arrays are read-only.
         return np.array(table[chosen[0] if isinstance(names, str) else chosen], order="C")
