@@ -55,7 +55,7 @@ SHOWN_CURVES = {
     "BEAR": "BEAR",
     "BC": "BC",
     "TD3BC": "TD3BC",
-    "BEAR, tau 0.005, gamma 0.99, n_steps 3": "BEAR, tau 0.005, gamma 0.99, n_steps 3",
+    "BEAR, class defaults": "BEAR, class defaults",
 }
 Row = dict[str, Any]
 
@@ -279,7 +279,7 @@ def locomotion_narrow() -> str:
 
 def judged() -> list[Row]:
     """:return: The runs whose checkpoints FQE judged with 10,000 steps each."""
-    rows = [row for row in read("offline_figures") if "10,000" in row["variant"] and not row["variant"].startswith(EARLIER)]
+    rows = [row for row in read("offline_figures") if "10,000" in row["variant"] and not row["variant"].startswith("BEAR")]
     return sorted(rows, key=lambda row: (data_name(row), row["algorithm"]))
 
 

@@ -27,7 +27,6 @@ DEFAULT_THRESHOLDS = {"mmd": 0.05, "kl": -2.0}
 # The settings of the D4RL authors (Fu et al. 2020), where the defaults differ: BEAR("MlpPolicy", env, **PUBLISHED_PRESET).
 PUBLISHED_PRESET: dict[str, Any] = {
     "learning_rate": 1e-4,
-    "tau": 0.005,
     "alpha_learning_rate": 1e-3,
     "mmd_threshold": 0.05,
     "warmup_fraction": 0.08,
@@ -145,9 +144,9 @@ class BEAR(OfflineAlgorithm):
         learning_rate: float | Schedule = 3e-4,
         critic_learning_rate: float | Schedule = 3e-4,
         vae_learning_rate: float | Schedule = 3e-4,
-        alpha_learning_rate: float | Schedule = 1e-2,
+        alpha_learning_rate: float | Schedule = 3e-3,
         batch_size: int = 256,
-        tau: float = 0.02,
+        tau: float = 0.005,
         gamma: float = 0.99,
         divergence: Literal["mmd", "kl"] = "mmd",
         mmd_kernel: Literal["laplacian", "gaussian"] = "laplacian",

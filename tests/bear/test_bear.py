@@ -390,7 +390,7 @@ KNOBS = [
     ({"divergence": "kl"}, {"actor"}),
     # The threshold moves the multiplier only: here the divergence starts above the one and below the other.
     ({"mmd_threshold": 10.0}, {"alpha"}),
-    ({"alpha_learning_rate": 3e-3}, {"alpha"}),
+    ({"alpha_learning_rate": 1e-2}, {"alpha"}),
     ({"log_alpha_max": -1.0}, {"alpha"}),
     ({"batch_size": 8}, {"vae", "critic", "critic_target", "actor"}),
 ]
