@@ -85,7 +85,7 @@ class BEAR(OfflineAlgorithm):
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
     :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" is 10% above the lowest divergence that was
-        reached (:func:`losses.auto_threshold`), and alpha comes down from its upper bound after the warm-up, at most to half
+        reached (:func:`losses.auto_threshold`); alpha comes down from its upper bound after the warm-up, but not below half
         the mean ``|Q|`` (:func:`losses.least_alpha`). None is "auto", or where ``alpha`` is fixed, the published one.
     :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
         "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.

@@ -56,6 +56,13 @@ def test_ways_of_acting_are_compared_at_the_last_evaluations_only(model):
     assert len(compared) == 2 * len(actors.rules())
 
 
+def test_trained_models_are_judged(model):
+    judged = []
+    watch = Watch(lambda: np.zeros(1), every=2, judge=lambda: judged.append(model.num_timesteps) or {})
+    model.learn(4, callback=watch)
+    assert judged == [2, 4] and list(watch.evaluations) == [0, 2, 4]
+
+
 def test_layer_norm_learns_in_both_critics(model):
     model.policy.apply(layer_norm)
     assert [type(layer) for layer in model.critic.q_networks[0]][:3] == [nn.Linear, nn.LayerNorm, nn.ReLU]

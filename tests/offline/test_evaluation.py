@@ -177,6 +177,8 @@ def test_the_td_error_is_that_of_what_the_critics_learn(scale):
     targets = rewards + 0.5 * (1.0 - arrays["terminations"]) * 10.0
     figures = offline_figures(model, FQE(model, arrays, gamma=0.99))
     assert figures["td_error"] == pytest.approx(np.square(10.0 - targets).mean(), rel=1e-3)
+    model.replay_buffer = None  # as after loading: the scale is not known
+    assert ("td_error" in offline_figures(model, FQE(model, arrays))) == (scale != "normalize_rewards")
 
 
 def test_going_on_after_loading_equals_never_having_stopped(tmp_path):
