@@ -266,7 +266,9 @@ def hdf5_with(name, data):
         (hdf5_with("episode_0/observations", h5py.ExternalLink("/etc/hostname", "/x")), ["observations", "link"]),
         (lambda f: f.create_dataset("episode_0/infos", (10**13,), float, chunks=(10**9,)), ["80000000000000 bytes, but 0"]),
         (lambda f: f.create_dataset("episode_0/infos", (10**8,), bool, chunks=(1,)), ["infos", "100000000 bytes, but 0"]),
-        (lambda f: f.create_group("episode_0/infos").__setitem__("again", f["episode_0/infos"]), ["Recursion"]),
+        (lambda f: f.create_group("episode_0/infos").__setitem__("again", f["episode_0/infos"]), ["infos", "several names"]),
+        (lambda f: f.__setitem__("episode_0/infos/x", f["episode_1/rewards"]), ["several names"]),
+        (lambda f: f.create_group("episode_0/infos" + "/deeper" * 99), ["more than 64 groups deep"]),
     ],
 )  # fmt: skip
 def test_wrong_content_of_minari_is_named(minari_dataset, minari_root, change, words):

@@ -26,6 +26,8 @@ METADATA, HDF5 = "metadata.json", "main_data.hdf5"
 # What reads each of Minari's data formats; Minari itself imports them late and names its own extras.
 FORMAT_LIBRARIES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}
 EPISODE_FIELDS = ("observations", "actions", "rewards", "terminations", "truncations")
+# Levels of groups in a file.
+MAX_DEPTH = 64
 
 
 def load_minari(source: Any) -> OfflineDataset:
@@ -129,6 +131,12 @@ def _check_hdf5(path: Path, composite: bool) -> int:
     def check(group: Any) -> None:
         for name in group:
             item = get_member(group, name)
+            with naming(item.name):
+                # A group that holds itself has no end, and arrays of many names would let a small file fill the memory.
+                if h5py.h5o.get_info(item.id).rc > 1:
+                    raise DatasetError("is refused: the file has several names for it")
+                if item.name.count("/") > MAX_DEPTH:
+                    raise DatasetError(f"is refused: it lies more than {MAX_DEPTH} groups deep")
             if isinstance(item, h5py.Group):
                 check(item)
                 continue
