@@ -82,9 +82,8 @@ class EligibilityTraces:
                 p.grad = None
             objective.backward(retain_graph=index + 1 < len(objectives))
             # Some parameters may be unused, or frozen since.
-            self.traces[index].add_(
-                parameters_to_vector([th.zeros_like(p) if p.grad is None else p.grad for p in self.params])
-            )
+            gradients = [th.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+            self.traces[index] += parameters_to_vector(gradients)
 
     def write_gradients(self, td_errors: th.Tensor) -> None:
         """

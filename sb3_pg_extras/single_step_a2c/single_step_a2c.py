@@ -140,8 +140,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         self._check_numbers({"trace_decay": (0, 1)})
         if self.critic_learning_rate is None and self.critic_optimizer_kwargs is not None:
             raise ValueError(
-                f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r} and critic_learning_rate=None: one optimiser for "
-                "both takes no arguments for the critic alone; give critic_learning_rate"
+                f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r}: the critic has no optimiser of its own; "
+                "give critic_learning_rate"
             )
 
     def _setup_model(self) -> None:
@@ -190,8 +190,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
     def _make_learner(self) -> NumpyLearner | None:
         """:return: The NumPy backend's learner; None for PyTorch."""
         applies = self._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)
-        traces = None if self.traces is None else self.traces.traces
-        return NumpyLearner(self.policy, self.optimizers, traces) if applies else None
+        return NumpyLearner(self.policy, self.optimizers, self.traces and self.traces.traces) if applies else None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

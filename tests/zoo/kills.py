@@ -39,12 +39,12 @@ WHAT = ["search, PostgreSQL", "search, journal file", "grid, Ray"]
 TRIALS, WORKERS, PATIENCE = 8, 3, 180.0
 DATASET = "bundled:pendulum-mixed-v0"
 # A small BEAR. The last checkpoint before the kill is past its warm-up.
-GRID_STEPS, CHECKPOINT, KILL_AFTER = 1_500, 100, 300
+GRID_STEPS, CHECKPOINT, KILL_AFTER = 900, 100, 300
 GRID_ENTRY = """
 Pendulum-v1:
-  n_timesteps: 1500
+  n_timesteps: 900
   policy: MlpPolicy
-  warmup_fraction: 0.1
+  warmup_fraction: 0.15
   batch_size: 64
   policy_kwargs: "dict(net_arch=[32, 32], vae_net_arch=[32, 32])"
 """

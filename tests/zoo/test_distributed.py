@@ -365,6 +365,7 @@ def test_a_killed_worker_of_a_search_on_a_journal_file(tmp_path):
     assert (row["finished"], row["lost"], row["twice"]) == (row["asked"], 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.services
 @needs_postgres
 def test_a_killed_worker_of_a_search_on_postgresql(tmp_path):
