@@ -274,8 +274,7 @@ def locomotion_narrow() -> str:
 
 def judged() -> list[Row]:
     """:return: The runs whose checkpoints FQE judged with 10,000 steps each."""
-    # BEAR's nine runs by today's rule are not complete yet.
-    rows = [row for row in read("offline_figures") if "10,000" in row["variant"] and not row["variant"].startswith("BEAR")]
+    rows = [row for row in read("offline_figures") if "10,000" in row["variant"] and not row["variant"].startswith(EARLIER)]
     return sorted(rows, key=lambda row: (data_name(row), row["algorithm"]))
 
 

@@ -190,7 +190,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
     def _make_learner(self) -> NumpyLearner | None:
         """:return: The NumPy backend's learner; None for PyTorch."""
         applies = self._uses_numpy() and NumpyLearner.applies_to(self.policy, self.optimizers)
-        return NumpyLearner(self.policy, self.optimizers, self.traces and self.traces.traces) if applies else None
+        traces = None if self.traces is None else self.traces.traces
+        return NumpyLearner(self.policy, self.optimizers, traces) if applies else None
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
