@@ -24,8 +24,9 @@ from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.datasets import DatasetError, DatasetSource, OfflineDataset
 from sb3_pg_extras.datasets.layout import check_spaces, scale_actions
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer
+from sb3_pg_extras.offline.extractors import set_observation_statistics
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
-from sb3_pg_extras.offline.policies import descend, q_values, set_observation_statistics
+from sb3_pg_extras.offline.policies import descend, q_values
 
 # Observations per call of a policy.
 CHUNK = 4096

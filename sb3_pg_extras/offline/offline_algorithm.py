@@ -26,14 +26,9 @@ from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
 from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
+from sb3_pg_extras.offline.extractors import CombinedExtractor, NormalizedExtractor, has_vectors, set_observation_statistics
 from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
-from sb3_pg_extras.offline.policies import (
-    CombinedExtractor,
-    NormalizedExtractor,
-    has_vectors,
-    seeded_dropout,
-    set_observation_statistics,
-)
+from sb3_pg_extras.offline.policies import seeded_dropout
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
 from sb3_pg_extras.offline.saved_buffer import SavedBuffer
 from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
@@ -66,8 +61,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
     :param n_collect_steps: Random steps to take when there is no dataset.
     :param n_steps: Steps of the return that the critics learn from, as in SB3's SAC.
     :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation
-        (:class:`~sb3_pg_extras.offline.policies.NormalizedExtractor`). "auto": if there are vectors, and no ``VecNormalize``
-        that does.
+        (:class:`~sb3_pg_extras.offline.extractors.NormalizedExtractor`). "auto": if there are vectors, and no
+        ``VecNormalize`` that does.
     :param precision: "fp32", or "bf16" for matrix products in bfloat16 (weights and losses stay in single precision).
     :param replay_buffer_kwargs: ``normalize_rewards`` of :class:`~sb3_pg_extras.offline.buffers.OfflineReplayBuffer`.
     :param policy_kwargs: Additional arguments of the policy.

@@ -7,7 +7,7 @@ from conftest import make_arrays
 from gymnasium import spaces
 
 from sb3_pg_extras import BC, BEAR
-from sb3_pg_extras.offline.policies import CombinedExtractor
+from sb3_pg_extras.offline.extractors import CombinedExtractor
 
 IMAGE, VECTOR = spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Box(-np.inf, np.inf, (3,))
 SMALL_CNN = {"features_extractor_kwargs": {"features_dim": 8}}
