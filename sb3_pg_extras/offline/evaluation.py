@@ -1,7 +1,8 @@
 """How good a policy is, from a dataset: fitted Q evaluation (Le et al. 2019, arXiv:1903.08738) and cheaper figures."""
 
 import pathlib
-from typing import Any, ClassVar, NamedTuple, cast
+import warnings
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch as th
@@ -35,12 +36,22 @@ MAX_ROWS = 10_000
 
 
 class Value(NamedTuple):
-    """The mean value of the initial states, its bootstrap interval over episodes, and how many episodes there are."""
+    """
+    The mean value of the initial states, its bootstrap interval over episodes, and how many episodes there are.
+
+    ``highest``: the most that any policy can be worth while no reward is above the dataset's highest.
+    """
 
     mean: float
     low: float
     high: float
     n_episodes: int
+    highest: float = np.inf
+
+    @property
+    def is_possible(self) -> bool:
+        """:return: Whether the mean is not above ``highest``, as it is where the Q function has diverged."""
+        return self.mean <= self.highest
 
 
 class FQEPolicy(BasePolicy):
@@ -120,7 +131,8 @@ class FQE(OfflineAlgorithm):
     :param target_update_interval: Gradient steps between two updates of the target network.
     :param deterministic: Whether to evaluate the policy as ``predict(deterministic=True)`` acts. Its actions are then
         computed once for the whole dataset.
-    :param normalize_observations: Whether the network normalises vectors with the dataset's mean and standard deviation.
+    :param normalize_observations: Whether the network normalises vectors with the dataset's mean and standard deviation;
+        "auto": if there are any.
     :param policy_kwargs: Arguments of :class:`FQEPolicy`: ``net_arch``, ...
     :param verbose: 0 for no output, 1 for info messages.
     :param seed: Seed of the pseudo random generators.
@@ -144,7 +156,7 @@ class FQE(OfflineAlgorithm):
         tau: float = 1.0,
         target_update_interval: int = 10,
         deterministic: bool = True,
-        normalize_observations: bool = False,
+        normalize_observations: bool | Literal["auto"] = "auto",
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
         seed: int | None = None,
@@ -279,18 +291,30 @@ class FQE(OfflineAlgorithm):
         :return: The mean of the initial states' values, with a bootstrap interval over episodes. It does not include the
             error of the learnt Q function.
         """
-        values = self.initial_values()
+        values, highest = self.initial_values(), highest_value(self._data().rewards, self.gamma)
         mean = float(values.mean())
         if len(values) < 2 or np.ptp(values) == 0:
-            return Value(mean, mean, mean, len(values))
+            return Value(mean, mean, mean, len(values), highest)
         interval = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", rng=0).confidence_interval
-        return Value(mean, float(interval.low), float(interval.high), len(values))
+        return Value(mean, float(interval.low), float(interval.high), len(values), highest)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "evaluated", "target", "_next_actions"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "target"], []
+
+
+def highest_value(rewards: np.ndarray, gamma: float) -> float:
+    """
+    :param rewards: Rewards, (N,).
+    :param gamma: Discount factor.
+    :return: The discounted sum of the highest of them over an endless episode, or if it is negative, over one step.
+    """
+    highest = float(rewards.max())
+    if highest <= 0:
+        return highest
+    return highest / (1 - gamma) if gamma < 1 else np.inf
 
 
 def check_episodes_end(dataset: OfflineDataset) -> None:
@@ -328,7 +352,13 @@ def judge(
         fqe = FQE(model, dataset, **{"gamma": getattr(model, "gamma", 0.99), "device": model.device, **fqe_kwargs})
         with tqdm(desc=progress, total=n_steps, unit=" steps", delay=2, leave=False, disable=progress is None) as bar:
             fqe.learn(n_steps, lambda *_: bar.update() or True, log_interval=None)
-        return fqe.value(), offline_figures(model, fqe)
+        value = fqe.value()
+        if not value.is_possible:
+            warnings.warn(
+                f"value {value.mean:.4g} is above {value.highest:.4g}, the most that the dataset's rewards allow: the policy "
+                "leaves the data, and its value cannot be known from it"
+            )
+        return value, offline_figures(model, fqe)
 
 
 def actions_of(policy: Any, observations: Any, action_space: spaces.Space, deterministic: bool = True) -> np.ndarray:
@@ -415,8 +445,9 @@ class FQECallback(BaseCallback):
     :param dataset: The held-out data, whatever :func:`sb3_pg_extras.load_dataset` takes.
     :param eval_freq: Calls between two evaluations.
     :param n_steps: Gradient steps of each evaluation.
-    :param best_model_save_path: Folder for ``best_model.zip``, the one with the highest value; None keeps none.
-    :param log_path: Folder for ``offline_evaluations.npz``: ``timesteps``, ``value``, ``low``, ``high`` and the figures.
+    :param best_model_save_path: Folder for ``best_model.zip``, the one with the highest possible value (see :class:`Value`);
+        None keeps none.
+    :param log_path: Folder for ``offline_evaluations.npz``: the fields of :class:`Value`, and the figures.
     :param seed: Seed of each evaluation. Training's own random numbers are not touched.
     :param verbose: 1 to print each value.
     :param progress_bar: Whether each evaluation shows one; not together with ``learn(progress_bar=True)``.
@@ -455,9 +486,8 @@ class FQECallback(BaseCallback):
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
             return True
         value, figures = self.evaluate()
-        self.evaluations.append(
-            {"timesteps": self.num_timesteps, "value": value.mean, "low": value.low, "high": value.high, **figures}
-        )
+        row = {"value": value.mean, "low": value.low, "high": value.high, "highest": value.highest}
+        self.evaluations.append({"timesteps": self.num_timesteps, **row, **figures})
         for name in ("value", *figures):
             self.logger.record(f"offline/{name}", self.evaluations[-1][name])
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
@@ -468,7 +498,7 @@ class FQECallback(BaseCallback):
             columns: Any = {name: np.array([row[name] for row in self.evaluations]) for name in self.evaluations[0]}
             with atomic_write(pathlib.Path(self.log_path) / "offline_evaluations.npz") as file:
                 np.savez(file, **columns)
-        if value.mean > self.best_value:
+        if value.is_possible and value.mean > self.best_value:
             self.best_value = value.mean
             if self.best_model_save_path is not None:
                 self.model.save(pathlib.Path(self.best_model_save_path) / "best_model")
