@@ -39,19 +39,19 @@ class Value(NamedTuple):
     """
     The mean value of the initial states, its bootstrap interval over episodes, and how many episodes there are.
 
-    ``highest``: the most that any policy can be worth while no reward is above the dataset's highest.
+    ``bound``: no policy's value can be further from 0 while rewards are not larger than the dataset's, ``max |r| / (1 - gamma)``.
     """
 
     mean: float
     low: float
     high: float
     n_episodes: int
-    highest: float = np.inf
+    bound: float = np.inf
 
     @property
     def is_possible(self) -> bool:
-        """:return: Whether the mean is not above ``highest``, as it is where the Q function has diverged."""
-        return self.mean <= self.highest
+        """:return: Whether the mean is within ``bound``; where Q values have diverged, it is not."""
+        return abs(self.mean) <= self.bound
 
 
 class FQEPolicy(BasePolicy):
@@ -291,30 +291,19 @@ class FQE(OfflineAlgorithm):
         :return: The mean of the initial states' values, with a bootstrap interval over episodes. It does not include the
             error of the learnt Q function.
         """
-        values, highest = self.initial_values(), highest_value(self._data().rewards, self.gamma)
+        values = self.initial_values()
         mean = float(values.mean())
+        bound = float(np.abs(self._data().rewards).max()) / (1 - self.gamma) if self.gamma < 1 else np.inf
         if len(values) < 2 or np.ptp(values) == 0:
-            return Value(mean, mean, mean, len(values), highest)
+            return Value(mean, mean, mean, len(values), bound)
         interval = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", rng=0).confidence_interval
-        return Value(mean, float(interval.low), float(interval.high), len(values), highest)
+        return Value(mean, float(interval.low), float(interval.high), len(values), bound)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "evaluated", "target", "_next_actions"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer", "target"], []
-
-
-def highest_value(rewards: np.ndarray, gamma: float) -> float:
-    """
-    :param rewards: Rewards, (N,).
-    :param gamma: Discount factor.
-    :return: The discounted sum of the highest of them over an endless episode, or if it is negative, over one step.
-    """
-    highest = float(rewards.max())
-    if highest <= 0:
-        return highest
-    return highest / (1 - gamma) if gamma < 1 else np.inf
 
 
 def check_episodes_end(dataset: OfflineDataset) -> None:
@@ -355,8 +344,8 @@ def judge(
         value = fqe.value()
         if not value.is_possible:
             warnings.warn(
-                f"value {value.mean:.4g} is above {value.highest:.4g}, the most that the dataset's rewards allow: the policy "
-                "leaves the data, and its value cannot be known from it"
+                f"the value {value.mean:.4g} is impossible: rewards like the dataset's add up to {value.bound:.4g} at most. The "
+                "policy leaves the data, which cannot tell what it is worth"
             )
         return value, offline_figures(model, fqe)
 
@@ -445,8 +434,8 @@ class FQECallback(BaseCallback):
     :param dataset: The held-out data, whatever :func:`sb3_pg_extras.load_dataset` takes.
     :param eval_freq: Calls between two evaluations.
     :param n_steps: Gradient steps of each evaluation.
-    :param best_model_save_path: Folder for ``best_model.zip``, the one with the highest possible value (see :class:`Value`);
-        None keeps none.
+    :param best_model_save_path: Folder for ``best_model.zip``, the one with the highest value that is possible
+        (:attr:`Value.is_possible`); None keeps none.
     :param log_path: Folder for ``offline_evaluations.npz``: the fields of :class:`Value`, and the figures.
     :param seed: Seed of each evaluation. Training's own random numbers are not touched.
     :param verbose: 1 to print each value.
@@ -486,7 +475,7 @@ class FQECallback(BaseCallback):
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
             return True
         value, figures = self.evaluate()
-        row = {"value": value.mean, "low": value.low, "high": value.high, "highest": value.highest}
+        row = {"value": value.mean, "low": value.low, "high": value.high, "bound": value.bound}
         self.evaluations.append({"timesteps": self.num_timesteps, **row, **figures})
         for name in ("value", *figures):
             self.logger.record(f"offline/{name}", self.evaluations[-1][name])

@@ -297,8 +297,8 @@ class TrialFQECallback(FQECallback):
         n_before = len(self.evaluations)
         super()._on_step()
         if len(self.evaluations) > n_before:
-            value, highest = self.evaluations[-1]["value"], self.evaluations[-1]["highest"]
-            self.last_mean_reward = value if value <= highest else -np.inf
+            value, bound = self.evaluations[-1]["value"], self.evaluations[-1]["bound"]
+            self.last_mean_reward = value if abs(value) <= bound else -np.inf
             self.trial.report(self.last_mean_reward, len(self.evaluations))
             self.is_pruned = self.trial.should_prune()
         return not self.is_pruned
