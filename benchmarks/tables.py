@@ -272,9 +272,10 @@ def locomotion_narrow() -> str:
     return markdown(header, lines)
 
 
-def judged() -> list[Row]:
-    """:return: The runs whose checkpoints FQE judged with 10,000 steps each."""
-    rows = [row for row in read("offline_figures") if "10,000" in row["variant"] and not row["variant"].startswith(EARLIER)]
+def judged(normalized: bool = True) -> list[Row]:
+    """:return: The runs whose checkpoints FQE judged, with normalised observations or without."""
+    rows = [row for row in read("offline_figures") if not row["variant"].startswith(EARLIER)]
+    rows = [row for row in rows if ("normalises" if normalized else "FQE of 10,000 steps") in row["variant"]]
     return sorted(rows, key=lambda row: (data_name(row), row["algorithm"]))
 
 
@@ -284,8 +285,12 @@ def checkpoints(rows: Iterable[Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]
     for row in rows:
         trained = list(row["evaluations"].values())[1:]  # the first is before training
         returns += trained
-        for name, (sign, _) in OFFLINE_FIGURES.items():
-            figures[name] += [sign * figure.get(name, np.nan) for figure in row["offline"][-len(trained) :]]
+        for figure in row["offline"][-len(trained) :]:
+            for name, (sign, _) in OFFLINE_FIGURES.items():
+                figures[name].append(sign * figure.get(name, np.nan))
+            # An impossible value is the worst.
+            if abs(figure["value"]) > figure.get("bound", np.inf):
+                figures["value"][-1] = -np.inf
     return np.array(returns), {name: np.array(values) for name, values in figures.items()}
 
 
@@ -294,7 +299,7 @@ def trust(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
     returns, figures = checkpoints(rows)
     result = {}
     for name, values in figures.items():
-        known = np.isfinite(values)
+        known = ~np.isnan(values)
         if known.sum() >= 3:
             picked = returns[known][values[known].argmax()]
             regret = 100 * (returns[known].max() - picked) / np.ptp(returns[known])
@@ -309,7 +314,9 @@ def offline_figures() -> str:
         algorithm: list(groups(own, "dataset").values()) for (algorithm,), own in groups(judged(), "algorithm").items()
     }
     lines = []
-    for who, sets in [("all", list(datasets.values())), *by_algorithm.items()]:
+    before = list(groups(judged(normalized=False), "dataset").values())
+    kinds = [("all", list(datasets.values())), *by_algorithm.items(), ("all, FQE without normalised observations", before)]
+    for who, sets in kinds:
         lines.append([f"{len(sets)} datasets, mean", who, *trust_cells([trust(rows) for rows in sets])])
     for (dataset,), own in datasets.items():
         lines.append([Path(dataset).stem, f"all {len(own)} runs", *trust_cells([trust(own)])])

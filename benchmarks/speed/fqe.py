@@ -26,7 +26,7 @@ STEPS = {D3RLPY: 200, "FQE": 400}
 def work(file: str) -> None:
     """In a process of its own."""
     th.set_num_threads(1)
-    fqe = FQE(BC("MlpPolicy", None, file, seed=0), file, seed=0, device="cpu")
+    fqe = FQE(BC("MlpPolicy", None, file, seed=0), file, seed=0, device="cpu", normalize_observations=False)
     fqe.learn(1)  # computes the policy's actions, once
     serve(lambda n_steps: fqe.learn(n_steps, log_interval=None, reset_num_timesteps=False))
 

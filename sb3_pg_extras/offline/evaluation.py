@@ -39,7 +39,7 @@ class Value(NamedTuple):
     """
     The mean value of the initial states, its bootstrap interval over episodes, and how many episodes there are.
 
-    ``bound``: no policy's value can be further from 0 while rewards are not larger than the dataset's, ``max |r| / (1 - gamma)``.
+    ``bound``: how far from 0 rewards like the dataset's can add up to, ``max |r| / (1 - gamma)``.
     """
 
     mean: float
@@ -344,8 +344,8 @@ def judge(
         value = fqe.value()
         if not value.is_possible:
             warnings.warn(
-                f"the value {value.mean:.4g} is impossible: rewards like the dataset's add up to {value.bound:.4g} at most. The "
-                "policy leaves the data, which cannot tell what it is worth"
+                f"the value {value.mean:.4g} is impossible: rewards like the dataset's add up to {value.bound:.4g} at most. "
+                "The policy leaves the data, which cannot tell what it is worth"
             )
         return value, offline_figures(model, fqe)
 

@@ -1,5 +1,7 @@
 """Fitted Q evaluation: golden values on small MDPs, any policy and space, the callback, wrong input."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch as th
@@ -99,7 +101,33 @@ def test_interval_is_over_episodes():
     # 1.96 standard errors of 0.1.
     assert (value.low, value.high) == pytest.approx((1.8, 2.2), abs=0.03)
     fqe.initial_values = lambda: np.array([4.0])
-    assert fqe.value() == Value(4.0, 4.0, 4.0, 1)
+    assert fqe.value()[:4] == (4.0, 4.0, 4.0, 1)
+
+
+def test_values_that_rewards_cannot_add_up_to_are_impossible():
+    rewards = np.where(np.arange(40) == 7, -3.0, 1.0)
+    model = BC("MlpPolicy", None, make_arrays(40) | {"rewards": rewards}, policy_kwargs={"net_arch": [8]}, device="cpu")
+    fqe = FQE(model, model.dataset, gamma=0.9, policy_kwargs={"net_arch": [8]}, device="cpu")
+    for value, possible in ((29.0, True), (-29.0, True), (31.0, False), (-31.0, False)):
+        fqe.initial_values = lambda value=value: np.full(2, value)
+        assert fqe.value().bound == pytest.approx(30.0)
+        assert fqe.value().is_possible == possible
+    fqe.gamma = 1.0
+    assert fqe.value().bound == np.inf
+
+
+def test_an_impossible_value_is_warned_of_and_never_the_best(tmp_path, monkeypatch):
+    data = make_arrays(60)
+    values = iter([5.0, 1e9, 4.0])
+    monkeypatch.setattr(FQE, "initial_values", lambda fqe: np.full(2, value))
+    model = BC("MlpPolicy", None, data, policy_kwargs={"net_arch": [8]}, device="cpu")
+    callback = FQECallback(data, 1, 1, tmp_path, policy_kwargs={"net_arch": [8]})
+    for value in values:
+        context = pytest.warns(UserWarning, match=r"the value 1e\+09 is impossible") if value > 5 else nullcontext()
+        with context:
+            model.learn(1, callback=callback, reset_num_timesteps=False)
+    assert callback.best_value == 5.0
+    assert BC.load(tmp_path / "best_model").num_timesteps == 1
 
 
 @pytest.mark.parametrize("make", [lambda: BEAR("MlpPolicy", "Pendulum-v1", PENDULUM, policy_kwargs=TINY),

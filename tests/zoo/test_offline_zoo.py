@@ -19,7 +19,7 @@ from rl_zoo3.utils import StoreDict
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pg_extras import BC, OfflineDataset, load_dataset, save_dataset
+from sb3_pg_extras import BC, FQE, OfflineDataset, load_dataset, save_dataset
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.offline.evaluation import judge
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
@@ -261,6 +261,16 @@ def test_a_hopeless_trial_is_pruned(monkeypatch):
     callback = TrialFQECallback(trial, data, 2, 3)
     model = BC("MlpPolicy", None, data, policy_kwargs={"net_arch": [8]}, device="cpu").learn(10, callback=callback)
     assert callback.is_pruned and model.num_timesteps == 2
+
+
+@pytest.mark.filterwarnings("ignore:the value 1e\\+09 is impossible")
+def test_an_impossible_value_wins_no_search(monkeypatch):
+    data = OfflineDataset(**arrays())
+    trial = optuna.create_study(direction="maximize").ask()
+    monkeypatch.setattr(FQE, "initial_values", lambda fqe: np.full(2, 1e9))
+    callback = TrialFQECallback(trial, data, 2, 3)
+    BC("MlpPolicy", None, data, policy_kwargs={"net_arch": [8]}, device="cpu").learn(2, callback=callback)
+    assert callback.last_mean_reward == -np.inf
 
 
 @pytest.mark.parametrize("command", ["enjoy", "record_video", "record_training", "collect", "push_to_hub"])
