@@ -310,17 +310,12 @@ def trust(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
 def offline_figures() -> str:
     """Does a figure rank checkpoints as their returns do, and how much is lost by taking the one that it puts first?"""
     datasets = groups(judged(), "dataset")
-    by_algorithm = {
-        algorithm: list(groups(own, "dataset").values()) for (algorithm,), own in groups(judged(), "algorithm").items()
-    }
     lines = []
-    before = list(groups(judged(normalized=False), "dataset").values())
-    kinds = [("all", list(datasets.values())), *by_algorithm.items(), ("all, FQE without normalised observations", before)]
-    for who, sets in kinds:
-        lines.append([f"{len(sets)} datasets, mean", who, *trust_cells([trust(rows) for rows in sets])])
+    for fqe, kind in (("", datasets), (", not normalised", groups(judged(normalized=False), "dataset"))):
+        lines.append([f"{len(kind)} datasets, mean{fqe}", *trust_cells([trust(rows) for rows in kind.values()])])
     for (dataset,), own in datasets.items():
-        lines.append([Path(dataset).stem, f"all {len(own)} runs", *trust_cells([trust(own)])])
-    return markdown(["dataset", "checkpoints of", *(about for _, about in OFFLINE_FIGURES.values())], lines)
+        lines.append([Path(dataset).stem, *trust_cells([trust(own)])])
+    return markdown(["dataset", *(about for _, about in OFFLINE_FIGURES.values())], lines)
 
 
 def trust_cells(measured: Sequence[dict[str, tuple[float, float]]]) -> list[str]:
