@@ -24,6 +24,8 @@ from scipy.stats import bootstrap, spearmanr, trim_mean
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from sb3_pg_extras.offline.evaluation import Value
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 IMAGES = ROOT / "docs" / "images"
@@ -289,7 +291,7 @@ def checkpoints(rows: Iterable[Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]
             for name, (sign, _) in OFFLINE_FIGURES.items():
                 figures[name].append(sign * figure.get(name, np.nan))
             # An impossible value is the worst.
-            if abs(figure["value"]) > figure.get("bound", np.inf):
+            if not Value(*[figure["value"]] * 3, 1, figure.get("bound", np.inf)).is_possible:
                 figures["value"][-1] = -np.inf
     return np.array(returns), {name: np.array(values) for name, values in figures.items()}
 

@@ -50,8 +50,15 @@ class Value(NamedTuple):
 
     @property
     def is_possible(self) -> bool:
-        """:return: Whether the mean is within ``bound``; where Q values have diverged, it is not."""
-        return abs(self.mean) <= self.bound
+        """
+        :return: Whether the mean is within twice ``bound``: FQE errs, but where Q values diverge it is far outside. Rewards
+            that are all 0 give no bound.
+        """
+        return self.bound == 0 or abs(self.mean) <= 2 * self.bound
+
+    def row(self) -> dict[str, float]:
+        """:return: What tables of several models show of it; ``possible`` is 1 or 0."""
+        return {"value": self.mean, "low": self.low, "high": self.high, "possible": float(self.is_possible)}
 
 
 class FQEPolicy(BasePolicy):
@@ -184,6 +191,8 @@ class FQE(OfflineAlgorithm):
         # Else each step asks the policy, whose predict() leaves the device.
         self.cuda_graphs = deterministic
         self._next_actions: th.Tensor | None = None
+        if self._vec_normalize_env is not None:
+            raise ValueError("env: FQE judges by the dataset's own rewards, leave VecNormalize out; the policy keeps its")
         if _init_setup_model:
             if not hasattr(self.evaluated, "predict"):
                 raise ValueError(f"policy={policy!r}: must be a model or a policy, with predict()")
@@ -289,15 +298,21 @@ class FQE(OfflineAlgorithm):
         """
         :param confidence: Confidence level of the interval, between 0 and 1.
         :return: The mean of the initial states' values, with a bootstrap interval over episodes. It does not include the
-            error of the learnt Q function.
+            error of the learnt Q function. An impossible mean is warned of.
         """
         values = self.initial_values()
         mean = float(values.mean())
         bound = float(np.abs(self._data().rewards).max()) / (1 - self.gamma) if self.gamma < 1 else np.inf
+        value = Value(mean, mean, mean, len(values), bound)
+        if not value.is_possible:
+            warnings.warn(
+                f"the value {mean:.4g} is impossible: rewards like the dataset's add up to {bound:.4g} at most. The policy "
+                "leaves the data, which cannot tell what it is worth"
+            )
         if len(values) < 2 or np.ptp(values) == 0:
-            return Value(mean, mean, mean, len(values), bound)
+            return value
         interval = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", rng=0).confidence_interval
-        return Value(mean, float(interval.low), float(interval.high), len(values), bound)
+        return value._replace(low=float(interval.low), high=float(interval.high))
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "evaluated", "target", "_next_actions"]
@@ -341,13 +356,7 @@ def judge(
         fqe = FQE(model, dataset, **{"gamma": getattr(model, "gamma", 0.99), "device": model.device, **fqe_kwargs})
         with tqdm(desc=progress, total=n_steps, unit=" steps", delay=2, leave=False, disable=progress is None) as bar:
             fqe.learn(n_steps, lambda *_: bar.update() or True, log_interval=None)
-        value = fqe.value()
-        if not value.is_possible:
-            warnings.warn(
-                f"the value {value.mean:.4g} is impossible: rewards like the dataset's add up to {value.bound:.4g} at most. "
-                "The policy leaves the data, which cannot tell what it is worth"
-            )
-        return value, offline_figures(model, fqe)
+        return fqe.value(), offline_figures(model, fqe)
 
 
 def actions_of(policy: Any, observations: Any, action_space: spaces.Space, deterministic: bool = True) -> np.ndarray:
@@ -436,7 +445,8 @@ class FQECallback(BaseCallback):
     :param n_steps: Gradient steps of each evaluation.
     :param best_model_save_path: Folder for ``best_model.zip``, the one with the highest value that is possible
         (:attr:`Value.is_possible`); None keeps none.
-    :param log_path: Folder for ``offline_evaluations.npz``: the fields of :class:`Value`, and the figures.
+    :param log_path: Folder for ``offline_evaluations.npz``: ``timesteps``, ``value``, ``low``, ``high``, ``possible``
+        and the figures.
     :param seed: Seed of each evaluation. Training's own random numbers are not touched.
     :param verbose: 1 to print each value.
     :param progress_bar: Whether each evaluation shows one; not together with ``learn(progress_bar=True)``.
@@ -475,8 +485,7 @@ class FQECallback(BaseCallback):
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:
             return True
         value, figures = self.evaluate()
-        row = {"value": value.mean, "low": value.low, "high": value.high, "bound": value.bound}
-        self.evaluations.append({"timesteps": self.num_timesteps, **row, **figures})
+        self.evaluations.append({"timesteps": self.num_timesteps, **value.row(), **figures})
         for name in ("value", *figures):
             self.logger.record(f"offline/{name}", self.evaluations[-1][name])
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")

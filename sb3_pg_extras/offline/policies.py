@@ -1,4 +1,4 @@
-"""What offline algorithms do with their policies' networks."""
+"""A base of offline algorithms' policies, and what gradient steps do with their networks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -106,12 +107,15 @@ def _figures(args: argparse.Namespace, path: Path, data: OfflineDataset) -> dict
         model.set_env(VecNormalize.load(str(statistics), DummyVecEnv([lambda: DatasetEnv(data)])))
     gamma = {} if args.gamma is None else {"gamma": args.gamma}
     value, figures = judge(model, data, args.fqe_steps, args.seed, path.name, **gamma)
-    return {"timesteps": model.num_timesteps, "value": value.mean, "low": value.low, "high": value.high, **figures}
+    return {"timesteps": model.num_timesteps, **value.row(), **figures}
 
 
 def _plot(rows: dict[str, dict[str, Any]], path: Path, title: str) -> None:
-    columns = {name: [row[name] for row in rows.values()] for name in next(iter(rows.values()))}
-    steps, low, high = (columns.pop(name) for name in ("timesteps", "low", "high"))
+    columns = {name: np.array([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
+    steps, low, high, possible = (columns.pop(name) for name in ("timesteps", "low", "high", "possible"))
+    # Next to an impossible value, nothing else could be seen.
+    for values in (columns["value"], low, high):
+        values[possible == 0] = np.nan
     figure = require("matplotlib.figure", "plots").Figure(figsize=(3.2 * len(columns), 3.4), layout="constrained")
     figure.suptitle(title)
     for axes, (name, values) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):

@@ -297,8 +297,8 @@ class TrialFQECallback(FQECallback):
         n_before = len(self.evaluations)
         super()._on_step()
         if len(self.evaluations) > n_before:
-            value, bound = self.evaluations[-1]["value"], self.evaluations[-1]["bound"]
-            self.last_mean_reward = value if abs(value) <= bound else -np.inf
+            last = self.evaluations[-1]
+            self.last_mean_reward = last["value"] if last["possible"] else -np.inf
             self.trial.report(self.last_mean_reward, len(self.evaluations))
             self.is_pruned = self.trial.should_prune()
         return not self.is_pruned

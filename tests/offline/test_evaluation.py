@@ -108,12 +108,41 @@ def test_values_that_rewards_cannot_add_up_to_are_impossible():
     rewards = np.where(np.arange(40) == 7, -3.0, 1.0)
     model = BC("MlpPolicy", None, make_arrays(40) | {"rewards": rewards}, policy_kwargs={"net_arch": [8]}, device="cpu")
     fqe = FQE(model, model.dataset, gamma=0.9, policy_kwargs={"net_arch": [8]}, device="cpu")
-    for value, possible in ((29.0, True), (-29.0, True), (31.0, False), (-31.0, False)):
+    for value, possible in ((59.0, True), (-59.0, True), (61.0, False), (-61.0, False)):
         fqe.initial_values = lambda value=value: np.full(2, value)
-        assert fqe.value().bound == pytest.approx(30.0)
-        assert fqe.value().is_possible == possible
+        with nullcontext() if possible else pytest.warns(UserWarning, match="impossible: rewards .* add up to 30 at most"):
+            assert fqe.value().bound == pytest.approx(30.0)
+            assert fqe.value().is_possible == possible
     fqe.gamma = 1.0
     assert fqe.value().bound == np.inf
+    # Rewards that are all 0 say nothing of what others are.
+    assert Value(0.1, 0.1, 0.1, 1, 0.0).is_possible
+
+
+def means(module) -> list:
+    return [part.mean.tolist() for part in module.modules() if hasattr(part, "clip")]
+
+
+def test_vectors_are_normalised_with_the_statistics_of_the_data(tmp_path):
+    data, other = (make_arrays(40) for _ in range(2))
+    other["observations"] = other["observations"] + 100
+    model = BC("MlpPolicy", None, data, policy_kwargs={"net_arch": [8]}, device="cpu")
+    fqe = FQE(model, data, policy_kwargs={"net_arch": [8]}, device="cpu")
+    expected = pytest.approx(data["observations"].mean(axis=0), abs=1e-5)
+    assert means(fqe.policy)[0] == means(fqe.target)[0] == expected
+    fqe.save(tmp_path / "fqe")
+    loaded = FQE.load(tmp_path / "fqe", evaluated=model, dataset=data, device="cpu")
+    assert means(loaded.policy)[0] == means(loaded.target)[0] == expected
+    fqe.set_dataset(other)
+    assert means(fqe.policy)[0] == means(fqe.target)[0] == pytest.approx(other["observations"].mean(axis=0), abs=1e-4)
+    plain = FQE(model, data, policy_kwargs={"net_arch": [8]}, normalize_observations=False, device="cpu")
+    assert means(plain.policy) == []
+
+
+def test_an_environment_that_normalises_is_refused():
+    env = VecNormalize(DummyVecEnv([lambda: DatasetEnv(OfflineDataset(**make_arrays(40)))]))
+    with pytest.raises(ValueError, match="leave VecNormalize out"):
+        FQE(Table(1, 1, 1), make_arrays(40), env=env)
 
 
 def test_an_impossible_value_is_warned_of_and_never_the_best(tmp_path, monkeypatch):
@@ -231,7 +260,7 @@ def test_callback_logs_keeps_the_best_and_leaves_training_alone(tmp_path, monkey
     with np.load(tmp_path / "offline_evaluations.npz") as saved:
         assert saved["timesteps"].tolist() == [2, 4, 6]
         assert saved["value"].tolist() == [1.0, 3.0, 2.0]
-        assert {"low", "high", "advantage", "action_error", "log_likelihood", "td_error"} <= set(saved)
+        assert {"low", "high", "possible", "advantage", "action_error", "log_likelihood", "td_error"} <= set(saved)
     assert BEAR.load(tmp_path / "best" / "best_model").num_timesteps == 4
     assert callback.best_value == 3.0
 

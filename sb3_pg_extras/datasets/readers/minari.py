@@ -133,8 +133,10 @@ def _check_hdf5(path: Path, composite: bool) -> int:
             item = get_member(group, name)
             with naming(item.name):
                 # A group that holds itself has no end, and arrays of many names would let a small file fill the memory.
-                if h5py.h5o.get_info(item.id).rc > 1:
+                address = h5py.h5o.get_info(item.id).addr
+                if address in seen:
                     raise DatasetError("is refused: the file has several names for it")
+                seen.add(address)
                 if item.name.count("/") > MAX_DEPTH:
                     raise DatasetError(f"is refused: it lies more than {MAX_DEPTH} groups deep")
             if isinstance(item, h5py.Group):
@@ -149,6 +151,7 @@ def _check_hdf5(path: Path, composite: bool) -> int:
         for episode in (name for name in file if name.startswith("episode_")):
             for field in EPISODE_FIELDS:
                 get_member(file, f"{episode}/{field}", "Group" if composite and field == "observations" else "Dataset")
+        seen = {h5py.h5o.get_info(file.id).addr}
         check(file)
         return len(file)
 
