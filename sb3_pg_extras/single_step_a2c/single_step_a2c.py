@@ -140,8 +140,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         self._check_numbers({"trace_decay": (0, 1)})
         if self.critic_learning_rate is None and self.critic_optimizer_kwargs is not None:
             raise ValueError(
-                f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r}: the critic has no optimiser of its own; "
-                "give critic_learning_rate"
+                f"critic_optimizer_kwargs={self.critic_optimizer_kwargs!r} and critic_learning_rate=None: the critic has no "
+                "optimiser of its own; give critic_learning_rate"
             )
 
     def _setup_model(self) -> None:
