@@ -38,7 +38,7 @@ FIELDS = ["what", "repetition", "asked", "finished", "killed_at", "lost", "twice
 WHAT = ["search, PostgreSQL", "search, journal file", "grid, Ray"]
 TRIALS, WORKERS, PATIENCE = 8, 3, 180.0
 DATASET = "bundled:pendulum-mixed-v0"
-# A small BEAR. The last checkpoint before the kill is past its warm-up.
+# A small BEAR (the rows in kills.csv had 1,500 steps). The last checkpoint before the kill is past its warm-up.
 GRID_STEPS, CHECKPOINT, KILL_AFTER = 900, 100, 300
 GRID_ENTRY = """
 Pendulum-v1:
