@@ -26,7 +26,8 @@ docs: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q docs docs/_build
 
-test: lint type pytest
+test: lint
+	$(MAKE) --no-print-directory -j 2 type pytest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -37,7 +38,7 @@ type: $(INSTALLED)
 	$(BIN)/mypy
 
 pytest: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -m slow

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from scipy.stats import bootstrap
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
@@ -311,6 +310,8 @@ class FQE(OfflineAlgorithm):
             )
         if len(values) < 2 or np.ptp(values) == 0:
             return value
+        from scipy.stats import bootstrap  # here, as it takes a second to import
+
         interval = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", rng=0).confidence_interval
         return value._replace(low=float(interval.low), high=float(interval.high))
 

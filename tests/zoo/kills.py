@@ -39,10 +39,10 @@ WHAT = ["search, PostgreSQL", "search, journal file", "grid, Ray"]
 TRIALS, WORKERS, PATIENCE = 8, 3, 180.0
 DATASET = "bundled:pendulum-mixed-v0"
 # A small BEAR (the rows in kills.csv had 1,500 steps). The last checkpoint before the kill is past its warm-up.
-GRID_STEPS, CHECKPOINT, KILL_AFTER = 900, 100, 300
+GRID_STEPS, CHECKPOINT, KILL_AFTER = 600, 100, 200
 GRID_ENTRY = """
 Pendulum-v1:
-  n_timesteps: 900
+  n_timesteps: 600
   policy: MlpPolicy
   warmup_fraction: 0.15
   batch_size: 64

@@ -387,6 +387,7 @@ def test_a_killed_worker_of_a_grid_goes_on_to_the_same_weights(tmp_path):
 # -- the grid
 
 
+@pytest.mark.slow
 @pytest.mark.services
 @needs_ray
 def test_a_grid_on_a_cluster_by_its_address(tmp_path, monkeypatch):

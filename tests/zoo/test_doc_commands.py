@@ -100,7 +100,7 @@ def write_files() -> None:
             page,
             as_typed,
             id=page.name + " as typed" * as_typed,
-            marks=[pytest.mark.slow] if as_typed or page.name not in ("README.md", "bear_guide.md") else [],
+            marks=[pytest.mark.slow] if as_typed or page.name != "README.md" else [],
         )
         for page, lines in LINES.items()
         for as_typed in (False, True)
