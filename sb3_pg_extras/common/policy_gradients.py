@@ -50,8 +50,7 @@ def td_errors(
     rewards: th.Tensor, terminations: th.Tensor, values: th.Tensor, next_values: th.Tensor, gamma: float
 ) -> th.Tensor:
     """
-    The one-step temporal-difference error ``r + gamma (1 - terminated) V(s') - V(s)``
-    (Sutton & Barto 2018, section 13.5), with ``V(s')`` held fixed.
+    The one-step TD error ``r + gamma (1 - terminated) V(s') - V(s)`` (Sutton & Barto 2018, section 13.5); V(s') is fixed.
 
     :param rewards: shape (B,).
     :param terminations: 1 where s' is terminal, shape (B,); 0 at a time limit, where V(s') counts.

@@ -59,8 +59,7 @@ class ObGD(th.optim.Optimizer):
 
 class EligibilityTraces:
     """
-    Eligibility traces of all parameters, one row per environment: ``e <- decay e + gradient``
-    (Sutton & Barto 2018, section 13.5).
+    Eligibility traces, a row per environment: ``e <- decay e + gradient`` (Sutton & Barto 2018, section 13.5).
 
     :param params: The parameters.
     :param n_envs: Number of environments.

@@ -30,8 +30,8 @@ STREAM_PRESET: dict[str, Any] = {
 
 class StreamPolicy(CompletePolicy):
     """
-    SB3's actor-critic policy with the networks of Stream AC (Elsayed, Vasan and
-    Mahmood 2024, arXiv:2410.14606; ``stream_ac_continuous.py`` and ``sparse_init.py`` of stream-x).
+    SB3's actor-critic policy with the networks of Stream AC (Elsayed, Vasan and Mahmood 2024, arXiv:2410.14606;
+    ``stream_ac_continuous.py`` and ``sparse_init.py`` of stream-x).
 
     :param observation_space: Observation space.
     :param action_space: Action space.
@@ -71,9 +71,7 @@ class StreamPolicy(CompletePolicy):
         if sparsity is not None and not 0 <= sparsity < 1:
             raise ValueError(f"sparsity={sparsity!r}: must be at least 0 and below 1, or None")
         if state_dependent_std and kwargs.get("use_sde"):
-            raise ValueError(
-                "state_dependent_std=True and use_sde=True: gSDE has a standard deviation of its own, choose one"
-            )
+            raise ValueError("state_dependent_std=True and use_sde=True: gSDE has its own standard deviation, choose one")
         self.sparsity = sparsity
         self.layer_norm = layer_norm
         self.state_dependent_std = state_dependent_std
