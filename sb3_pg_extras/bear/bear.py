@@ -27,6 +27,7 @@ DEFAULT_THRESHOLDS = {"mmd": 0.05, "kl": -2.0}
 # The settings of the D4RL authors (Fu et al. 2020), where the defaults differ: BEAR("MlpPolicy", env, **PUBLISHED_PRESET).
 PUBLISHED_PRESET: dict[str, Any] = {
     "learning_rate": 1e-4,
+    "critic_learning_rate": 3e-4,
     "alpha_learning_rate": 1e-3,
     "mmd_threshold": 0.05,
     "warmup_fraction": 0.08,
@@ -142,7 +143,7 @@ class BEAR(OfflineAlgorithm):
         env: GymEnv | str | None,
         dataset: DatasetSource | None = None,
         learning_rate: float | Schedule = 3e-4,
-        critic_learning_rate: float | Schedule = 3e-4,
+        critic_learning_rate: float | Schedule = 1e-3,
         vae_learning_rate: float | Schedule = 3e-4,
         alpha_learning_rate: float | Schedule = 3e-3,
         batch_size: int = 256,
