@@ -16,8 +16,8 @@ A suite lists runs. Settings at its top apply to all of them, and lists multiply
     offline           gradient steps of FQE on a fifth of the episodes, which are held out, at each evaluation but the first
     acting            at how many of the last evaluations to compare ways of choosing an action (study.py)
     online            {n_timesteps, ...}: continue with ``to_sac(env, ...)``
-    script            a function of seed and settings that trains by itself and returns (policy or None, figures); env_kwargs
-                      are then those of the evaluation
+    script            a function of seed and settings that trains by itself and returns (policy or None, figures, among them
+                      returns by steps: evaluations); env_kwargs are then those of the evaluation
     keep              a folder for the agent
     replay_buffer     a file for its replay buffer, as a dataset
 
@@ -187,10 +187,11 @@ def train_script(spec: dict[str, Any], seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {"n_timesteps": figures.pop("n_timesteps")}
     if "seconds" in figures:
         row["seconds"] = figures.pop("seconds")
+    evaluations = {n: np.array([mean]) for n, mean in figures.get("evaluations", {}).items()}
     if policy is not None:
         env = make_vec_env(spec["env"], 10, env_kwargs=spec.get("env_kwargs"))
-        row |= measured({0: greedy_returns(policy, env, spec["evaluate"]["episodes"])})
-    return row | {"logged": figures}
+        evaluations[0] = greedy_returns(policy, env, spec["evaluate"]["episodes"])
+    return row | (measured(evaluations) if evaluations else {}) | {"logged": figures}
 
 
 def zoo_experiment(

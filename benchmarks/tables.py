@@ -173,7 +173,8 @@ def locomotion() -> str:
     lines = []
     for _, own in groups(sorted(rows, key=data_name), "dataset").items():
         by_variant = groups(own, "variant")
-        cells = [f"{own[0]['dataset_return']:.0f} ({own[0]['dataset_best']:.0f})"]
+        data = next(row for row in own if "dataset_return" in row)
+        cells = [f"{data['dataset_return']:.0f} ({data['dataset_best']:.0f})"]
         for variant in variants:
             returns = [float(row["return_mean"]) for row in by_variant.get(variant, [])]
             cells.append(
@@ -202,7 +203,7 @@ def locomotion_summary() -> str:
         if variant != "BC":
             better = f"{100 * probability_of_improvement(scores, cloned):.0f}%"
             above = "{:+.0f} ({:+.0f} to {:+.0f})".format(*gain(scores, cloned)) if len(scores) > 1 else ""
-        bound = [binds(row) for row in own if row["algorithm"] == "bear"]
+        bound = [binds(row) for row in own if row["algorithm"] == "bear" and "train/alpha" in row]
         constraint = f"{sum(bound)} of {len(bound)}" if bound else ""
         lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, above, better, constraint])
     above = "above BC (95% interval over datasets)"

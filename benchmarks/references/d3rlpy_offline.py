@@ -1,37 +1,46 @@
 """
-d3rlpy's algorithms on a dataset of ours, run by the Python of a virtual environment with d3rlpy 2.8.1, which
-``make benchmark`` makes:
-``benchmarks/references/d3rlpy_offline.py td3_bc Hopper-v5 hopper.npz --seed 0 --steps 50000 --every 5000``.
+d3rlpy 2.8.1's algorithms on a dataset of ours: :func:`run` trains in the virtual environment that ``make benchmark`` makes,
+where this file is a program that prints the return of each evaluation as JSON.
 
-It prints a CSV row for each evaluation: returns of episodes that the greedy policy plays. One thread, d3rlpy's defaults,
-except that TD3+BC normalises observations, as published.
+One thread and d3rlpy's defaults, with two exceptions: TD3+BC normalises observations, as published, and BEAR's warm-up of
+40,000 steps is shortened to a fifth of the training, as ours.
 """
 
-import argparse
-import csv
 import json
+import os
+import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
-import d3rlpy
-import gymnasium as gym
 import numpy as np
-import torch as th
 
-CONFIGS = {
-    "bc": d3rlpy.algos.BCConfig,
-    "bcq": d3rlpy.algos.BCQConfig,
-    "bear": d3rlpy.algos.BEARConfig,
-    "iql": d3rlpy.algos.IQLConfig,
-    "td3_bc": d3rlpy.algos.TD3PlusBCConfig,
-}
+PYTHON = Path(__file__).parent.parent / "runs" / "venv-d3rlpy" / "bin" / "python"
+EPISODES = 10
 
 
-def returns(policy: "d3rlpy.algos.QLearningAlgoBase", env_id: str, n_episodes: int) -> np.ndarray:
-    """:return: Undiscounted returns of episodes whose starts are always the same, played side by side, (n_episodes,)."""
-    envs = [gym.make(env_id) for _ in range(n_episodes)]
+def run(
+    seed: int, dataset: str, algorithm: str, n_timesteps: int, every: int, policy: str = "MlpPolicy"
+) -> tuple[None, dict[str, Any]]:
+    """:return: No policy, and the evaluations along the training, for ``benchmarks/run.py``."""
+    if not PYTHON.exists():
+        sys.exit(f"d3rlpy is needed in an environment of its own: {PYTHON}, which `make benchmark` makes")
+    settings = {"algorithm": algorithm, "dataset": dataset, "seed": seed, "n_timesteps": n_timesteps, "every": every}
+    command = [str(PYTHON), __file__, json.dumps(settings)]
+    output = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    if output.returncode != 0:
+        raise RuntimeError(output.stderr)
+    return None, json.loads(output.stdout) | {"n_timesteps": n_timesteps}
+
+
+def greedy_returns(policy: Any, env_id: str) -> np.ndarray:
+    """:return: Undiscounted returns of episodes whose starts are always the same, played side by side, (EPISODES,)."""
+    import gymnasium as gym
+
+    envs = [gym.make(env_id) for _ in range(EPISODES)]
     observations = np.stack([env.reset(seed=1_000 + number)[0] for number, env in enumerate(envs)]).astype(np.float32)
-    total, playing = np.zeros(n_episodes), np.arange(n_episodes)
+    total, playing = np.zeros(EPISODES), np.arange(EPISODES)
     while len(playing) > 0:
         ends = []
         for number, action in zip(playing, policy.predict(observations[playing]), strict=True):
@@ -44,47 +53,47 @@ def returns(policy: "d3rlpy.algos.QLearningAlgoBase", env_id: str, n_episodes: i
     return total
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("algorithm", choices=CONFIGS)
-    parser.add_argument("env")
-    parser.add_argument("dataset", help="an .npz that save_dataset wrote")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=50_000)
-    parser.add_argument("--every", type=int, default=5_000)
-    parser.add_argument("--episodes", type=int, default=20)
-    args = parser.parse_args()
-    th.set_num_threads(1)
-    d3rlpy.seed(args.seed)
-    output, sys.stdout = sys.stdout, sys.stderr  # d3rlpy prints
-    rows = csv.writer(output)
+def main(algorithm: str, dataset: str, seed: int, n_timesteps: int, every: int) -> dict[str, Any]:
+    """:return: Mean returns by gradient steps, and the seconds of the training alone."""
+    import d3rlpy
+    import torch as th
 
-    arrays = np.load(args.dataset)
+    configs = {
+        "bc": d3rlpy.algos.BCConfig,
+        "bcq": d3rlpy.algos.BCQConfig,
+        "bear": d3rlpy.algos.BEARConfig,
+        "iql": d3rlpy.algos.IQLConfig,
+        "td3_bc": d3rlpy.algos.TD3PlusBCConfig,
+    }
+    th.set_num_threads(1)
+    d3rlpy.seed(seed)
+    arrays = np.load(dataset)
+    metadata = json.loads(str(arrays["metadata"]))
     stops = arrays["truncations"].copy()
     # d3rlpy would join an episode that just stops to the next one.
     stops[arrays["episode_ends"] - 1] |= ~arrays["terminations"][arrays["episode_ends"] - 1]
     names = ("observations", "actions", "rewards", "terminations")
-    dataset = d3rlpy.dataset.MDPDataset(*(arrays[name] for name in names), stops)
-    box = json.loads(str(arrays["metadata"]))["action_space"]
-    shape = arrays["actions"].shape[1:]
+    data = d3rlpy.dataset.MDPDataset(*(arrays[name] for name in names), stops)
+    box, shape = metadata["action_space"], arrays["actions"].shape[1:]
     low, high = (np.broadcast_to(np.array(box[bound], np.float32), shape) for bound in ("low", "high"))
-    kwargs = {"action_scaler": d3rlpy.preprocessing.MinMaxActionScaler(minimum=low, maximum=high)}
-    if args.algorithm == "td3_bc":
+    kwargs: dict[str, Any] = {"action_scaler": d3rlpy.preprocessing.MinMaxActionScaler(minimum=low, maximum=high)}
+    if algorithm == "td3_bc":
         kwargs["observation_scaler"] = d3rlpy.preprocessing.StandardObservationScaler()
-    algorithm = CONFIGS[args.algorithm](**kwargs).create(device="cpu")
+    if algorithm == "bear":
+        kwargs["warmup_steps"] = n_timesteps // 5
+    learner = configs[algorithm](**kwargs).create(device="cpu")
 
-    rows.writerow(["algorithm", "env", "dataset", "seed", "n_timesteps", "return_mean", "return_std", "seconds"])
-    start, training = time.perf_counter(), 0.0
+    evaluations: dict[int, float] = {}
+    start, seconds = time.perf_counter(), 0.0
     no_log = d3rlpy.logging.NoopAdapterFactory()
-    epochs = {"n_steps": args.steps, "n_steps_per_epoch": args.every, "show_progress": False, "logger_adapter": no_log}
-    for epoch, _ in algorithm.fitter(dataset, **epochs):
-        training += time.perf_counter() - start
-        played = returns(algorithm, args.env, args.episodes)
-        figures = f"{played.mean():.1f} {played.std():.1f} {training:.1f}".split()
-        rows.writerow([f"d3rlpy {args.algorithm}", args.env, args.dataset, args.seed, epoch * args.every, *figures])
-        output.flush()
+    epochs = {"n_steps": n_timesteps, "n_steps_per_epoch": every, "show_progress": False, "logger_adapter": no_log}
+    for epoch, _ in learner.fitter(data, **epochs):
+        seconds += time.perf_counter() - start
+        evaluations[epoch * every] = round(float(greedy_returns(learner, metadata["env_id"]).mean()), 1)
         start = time.perf_counter()
+    return {"evaluations": evaluations, "seconds": seconds}
 
 
 if __name__ == "__main__":
-    main()
+    answers, sys.stdout = sys.stdout, sys.stderr  # d3rlpy prints
+    print(json.dumps(main(**json.loads(sys.argv[1]))), file=answers)
