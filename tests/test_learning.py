@@ -34,6 +34,11 @@ def test_bear_comes_more_than_halfway_from_its_data_to_the_agent_that_made_it():
 
 
 @pytest.mark.slow
+def test_bear_learns_out_of_the_box():
+    assert mean_return(BEAR("MlpPolicy", "Pendulum-v1", seed=10).learn(), "Pendulum-v1") > -300
+
+
+@pytest.mark.slow
 def test_reinforce_solves_cartpole_out_of_the_box():
     model = REINFORCE("MlpPolicy", "CartPole-v1", seed=10).learn(200_000)
     assert mean_return(model, "CartPole-v1") >= 475
