@@ -180,8 +180,18 @@ def locomotion() -> str:
             cells.append(
                 f"{np.mean(returns):.0f}" + (f" ({len(returns)} seeds)" if len(returns) > 1 else "") if returns else ""
             )
-        lines.append([data_name(own[0]), *cells])
-    return markdown(["dataset", "the data: mean (best)", *(variant for (variant,) in variants)], lines)
+        cloned = np.mean([float(row["return_mean"]) for row in by_variant["BC",]])
+        minutes = [minutes_to(cloned, row) for row in by_variant["BEAR",]]
+        lines.append([data_name(own[0]), *cells, ", ".join(minutes)])
+    names = [variant for (variant,) in variants]
+    return markdown(["dataset", "the data: mean (best)", *names, "BEAR: minutes to BC's return"], lines)
+
+
+def minutes_to(wanted: float, row: Row) -> str:
+    """:return: Minutes of training (one core) until an evaluation first reaches a return."""
+    minutes = float(row["seconds"]) / int(row["n_timesteps"]) / 60
+    steps = [int(step) for step, value in row["evaluations"].items() if value >= wanted]
+    return f"{steps[0] * minutes:.1f}" if steps else "never"
 
 
 def expert_returns() -> dict[str, float]:
@@ -205,9 +215,12 @@ def locomotion_summary() -> str:
             above = "{:+.0f} ({:+.0f} to {:+.0f})".format(*gain(scores, cloned)) if len(scores) > 1 else ""
         bound = [binds(row) for row in own if row["algorithm"] == "bear" and "train/alpha" in row]
         constraint = f"{sum(bound)} of {len(bound)}" if bound else ""
-        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, above, better, constraint])
+        stable = [is_stable(row) for row in own if row["dataset"].endswith("-medium.npz")]
+        steady = f"{sum(stable)} of {len(stable)}" if stable else ""
+        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, above, better, steady, constraint])
     above = "above BC (95% interval over datasets)"
-    header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", above, "better than BC", "constraint binds"]
+    header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", above, "better than BC"]
+    header += ["stable on medium", "constraint binds"]
     return markdown(header, sorted(lines, key=lambda line: (line[0].startswith(EARLIER), -float(line[2].strip("*")))))
 
 
@@ -227,6 +240,12 @@ def gain(ours: dict[Any, list[float]], theirs: dict[Any, list[float]]) -> tuple[
     differences = [np.mean(ours[name]) - np.mean(theirs[name]) for name in ours if name in theirs]
     interval = bootstrap((differences,), np.mean, method="percentile", rng=0).confidence_interval
     return float(np.mean(differences)), float(interval.low), float(interval.high)
+
+
+def is_stable(row: Row) -> bool:
+    """:return: Whether the lowest of the last five evaluations is at least 80% of their mean."""
+    evaluations = list(map(float, row["last_evaluations"].split()))
+    return min(evaluations) >= 0.8 * np.mean(evaluations)
 
 
 def binds(row: Row) -> bool:
