@@ -86,8 +86,8 @@ class BEAR(OfflineAlgorithm):
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
     :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" is 10% above the lowest divergence that was
-        reached (:func:`losses.auto_threshold`); alpha comes down from its upper bound after the warm-up, but not below half
-        the mean ``|Q|`` (:func:`losses.least_alpha`). None is "auto", or where ``alpha`` is fixed, the published one.
+        reached (:func:`losses.auto_threshold`); alpha is half the mean ``|Q|`` in the warm-up, and at least that later
+        (:func:`losses.least_alpha`). None is "auto", or where ``alpha`` is fixed, the published one.
     :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
         "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.
     :param alpha: The multiplier: "auto" to learn it, or a fixed number of at least 0.
@@ -320,9 +320,9 @@ class BEAR(OfflineAlgorithm):
             descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
                 if self.mmd_threshold == "auto":
-                    # Alpha comes down from its upper bound after the warm-up.
-                    least = th.full_like(self.log_alpha, math.inf) if step.in_warmup else logged["least_alpha"].log()
-                    self.log_alpha.copy_(self.log_alpha.maximum(least))
+                    # In the warm-up the actor sees nothing else, whatever alpha is: it would grow for nothing.
+                    least = logged["least_alpha"].log()
+                    self.log_alpha.copy_(least if step.in_warmup else self.log_alpha.maximum(least))
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
         update_target(self.critic, self.critic_target, self.tau)
 

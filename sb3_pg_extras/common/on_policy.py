@@ -78,7 +78,6 @@ class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
             raise ValueError(f"no action after {self.num_timesteps} steps: {error}. {WHAT_TO_DO}") from error
 
     def _uses_numpy(self) -> bool:
-        """:return: Whether actions are drawn in NumPy."""
         return self.backend == "auto" and NumpyActor.applies_to(self.policy)
 
     def _numpy_actor(self) -> NumpyActor | None:

@@ -60,8 +60,7 @@ class NumpyLearner:
         """As ``policy_gradients.td_errors``, for the states acted on last; one forward pass for both values."""
         n = len(rewards)
         values = self.critic.forward(np.concatenate((self.act.states, flatten(next_obs, self.act.observation_space))))[:, 0]
-        errors = rewards + gamma * (1.0 - terminations) * values[n:] - values[:n]
-        return errors.astype(np.float32, copy=False)
+        return (rewards + gamma * (1.0 - terminations) * values[n:] - values[:n]).astype(np.float32, copy=False)
 
     def update(
         self,
