@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export SDL_VIDEODRIVER ?= dummy
 # d3rlpy needs an older gymnasium than ours.
-D3RLPY ?= benchmarks/runs/venv-d3rlpy
+export D3RLPY ?= benchmarks/runs/venv-d3rlpy
 
 .PHONY: demo docs test test-slow test-gpu lint type format pytest benchmark searches dataset wheel clean install
 

@@ -180,15 +180,15 @@ def locomotion() -> str:
             cells.append(
                 f"{np.mean(returns):.0f}" + (f" ({len(returns)} seeds)" if len(returns) > 1 else "") if returns else ""
             )
-        cloned = np.mean([float(row["return_mean"]) for row in by_variant["BC",]])
+        cloned = np.mean([float(row["return_mean"]) for row in by_variant.get(("BC",), [])])
         minutes = [minutes_to(cloned, row) for row in by_variant.get(("BEAR",), [])]
         lines.append([data_name(own[0]), *cells, ", ".join(minutes)])
     names = [variant for (variant,) in variants]
-    return markdown(["dataset", "the data: mean (best)", *names, "BEAR: minutes to BC's return"], lines)
+    return markdown(["dataset", "the data: mean (best)", *names, "BEAR: minutes to BC's return, at most"], lines)
 
 
 def minutes_to(wanted: float, row: Row) -> str:
-    """:return: Minutes of training (one core) until an evaluation first reaches a return."""
+    """:return: Minutes of training (one core) until the first evaluation that reaches a return."""
     minutes = float(row["seconds"]) / int(row["n_timesteps"]) / 60
     steps = [int(step) for step, value in row["evaluations"].items() if value >= wanted]
     return f"{steps[0] * minutes:.1f}" if steps else "never"
@@ -200,7 +200,7 @@ def expert_returns() -> dict[str, float]:
 
 
 def locomotion_summary() -> str:
-    """All datasets together, in percent of the experts' returns; and whether BEAR's constraint binds at the end."""
+    """All datasets together, in percent of the experts' returns; and whether BEAR's constraint is met at the end."""
     experts = expert_returns()
     rows = [row | {"score": 100 * float(row["return_mean"]) / experts[data_name(row)]} for row in read("locomotion")]
     cloned = scores_by_dataset(row for row in rows if row["variant"] == "BC")
@@ -213,14 +213,14 @@ def locomotion_summary() -> str:
         if variant != "BC":
             better = f"{100 * probability_of_improvement(scores, cloned):.0f}%"
             above = "{:+.0f} ({:+.0f} to {:+.0f})".format(*gain(scores, cloned)) if len(scores) > 1 else ""
-        bound = [binds(row) for row in own if row["algorithm"] == "bear" and "train/alpha" in row]
-        constraint = f"{sum(bound)} of {len(bound)}" if bound else ""
+        met = [is_met(row) for row in own if row["algorithm"] == "bear" and "train/alpha" in row]
+        constraint = f"{sum(met)} of {len(met)}" if met else ""
         stable = [is_stable(row) for row in own if row["dataset"].endswith("-medium.npz")]
-        steady = f"{sum(stable)} of {len(stable)}" if stable else ""
-        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, above, better, steady, constraint])
+        medium = f"{sum(stable)} of {len(stable)}" if stable else ""
+        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, above, better, medium, constraint])
     above = "above BC (95% interval over datasets)"
     header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", above, "better than BC"]
-    header += ["stable on medium", "constraint binds"]
+    header += ["stable on medium", "constraint met"]
     return markdown(header, sorted(lines, key=lambda line: (line[0].startswith(EARLIER), -float(line[2].strip("*")))))
 
 
@@ -248,7 +248,7 @@ def is_stable(row: Row) -> bool:
     return min(evaluations) >= 0.8 * np.mean(evaluations)
 
 
-def binds(row: Row) -> bool:
+def is_met(row: Row) -> bool:
     """:return: Whether, in the last fifth, MMD is at most 10% above the threshold and alpha is below its clamp."""
     late = range(-max(1, len(row["train/alpha"]) // 5), 0)
     return all(

@@ -2,8 +2,8 @@
 d3rlpy 2.8.1's algorithms on a dataset of ours: :func:`run` trains in the virtual environment that ``make benchmark`` makes,
 where this file is a program that prints the return of each evaluation as JSON.
 
-One thread and d3rlpy's defaults, with two exceptions: TD3+BC normalises observations, as published, and BEAR's warm-up of
-40,000 steps is shortened to a fifth of the training, as ours.
+One thread and d3rlpy's defaults, except that actions are scaled to [-1, 1], that TD3+BC normalises observations, as
+published, and that BEAR's warm-up of 40,000 steps is shortened to a fifth of the training, as ours.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-PYTHON = Path(__file__).parent.parent / "runs" / "venv-d3rlpy" / "bin" / "python"
+PYTHON = Path(os.environ.get("D3RLPY", Path(__file__).parent.parent / "runs" / "venv-d3rlpy")).resolve() / "bin" / "python"
 EPISODES = 10
 
 

@@ -320,7 +320,7 @@ class BEAR(OfflineAlgorithm):
             descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
                 if self.mmd_threshold == "auto":
-                    # In the warm-up the actor sees nothing else, whatever alpha is: it would grow for nothing.
+                    # In the warm-up the actor sees the constraint alone: alpha waits at its lower bound.
                     least = logged["least_alpha"].log()
                     self.log_alpha.copy_(least if step.in_warmup else self.log_alpha.maximum(least))
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)

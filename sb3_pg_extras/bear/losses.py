@@ -209,9 +209,10 @@ def auto_threshold(state: th.Tensor, divergence: th.Tensor, is_at_bound: th.Tens
 
 def least_alpha(q_values: th.Tensor) -> th.Tensor:
     """
-    Half the mean of ``|Q|``: alpha's lower bound beside :func:`auto_threshold` (ours, not the paper's). With a lower alpha
-    the policy follows the critics out of narrow data, and the MMD of a few samples hardly shows it. The constraint's weight
-    relative to the critics' is then independent of the rewards' scale, as in TD3+BC (Fujimoto & Gu 2021, equation 5).
+    Half the mean of ``|Q|``: beside :func:`auto_threshold`, alpha in the warm-up and its lower bound later (ours, not the
+    paper's). With a lower alpha the policy follows the critics out of narrow data, and the MMD of a few samples hardly shows
+    it. The constraint's weight relative to the critics' is then independent of the rewards' scale, as in TD3+BC
+    (Fujimoto & Gu 2021, equation 5).
 
     :param q_values: ``Q_j(s, a)``, any shape; no gradient flows to them.
     :return: scalar.

@@ -49,7 +49,7 @@ def _draw_critics(trial: optuna.Trial) -> None:
 def _draw_bear(trial: optuna.Trial) -> None:
     # The dataset and warmup_fraction are those of the entry or of the command line.
     trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
-    trial.suggest_float("critic_learning_rate", 1e-4, 1e-3, log=True)
+    trial.suggest_float("critic_learning_rate", 1e-4, 3e-3, log=True)
     trial.suggest_float("vae_learning_rate", 1e-4, 1e-3, log=True)
     trial.suggest_float("alpha_learning_rate", 1e-4, 1e-2, log=True)
     trial.suggest_categorical("batch_size", [100, 256, 512])

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_vec_env
 
-from benchmarks.run import expand, greedy_returns, measured
-from benchmarks.tables import binds, gain, mean_and_iqm, probability_of_improvement, trust
+from benchmarks.run import expand, greedy_returns, measured, train_script
+from benchmarks.tables import gain, is_met, is_stable, mean_and_iqm, minutes_to, probability_of_improvement, trust
 
 ROOT = Path(__file__).parent.parent.parent
 SUITE = """
@@ -137,13 +137,33 @@ def test_the_gain_is_the_mean_over_datasets_and_its_interval():
     assert gain(ours, theirs) == (1.0, 0.0, 2.0)
 
 
-@pytest.mark.parametrize(
-    ("alpha", "mmd", "bound"), [(500.0, 0.108, True), (500.0, 0.112, False), (math.exp(10), 0.05, False)]
-)
-def test_the_constraint_binds_where_it_is_met_with_alpha_below_its_clamp(alpha, mmd, bound):
+@pytest.mark.parametrize(("alpha", "mmd", "met"), [(500.0, 0.108, True), (500.0, 0.112, False), (math.exp(10), 0.05, False)])
+def test_the_constraint_is_met_where_alpha_is_below_its_clamp(alpha, mmd, met):
     early = [math.exp(10)] * 4
     row = {"train/alpha": [*early, alpha], "train/mmd": [*early, mmd], "train/mmd_threshold": [0.1] * 5}
-    assert binds(row) == bound
+    assert is_met(row) == met
+
+
+@pytest.mark.parametrize(
+    ("last", "stable"), [("80.0 100.0 100.0 110.0 110.0", True), ("79.0 100.0 100.0 110.0 111.0", False)]
+)
+def test_stable_means_at_least_four_fifths_of_the_mean(last, stable):
+    assert is_stable({"last_evaluations": last}) == stable
+
+
+def test_minutes_to_a_return_are_those_of_the_first_evaluation_that_reaches_it():
+    row = {"evaluations": {"0": 1.0, "200": 5.0, "400": 7.0, "600": 6.0}, "n_timesteps": "600", "seconds": "360.0"}
+    assert [minutes_to(wanted, row) for wanted in (5.0, 6.0, 8.0)] == ["2.0", "4.0", "never"]
+
+
+def evaluated_elsewhere(seed: int, n_timesteps: int) -> tuple[None, dict]:
+    return None, {"n_timesteps": n_timesteps, "seconds": 1.5, "evaluations": {n: float(n) for n in range(n_timesteps)}}
+
+
+def test_a_script_may_evaluate_by_itself():
+    row = train_script({"script": f"{__name__}.evaluated_elsewhere", "settings": {"n_timesteps": 7}}, 0)
+    assert (row["n_timesteps"], row["seconds"], row["return_mean"]) == (7, 1.5, 4.0)
+    assert row["last_evaluations"] == "2.0 3.0 4.0 5.0 6.0" and len(row["logged"]["evaluations"]) == 7
 
 
 def test_trust_is_the_rank_correlation_and_what_the_first_choice_loses():

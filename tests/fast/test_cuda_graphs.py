@@ -42,7 +42,7 @@ VARIANTS = {
     "default": {},
     "learns the behaviour throughout": {"behavior_steps": None},
     "falling learning rates": RATES,
-    "alpha at its bound": {"alpha_learning_rate": 1.0, "log_alpha_max": 0.5},
+    "alpha at its bound": {"alpha_learning_rate": 1.0, "log_alpha_max": -4.0},
     "unbiased": {"mmd_estimator": "unbiased", "mmd_threshold": 0.1, "bootstrap_probability": 0.7, "n_steps": 1},
     "KL, fixed alpha": {"alpha": 10.0, "divergence": "kl"},
     "not normalised": {"normalize_observations": False},
@@ -86,6 +86,7 @@ def test_a_recorded_run_is_the_same_run(recorder, kwargs):
     expected, ours = plain(bear(**kwargs)).learn(120, log_interval=None), bear(**kwargs).learn(120, log_interval=None)
     assert th.equal(weights(expected), weights(ours))
     assert not th.equal(weights(bear(**kwargs)), weights(ours))
+    assert (ours.log_alpha.item() == ours.log_alpha_max) == ("log_alpha_max" in kwargs)
     # Two kinds of steps; the rest ran from graphs.
     assert recorder.recorded <= 2
     assert recorder.replayed >= 120 - 2 * cuda_graphs.WARMUP
