@@ -27,11 +27,6 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def pytest_collection_modifyitems(items):
-    # The files that take longest first: then both workers of `make test` end at about the same time.
-    items.sort(key=lambda item: item.path.parent.name != "zoo")
-
-
 TINY = {"net_arch": [16], "vae_net_arch": [16]}
 
 
