@@ -30,6 +30,7 @@ PUBLISHED_PRESET: dict[str, Any] = {
     "critic_learning_rate": 3e-4,
     "alpha_learning_rate": 1e-3,
     "mmd_threshold": 0.05,
+    "mmd_estimator": "biased",
     "warmup_fraction": 0.08,
     "n_target_samples": 10,
     "n_steps": 1,
@@ -46,12 +47,12 @@ class Step(NamedTuple):
     What a gradient step depends on, besides its batch.
 
     ``in_warmup``: the actor does not see the critics yet. ``behavior_is_frozen``: the VAE does not learn any more.
-    ``threshold``: what the divergence is compared with, in its own unit, a scalar.
+    ``threshold``: what the divergence is compared with, in its own unit, a scalar; None for "auto".
     """
 
     in_warmup: bool
     behavior_is_frozen: bool
-    threshold: th.Tensor
+    threshold: th.Tensor | None
 
 
 class BEAR(OfflineAlgorithm):
@@ -85,11 +86,13 @@ class BEAR(OfflineAlgorithm):
     :param mmd_kernel: "laplacian" or "gaussian".
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
-    :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" is 10% above the lowest divergence that was
-        reached (:func:`losses.auto_threshold`); alpha is half the mean ``|Q|`` in the warm-up, and at least that later
-        (:func:`losses.least_alpha`). None is "auto", or where ``alpha`` is fixed, the published one.
-    :param mmd_estimator: "biased" as published, which reads about 0.1 for equal distributions (``train/mmd_floor``), or
-        "unbiased" (a U-statistic), whose MMD^2 is compared with ``mmd_threshold ** 2``.
+    :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" fits it to the data: how far from the
+        behaviour one of its own actions is (:func:`losses.auto_threshold`). Alpha is then a quarter of the mean ``|Q|`` in
+        the warm-up, and at least that later (:func:`losses.least_alpha`). None is "auto", or with "kl" or a fixed ``alpha``
+        the published one.
+    :param mmd_estimator: "pooled" takes the square root of the batch's mean MMD^2, "biased", as published, the mean of the
+        states' roots; both read about 0.1 for equal distributions (``train/mmd_floor``). "unbiased" (a U-statistic) compares
+        MMD^2 with ``mmd_threshold ** 2``. See :func:`losses.mmd_divergence`.
     :param alpha: The multiplier: "auto" to learn it, or a fixed number of at least 0.
     :param log_alpha_max: Upper bound of log alpha.
     :param vae_kl_weight: Weight of the KL term in the VAE's loss.
@@ -154,7 +157,7 @@ class BEAR(OfflineAlgorithm):
         mmd_sigma: float = 20.0,
         n_mmd_samples: int = 4,
         mmd_threshold: float | Literal["auto"] | None = None,
-        mmd_estimator: Literal["biased", "unbiased"] = "biased",
+        mmd_estimator: Literal["biased", "pooled", "unbiased"] = "pooled",
         alpha: float | Literal["auto"] = "auto",
         log_alpha_max: float = 10.0,
         vae_kl_weight: float = 0.5,
@@ -207,7 +210,7 @@ class BEAR(OfflineAlgorithm):
         self.mmd_kernel = mmd_kernel
         self.mmd_sigma = mmd_sigma
         self.n_mmd_samples = n_mmd_samples
-        default: Any = "auto" if alpha == "auto" else DEFAULT_THRESHOLDS.get(divergence, 0.0)
+        default: Any = "auto" if (alpha, divergence) == ("auto", "mmd") else DEFAULT_THRESHOLDS.get(divergence, 0.0)
         self.mmd_threshold = default if mmd_threshold is None else mmd_threshold
         self.mmd_estimator = mmd_estimator
         self.alpha = alpha
@@ -236,7 +239,7 @@ class BEAR(OfflineAlgorithm):
             {
                 "divergence": ("mmd", "kl"),
                 "mmd_kernel": ("laplacian", "gaussian"),
-                "mmd_estimator": ("biased", "unbiased"),
+                "mmd_estimator": ("biased", "pooled", "unbiased"),
                 "q_reduction": ("min", "max", "mean"),
             }
         )
@@ -253,11 +256,15 @@ class BEAR(OfflineAlgorithm):
             self._check_numbers({"mmd_threshold": (-math.inf, math.inf)})
         n_candidates = self.policy_kwargs.get("n_action_samples", self.n_action_samples)
         n_critics = self.policy_kwargs.get("n_critics", 2)
-        unbiased = self.mmd_estimator == "unbiased"
+        unbiased, auto = self.mmd_estimator == "unbiased", self.mmd_threshold == "auto"
         wrong = {
             "bootstrap_probability=0: no critic would learn anything": self.bootstrap_probability == 0,
-            f'mmd_threshold="auto" watches alpha, but alpha={self.alpha} is fixed: give a number': (
-                self.mmd_threshold == "auto" and self.alpha != "auto"
+            f'mmd_threshold="auto" needs alpha="auto", not {self.alpha}: give a number': auto and self.alpha != "auto",
+            f'mmd_threshold="auto" is an MMD, but divergence={self.divergence!r}: give a number': (
+                auto and self.divergence != "mmd"
+            ),
+            f'mmd_threshold="auto" needs n_mmd_samples of at least 2, not {self.n_mmd_samples}: give a number': (
+                auto and self.n_mmd_samples < 2
             ),
             'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
             'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
@@ -285,8 +292,6 @@ class BEAR(OfflineAlgorithm):
             self.log_alpha.requires_grad_(True)
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
             self._add_optimizer(self.alpha_optimizer, self.alpha_learning_rate)
-        # mmd_threshold="auto": see losses.auto_threshold.
-        self.auto_threshold = th.tensor([self._published_threshold(), 0.0, math.inf], device=self.device)
         self._add_optimizer(self.actor.optimizer, self.lr_schedule)
         self._add_optimizer(self.critic.optimizer, self.critic_learning_rate)
         self._add_optimizer(self.behavior_vae.optimizer, self.vae_learning_rate)
@@ -298,7 +303,10 @@ class BEAR(OfflineAlgorithm):
 
     def _kind_of_step(self) -> Step:
         in_warmup = self._n_updates < (self.warmup_steps or 0)
-        return Step(in_warmup, self.behavior_is_frozen, self.constraint_threshold)
+        threshold = None
+        if not isinstance(self.mmd_threshold, str):
+            threshold = th.tensor(losses.bound_of(self.mmd_threshold, self.mmd_estimator), device=self.device)
+        return Step(in_warmup, self.behavior_is_frozen, threshold)
 
     def _update(self, batch: Any, step: Step) -> dict[str, th.Tensor]:
         """
@@ -312,11 +320,11 @@ class BEAR(OfflineAlgorithm):
         if not step.behavior_is_frozen:
             descend(self.behavior_vae.optimizer, self._vae_loss(batch, logged))
         descend(self.critic.optimizer, self._critic_loss(batch, logged))
-        actor_loss, divergence = self._actor_loss(batch, step, logged)
+        actor_loss, divergence, threshold = self._actor_loss(batch, step, logged)
         # The critics' own parameters need no gradient here.
         descend(self.actor.optimizer, actor_loss, [p for p in self.actor.parameters() if p.requires_grad])
         if self.alpha_optimizer is not None:
-            logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, step.threshold)
+            logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, threshold)
             descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
                 if self.mmd_threshold == "auto":
@@ -325,10 +333,6 @@ class BEAR(OfflineAlgorithm):
                     self.log_alpha.copy_(least if step.in_warmup else self.log_alpha.maximum(least))
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
         update_target(self.critic, self.critic_target, self.tau)
-
-        if self.mmd_threshold == "auto":
-            is_at_bound = self.log_alpha.detach() >= self.log_alpha_max
-            self.auto_threshold.copy_(losses.auto_threshold(self.auto_threshold, divergence, is_at_bound, step.in_warmup))
         logged["alpha"] = self.log_alpha.exp().mean()
         return {name: value.detach() for name, value in logged.items()}
 
@@ -360,20 +364,21 @@ class BEAR(OfflineAlgorithm):
             logged["least_alpha"] = losses.least_alpha(current_q_values)
         return critic_loss
 
-    def _actor_loss(self, batch: Any, step: Step, logged: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
-        """``-Q(s, a) + alpha (divergence - threshold)``, in the warm-up without Q; and the divergence."""
+    def _actor_loss(self, batch: Any, step: Step, logged: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """``-Q(s, a) + alpha (divergence - threshold)``, in the warm-up without Q; the divergence; and its threshold."""
         raw_actions, mean, log_std = self.policy.raw_actions(
             batch.observations, self._action_noise(batch, self.n_mmd_samples)
         )
         behavior_actions = self._behavior_actions(batch, step)
+        how = (self.mmd_kernel, self.mmd_sigma, self.mmd_estimator)
         if self.divergence == "mmd":
-            kernel = (self.mmd_kernel, self.mmd_sigma)
-            divergence = losses.mmd_divergence(raw_actions, behavior_actions, *kernel, self.mmd_estimator)
+            divergence = losses.mmd_divergence(raw_actions, behavior_actions, *how)
             if self.n_mmd_samples > 1:
-                logged["mmd_floor"] = losses.mmd_noise_floor(behavior_actions, *kernel, self.mmd_estimator)
+                logged["mmd_floor"] = losses.mmd_noise_floor(behavior_actions, *how)
         else:
             divergence = losses.kl_divergence(behavior_actions, mean, log_std)
-        actor_loss = losses.support_penalty(self.log_alpha.exp(), divergence, step.threshold).sum()
+        threshold = losses.auto_threshold(behavior_actions, *how) if step.threshold is None else step.threshold
+        actor_loss = losses.support_penalty(self.log_alpha.exp(), divergence, threshold).sum()
         if not step.in_warmup:
             policy_actions = th.tanh(raw_actions[:, :1])
             values = q_values(self.critic, batch.observations, policy_actions).squeeze(2)
@@ -382,8 +387,8 @@ class BEAR(OfflineAlgorithm):
             logged["actor_q_value"] = actor_q_value
         logged |= {"actor_loss": actor_loss, "std": log_std.exp().mean()}
         logged[self.divergence] = losses.in_unit_of_epsilon(divergence.detach(), self.mmd_estimator)
-        logged["mmd_threshold"] = losses.in_unit_of_epsilon(step.threshold, self.mmd_estimator)
-        return actor_loss, divergence
+        logged["mmd_threshold"] = losses.in_unit_of_epsilon(threshold, self.mmd_estimator)
+        return actor_loss, divergence, threshold
 
     def _behavior_actions(self, batch: Any, step: Step) -> th.Tensor:
         """Pre-tanh actions of the behaviour, shape (B, n_mmd_samples, A), without gradient."""
@@ -403,16 +408,6 @@ class BEAR(OfflineAlgorithm):
         """:return: Whether the behaviour VAE has had its ``behavior_steps`` and does not learn any more."""
         n_steps = self.warmup_steps or None if self.behavior_steps == "warmup" else self.behavior_steps
         return n_steps is not None and self._n_updates >= int(n_steps)
-
-    @property
-    def constraint_threshold(self) -> th.Tensor:
-        """:return: What the divergence is compared with, in its own unit (see :func:`losses.bound_of`), a scalar."""
-        if isinstance(self.mmd_threshold, str):
-            return self.auto_threshold[0].clone()
-        return self.auto_threshold.new_tensor(losses.bound_of(self.mmd_threshold, self.mmd_estimator))
-
-    def _published_threshold(self) -> float:
-        return losses.bound_of(DEFAULT_THRESHOLDS[self.divergence], self.mmd_estimator)
 
     def _noise(self, *shape: int) -> th.Tensor:
         return th.randn(shape, generator=self.generator, device=self.device)
@@ -454,4 +449,4 @@ class BEAR(OfflineAlgorithm):
         state_dicts = ["policy", "actor.optimizer", "critic.optimizer", "behavior_vae.optimizer"]
         if self.alpha_optimizer is not None:
             state_dicts.append("alpha_optimizer")
-        return state_dicts, ["log_alpha", "auto_threshold"]
+        return state_dicts, ["log_alpha"]

@@ -13,12 +13,8 @@ from torch.nn import functional as F
 SQRT_EPSILON = 1e-6
 # delta in the variance penalty sqrt((1 - delta) / delta) * std Q: delta_conf in BEAR's algos.py.
 VARIANCE_PENALTY_DELTA = 0.1
-# auto_threshold: how far above the divergence reached, weight of a step in the moving average, rise per step out of reach.
-MARGIN = 0.1
-AVERAGING = 5e-3
-RISE = 1e-4
 # least_alpha, per unit of value.
-LEAST_ALPHA = 0.5
+LEAST_ALPHA = 0.25
 
 
 def pairwise_kernel(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
@@ -83,21 +79,24 @@ def _mean_of_pairs(k: th.Tensor, estimator: str) -> th.Tensor:
 
 def mmd_divergence(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float, estimator: str) -> th.Tensor:
     """
-    The quantity that BEAR's constraint bounds, averaged over the batch.
+    The quantity that BEAR's constraint bounds.
 
-    With the biased estimator it is ``mean_B sqrt(MMD^2 + 1e-6)``, as published, to be compared with the threshold
-    epsilon. A square root would bias the unbiased estimate again (and has no value where it is negative), so there it is
-    ``mean_B MMD^2``, to be compared with ``epsilon^2``.
+    "biased", as published, is ``mean_B sqrt(MMD^2 + 1e-6)``, compared with the threshold epsilon. The root makes large
+    deviations at few states cheap. "pooled" (ours) takes it last, ``sqrt(mean_B MMD^2 + 1e-6)``: a deviation costs the same
+    at every state. "unbiased" is ``mean_B MMD^2``, compared with ``epsilon^2``: a root would bias it, and has no value where
+    the estimate is negative.
 
     :param x: Samples of the policy, shape (B, n, A); gradients flow.
     :param y: Samples of the behaviour, shape (B, m, A).
     :param kernel: See :func:`pairwise_kernel`.
     :param sigma: See :func:`pairwise_kernel`.
-    :param estimator: See :func:`mmd_squared`.
+    :param estimator: "biased", "pooled" or "unbiased"; MMD^2 is that of :func:`mmd_squared`, biased for "pooled".
     :return: scalar.
     """
-    squared = mmd_squared(x, y, kernel, sigma, estimator)
-    return (squared + SQRT_EPSILON).sqrt().mean() if estimator == "biased" else squared.mean()
+    squared = mmd_squared(x, y, kernel, sigma, "biased" if estimator == "pooled" else estimator)
+    if estimator == "unbiased":
+        return squared.mean()
+    return (squared.mean() + SQRT_EPSILON).sqrt() if estimator == "pooled" else (squared + SQRT_EPSILON).sqrt().mean()
 
 
 def bound_of(epsilon: float, estimator: str) -> float:
@@ -120,19 +119,42 @@ def in_unit_of_epsilon(divergence: th.Tensor, estimator: str) -> th.Tensor:
 
 def mmd_noise_floor(samples: th.Tensor, kernel: str, sigma: float, estimator: str = "biased") -> th.Tensor:
     """
-    What the estimator reads on average when policy and behaviour are the same distribution: ``sqrt((2/n)(1 - E k) + 1e-6)``
-    for "biased", 0 for "unbiased". A threshold below it cannot be met, whatever the policy does.
+    What the estimator reads on average when policy and behaviour are the same distribution: ``sqrt((2/n)(1 - E k) + 1e-6)``,
+    0 for "unbiased". A threshold below it cannot be met, whatever the policy does.
 
     :param samples: Samples of the behaviour, shape (B, n, A), n at least 2.
     :param kernel: See :func:`pairwise_kernel`.
     :param sigma: See :func:`pairwise_kernel`.
-    :param estimator: See :func:`mmd_squared`.
+    :param estimator: See :func:`mmd_divergence`.
     :return: scalar.
     """
     if estimator == "unbiased":
         return samples.new_zeros(())
-    between = _mean_of_pairs(pairwise_kernel(samples, samples, kernel, sigma), "unbiased").mean()
-    return (2.0 / samples.shape[1] * (1.0 - between) + SQRT_EPSILON).sqrt()
+    return (2.0 / samples.shape[1] * _spread(samples, kernel, sigma) + SQRT_EPSILON).sqrt()
+
+
+def auto_threshold(samples: th.Tensor, kernel: str, sigma: float, estimator: str) -> th.Tensor:
+    """
+    How far from the behaviour one of its own actions is, on average: the divergence of a policy that always takes the same
+    action, drawn once from the behaviour. A policy may be as far, and so choose among the behaviour's actions; how
+    spread those are, and with it the threshold, depends on the data (ours, not the paper's).
+
+    In expectation, MMD^2 is then ``1 - 2 E k + E k = 1 - E k``, k the kernel of two of the behaviour's actions; the biased
+    estimate from n of them is ``1 + 1/n`` times as large.
+
+    :param samples: Samples of the behaviour, shape (B, n, A), n at least 2.
+    :param kernel: See :func:`pairwise_kernel`.
+    :param sigma: See :func:`pairwise_kernel`.
+    :param estimator: See :func:`mmd_divergence`.
+    :return: A threshold in the unit of :func:`mmd_divergence`, scalar.
+    """
+    spread = _spread(samples, kernel, sigma)
+    return spread if estimator == "unbiased" else ((1.0 + 1.0 / samples.shape[1]) * spread + SQRT_EPSILON).sqrt()
+
+
+def _spread(samples: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
+    """``1 - E k`` over pairs of different samples of the same state, a scalar."""
+    return 1.0 - _mean_of_pairs(pairwise_kernel(samples, samples, kernel, sigma), "unbiased").mean()
 
 
 def squashed_log_prob(raw_actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
@@ -188,30 +210,11 @@ def reduce_q_values(q_values: th.Tensor, reduction: str, variance_penalty: float
     return value - variance_penalty * math.sqrt((1.0 - VARIANCE_PENALTY_DELTA) / VARIANCE_PENALTY_DELTA) * std
 
 
-def auto_threshold(state: th.Tensor, divergence: th.Tensor, is_at_bound: th.Tensor, in_warmup: bool) -> th.Tensor:
-    """
-    A threshold that the policy can reach: 10% above the lowest divergence, as a moving average, since the warm-up, in which
-    the policy sees nothing but the constraint (ours, not the paper's). While alpha is at its upper bound, the threshold may
-    be out of reach: it then rises by 0.01% a step.
-
-    :param state: The threshold; the divergence's moving average; its lowest value, infinite at first. Shape (3,).
-    :param divergence: This step's, scalar.
-    :param is_at_bound: Whether alpha is at its upper bound, shape (1,).
-    :param in_warmup: Whether the warm-up still goes on.
-    :return: The state after this step, shape (3,).
-    """
-    _, average, lowest = state.unbind()
-    average = th.where(lowest.isinf(), divergence.detach(), average.lerp(divergence.detach(), AVERAGING))
-    risen = th.where(is_at_bound.squeeze(0), lowest + RISE * lowest.abs(), lowest)
-    lowest = average if in_warmup else th.minimum(average, risen)
-    return th.stack([lowest + MARGIN * lowest.abs(), average, lowest])
-
-
 def least_alpha(q_values: th.Tensor) -> th.Tensor:
     """
-    Half the mean of ``|Q|``: beside :func:`auto_threshold`, alpha in the warm-up and its lower bound later (ours, not the
-    paper's). With a lower alpha the policy follows the critics out of narrow data, and the MMD of a few samples hardly shows
-    it. The constraint's weight relative to the critics' is then independent of the rewards' scale, as in TD3+BC
+    A quarter of the mean ``|Q|``: beside :func:`auto_threshold`, alpha in the warm-up and its lower bound later (ours, not
+    the paper's). With a lower alpha the policy follows the critics out of narrow data, and the MMD of a few samples hardly
+    shows it. The constraint's weight relative to the critics' is then independent of the rewards' scale, as in TD3+BC
     (Fujimoto & Gu 2021, equation 5).
 
     :param q_values: ``Q_j(s, a)``, any shape; no gradient flows to them.

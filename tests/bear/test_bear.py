@@ -211,11 +211,11 @@ def actor_gradient(model: BEAR, **settings) -> th.Tensor:
         setattr(model, name, value)
     model.generator.manual_seed(1)
     batch = model.replay_buffer.sample(16, generator=model.generator)
-    loss, _ = model._actor_loss(batch, model._kind_of_step(), {})
+    loss, *_ = model._actor_loss(batch, model._kind_of_step(), {})
     return th.cat([gradient.flatten() for gradient in th.autograd.grad(loss, list(model.actor.parameters()))])
 
 
-@pytest.mark.parametrize("settings", [{}, {"mmd_estimator": "unbiased"}, {"divergence": "kl"}, {"mmd_kernel": "gaussian"}])
+@pytest.mark.parametrize("settings", [{}, {"mmd_estimator": "biased"}, {"divergence": "kl"}, {"mmd_kernel": "gaussian"}])
 def test_actor_gradient_is_the_sum_of_its_two_parts(settings):
     model = tiny_bear(alpha=7.0, **settings).learn(5)
     full = actor_gradient(model)
@@ -265,7 +265,7 @@ def test_gradients_stay_where_they_belong():
     model.learn(1)
     before = [p.grad.clone() for p in model.critic.parameters()]
     assert all(p.grad is None for p in model.critic_target.parameters())
-    _, divergence = model._actor_loss(batch, step, {})
+    _, divergence, _ = model._actor_loss(batch, step, {})
     losses.alpha_loss(model.log_alpha, divergence, 0.05).backward()
     assert model.log_alpha.grad is not None
     assert all(th.equal(a, b.grad) for a, b in zip(before, model.critic.parameters(), strict=True))
@@ -386,6 +386,7 @@ KNOBS = [
     ({"mmd_kernel": "gaussian"}, {"actor"}),
     ({"n_mmd_samples": 8}, {"actor"}),
     ({"mmd_estimator": "unbiased"}, {"actor"}),
+    ({"mmd_estimator": "biased"}, {"actor"}),
     ({"alpha": 100.0}, {"actor", "alpha"}),
     ({"divergence": "kl"}, {"actor"}),
     # The threshold moves the multiplier only: here the divergence starts above the one and below the other.
@@ -474,6 +475,7 @@ def test_the_published_preset_has_the_published_settings():
     model = BEAR("MlpPolicy", "Pendulum-v1", **PUBLISHED_PRESET)
     assert [layer.out_features for layer in model.behavior_vae.encoder[::2]] == [750, 750, 4]
     assert (model.n_steps, model.n_target_samples, model.mmd_threshold, model.behavior_steps) == (1, 10, 0.05, None)
+    assert model.mmd_estimator == "biased"
 
 
 def test_alpha_goes_to_its_clamp_when_the_threshold_lies_below_the_noise_floor():
@@ -489,46 +491,44 @@ def test_fixed_alpha_stays():
     assert model.alpha_optimizer is None
 
 
-def test_auto_threshold_follows_the_warm_up_and_then_only_falls():
-    model = tiny_bear(mmd_threshold="auto", alpha_learning_rate=0.1, warmup_fraction=0.5)
-    assert model.constraint_threshold == pytest.approx(0.05)
-    seen = []
-    model.learn(40, lambda *_: seen.append(model.constraint_threshold.item()) or True)
-    thresholds = np.array(seen)
-    # tiny networks far from the data: the divergence is large, and falls
-    assert 0.05 < thresholds[19] < thresholds[0]
-    assert (np.diff(thresholds[20:]) <= 0).all()
+def threshold_of(model: BEAR, logged: dict | None = None) -> float:
+    batch = model.replay_buffer.sample(16)
+    return model._actor_loss(batch, model._kind_of_step(), {} if logged is None else logged)[2].item()
 
 
-def test_auto_threshold_is_told_of_the_warm_up_and_of_alphas_bound(monkeypatch):
-    told, original = [], losses.auto_threshold
-
-    def auto_threshold(state, divergence, is_at_bound, in_warmup):
-        told.append((in_warmup, is_at_bound.item()))
-        return original(state, divergence, is_at_bound, in_warmup)
-
-    monkeypatch.setattr(losses, "auto_threshold", auto_threshold)
-    model = tiny_bear(mmd_threshold="auto", alpha_learning_rate=0.1, warmup_fraction=0.5).learn(6)
-    assert told == [(True, False)] * 3 + [(False, False)] * 3
-    model.auto_threshold[:] = th.tensor([-9.9, -9.0, -9.0])  # out of reach
-    model.learn(200, reset_num_timesteps=False)
-    assert told[-1] == (False, True)
+@pytest.mark.parametrize("estimator", ["biased", "pooled", "unbiased"])
+def test_auto_threshold_is_of_the_behaviors_samples(monkeypatch, estimator):
+    model = tiny_bear(mmd_estimator=estimator).learn(2)
+    assert model.mmd_threshold == "auto"
+    behavior = th.randn(16, 4, 2)
+    monkeypatch.setattr(model, "_behavior_actions", lambda *_: behavior)
+    expected = losses.auto_threshold(behavior, "laplacian", 20.0, estimator).item()
+    logged = {}
+    assert threshold_of(model, logged) == pytest.approx(expected)
+    assert logged["mmd_threshold"].item() == pytest.approx(math.sqrt(expected) if estimator == "unbiased" else expected)
 
 
-def test_alpha_rises_after_the_warm_up_where_the_threshold_is_not_met_and_comes_down_where_it_is():
-    model = tiny_bear(mmd_threshold="auto", alpha_learning_rate=0.1, warmup_fraction=1.0).learn(10)
+def test_threshold_is_squared_for_the_unbiased_estimator():
+    assert threshold_of(tiny_bear(mmd_threshold=0.2).learn(1)) == pytest.approx(0.2)
+    assert threshold_of(tiny_bear(divergence="kl").learn(1)) == -2.0
+    assert threshold_of(tiny_bear(alpha=1.0).learn(1)) == pytest.approx(0.05)
+    assert threshold_of(tiny_bear(mmd_estimator="unbiased", mmd_threshold=0.2).learn(1)) == pytest.approx(0.04)
+
+
+def test_alpha_rises_after_the_warm_up_where_the_threshold_is_not_met_and_comes_down_where_it_is(monkeypatch):
+    model = tiny_bear(alpha_learning_rate=0.1, warmup_fraction=1.0).learn(10)
     start = model.log_alpha.item()
-    model.auto_threshold[:] = th.tensor([-9.9, -9.0, -9.0])
+    monkeypatch.setattr(losses, "auto_threshold", lambda *_: th.tensor(-9.9))
     high = model.learn(30, reset_num_timesteps=False).log_alpha.item()
     assert high > start + 1.0
-    model.auto_threshold[:] = th.tensor([9.9, 9.0, 9.0])
+    monkeypatch.setattr(losses, "auto_threshold", lambda *_: th.tensor(9.9))
     assert model.learn(30, reset_num_timesteps=False).log_alpha.item() < high - 0.5
 
 
 @pytest.mark.parametrize(
-    ("value", "threshold", "alpha"), [(-100.0, "auto", 50.0), (1e6, "auto", math.exp(10)), (100.0, 9.9, math.exp(-5))]
+    ("value", "threshold", "alpha"), [(-100.0, "auto", 25.0), (1e6, "auto", math.exp(10)), (100.0, 9.9, math.exp(-5))]
 )
-def test_alpha_is_half_of_the_values_in_the_warm_up_and_at_least_that_later(value, threshold, alpha):
+def test_alpha_is_a_quarter_of_the_values_in_the_warm_up_and_at_least_that_later(monkeypatch, value, threshold, alpha):
     model = tiny_bear(mmd_threshold=threshold, alpha_learning_rate=1.0, critic_learning_rate=0.0, warmup_fraction=1.0)
     with th.no_grad():
         for network in model.critic.q_networks:
@@ -537,15 +537,9 @@ def test_alpha_is_half_of_the_values_in_the_warm_up_and_at_least_that_later(valu
     if threshold == "auto":
         model.log_alpha.data.fill_(8.0)
         assert model.learn(5).log_alpha.exp().item() == pytest.approx(alpha, rel=1e-4)
-    model.auto_threshold[:] = th.tensor([9.9, 9.0, 9.0])
+    monkeypatch.setattr(losses, "auto_threshold", lambda *_: th.tensor(9.9))
     model.learn(40, reset_num_timesteps=False)
     assert model.log_alpha.exp().item() == pytest.approx(alpha, rel=1e-4)
-
-
-def test_threshold_is_squared_for_the_unbiased_estimator():
-    assert tiny_bear().constraint_threshold == pytest.approx(0.05)
-    assert tiny_bear(divergence="kl").constraint_threshold == -2.0
-    assert tiny_bear(mmd_estimator="unbiased", mmd_threshold=0.2).constraint_threshold == pytest.approx(0.04)
 
 
 @pytest.mark.parametrize(
@@ -564,8 +558,10 @@ def test_threshold_is_squared_for_the_unbiased_estimator():
         ({"alpha": float("nan")}, ["alpha", "nan"]),
         ({"mmd_threshold": "low"}, ["mmd_threshold", "low"]),
         ({"mmd_threshold": "auto", "alpha": 1.0}, ["mmd_threshold", "alpha"]),
+        ({"mmd_threshold": "auto", "divergence": "kl"}, ["mmd_threshold", "divergence"]),
+        ({"n_mmd_samples": 1}, ["mmd_threshold", "n_mmd_samples"]),
         ({"mmd_estimator": "unbiased", "divergence": "kl"}, ["mmd_estimator", "divergence"]),
-        ({"mmd_estimator": "unbiased", "n_mmd_samples": 1}, ["mmd_estimator", "n_mmd_samples"]),
+        ({"mmd_estimator": "unbiased", "mmd_threshold": 0.1, "n_mmd_samples": 1}, ["mmd_estimator", "n_mmd_samples"]),
         ({"variance_penalty": 1.0, "policy_kwargs": {"n_critics": 1}}, ["variance_penalty", "n_critics"]),
         ({"bootstrap_probability": 0.0}, ["bootstrap_probability"]),
         ({"warmup_fraction": -1}, ["warmup_fraction", "-1"]),

@@ -109,6 +109,28 @@ def test_unbiased_estimator_converges_to_the_true_mmd():
     assert squared.mean().item() == pytest.approx(expected, abs=4 * squared.std().item() / math.sqrt(len(squared)))
 
 
+def test_mmd_divergence_by_hand():
+    # No distance at the first state; x = {0, 1}, y = {1, 3} at the second.
+    x, y = th.cat([ONE_STATE_X, ONE_STATE_X]), th.cat([ONE_STATE_X, ONE_STATE_Y])
+    squared = losses.mmd_squared(ONE_STATE_X, ONE_STATE_Y, "laplacian", 0.5).item()
+    unbiased = losses.mmd_squared(x, y, "laplacian", 0.5, "unbiased").mean().item()
+    for estimator, expected in (
+        ("biased", (1e-3 + math.sqrt(squared + 1e-6)) / 2),
+        ("pooled", math.sqrt(squared / 2 + 1e-6)),
+        ("unbiased", unbiased),
+    ):
+        assert losses.mmd_divergence(x, y, "laplacian", 0.5, estimator).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("estimator", "ratio"), [("biased", math.sqrt(0.01 / 0.09)), ("pooled", 1.0), ("unbiased", 1.0)])
+def test_the_pooled_root_pulls_far_states_as_hard_as_near_ones(estimator, ratio):
+    policy, behavior = th.tensor([0.01, 0.09]).reshape(2, 1, 1).repeat(1, 2, 1).requires_grad_(), th.zeros(2, 2, 1)
+    losses.mmd_divergence(policy, behavior, "laplacian", 20.0, estimator).backward()
+    near, far = policy.grad.sum(dim=(1, 2))
+    assert near > 0
+    assert (far / near).item() == pytest.approx(ratio, rel=0.02)
+
+
 @pytest.mark.parametrize(("center", "std", "expected"), [(0.8, 0.05, 0.177), (1.2, 0.05, 0.264), (1.5, 0.05, 0.327)])
 def test_mmd_of_narrow_policies_against_uniform_behavior(center, std, expected):
     """Behaviour U[-1, 1], Gaussian kernel with sigma 20, n = 4."""
@@ -190,63 +212,56 @@ def test_support_penalty_holds_alpha_fixed_and_pushes_the_divergence_down():
     assert log_alpha.grad is None
 
 
-def test_auto_threshold_by_hand(monkeypatch):
-    monkeypatch.setattr(losses, "AVERAGING", 0.5)
-    monkeypatch.setattr(losses, "RISE", 0.1)
+def test_auto_threshold_by_hand():
+    # 2 sigma = 1: k = exp(-1) between the two samples of the first state, exp(-3) between those of the second.
+    samples, spread = th.tensor([[[0.0], [1.0]], [[0.0], [3.0]]]), 1 - (math.exp(-1) + math.exp(-3)) / 2
+    for estimator in ("biased", "pooled"):
+        threshold = losses.auto_threshold(samples, "laplacian", 0.5, estimator)
+        assert threshold.item() == pytest.approx(math.sqrt(1.5 * spread + 1e-6))
+    assert losses.auto_threshold(samples, "laplacian", 0.5, "unbiased").item() == pytest.approx(spread)
 
-    def step(state, divergence, is_at_bound=False, in_warmup=False) -> list[float]:
-        return losses.auto_threshold(th.tensor(state), th.tensor(divergence), th.tensor([is_at_bound]), in_warmup).tolist()
 
-    # The first step, in the warm-up or without one.
-    assert step([0.05, 0.0, math.inf], 0.4, True, True) == pytest.approx([0.44, 0.4, 0.4])
-    assert step([0.05, 0.0, math.inf], 0.4) == pytest.approx([0.44, 0.4, 0.4])
-    # In the warm-up the threshold follows the average, half of the way to each divergence, up and down.
-    assert step([0.44, 0.4, 0.4], 0.6, True, True) == pytest.approx([0.55, 0.5, 0.5])
-    assert step([0.55, 0.5, 0.5], 0.1, True, True) == pytest.approx([0.33, 0.3, 0.3])
-    # Then only down, ...
-    assert step([0.33, 0.3, 0.3], 0.1) == pytest.approx([0.22, 0.2, 0.2])
-    assert step([0.22, 0.2, 0.2], 0.4) == pytest.approx([0.22, 0.3, 0.2])
-    # ... unless alpha is at its bound.
-    assert step([0.22, 0.3, 0.2], 0.3, True) == pytest.approx([0.242, 0.3, 0.22])
-    assert step([0.22, 0.2, 0.2], 0.2, True) == pytest.approx([0.22, 0.2, 0.2])
-    # Looser where the divergence is negative, too.
-    assert step([-0.9, -1.0, -1.0], -1.0, True) == pytest.approx([-0.9, -1.0, -1.0])
-    assert step([-0.9, -0.6, -1.0], -0.6, True) == pytest.approx([-0.81, -0.6, -0.9])
-    divergence = th.tensor(0.2, requires_grad=True)
-    assert not losses.auto_threshold(th.tensor([0.05, 0.2, 0.2]), divergence, th.tensor([True]), False).requires_grad
+@pytest.mark.parametrize("kernel", ["laplacian", "gaussian"])
+@pytest.mark.parametrize("estimator", ["pooled", "unbiased"])
+def test_auto_threshold_is_the_divergence_of_a_policy_that_repeats_one_of_the_behaviors_actions(kernel, estimator):
+    x, y = same_gaussians(40_000)
+    one_action = x[:, :1].expand(-1, 4, -1)
+    divergence = losses.mmd_divergence(one_action, y, kernel, 20.0, estimator).item()
+    assert losses.auto_threshold(y, kernel, 20.0, estimator).item() == pytest.approx(divergence, rel=0.02)
+    # An action of somewhere else is further away.
+    assert losses.mmd_divergence(one_action + 0.3, y, kernel, 20.0, estimator).item() > 1.1 * divergence
 
 
 def test_least_alpha_by_hand():
     q_values = th.tensor([[2.0, -4.0], [6.0, 0.0]], requires_grad=True)
     least = losses.least_alpha(q_values)
-    assert least.item() == pytest.approx(0.5 * 3.0)
+    assert least.item() == pytest.approx(0.25 * 3.0)
     assert not least.requires_grad
 
 
 @pytest.mark.parametrize("rule", ["published", "auto"])
-def test_auto_threshold_ends_just_above_a_known_floor(monkeypatch, rule):
-    """Four samples of N(0, .3^2 I_3) read 0.109 at best: 0.05 is out of reach, and alpha stays at its bound for ever."""
-    monkeypatch.setattr(losses, "AVERAGING", 0.05)
+def test_auto_threshold_can_be_met_where_the_floor_is_above_the_published_one(rule):
+    """Four samples of N(0, .3^2 I_3) read 0.11 at best: 0.05 is out of reach, and alpha stays at its bound for ever."""
+    th.manual_seed(0)
     mean, log_std = th.full((3,), 0.5, requires_grad=True), th.zeros(3, requires_grad=True)
-    log_alpha, state = th.zeros(1, requires_grad=True), th.tensor([0.05, 0.0, math.inf])
-    optimizer, alpha_optimizer = th.optim.Adam([mean, log_std], 0.01), th.optim.Adam([log_alpha], 0.05)
-    for number in range(600):
-        in_warmup = rule == "auto" and number < 150
+    log_alpha = th.zeros(1, requires_grad=True)
+    optimizer, alpha_optimizer = th.optim.Adam([mean, log_std], 0.01), th.optim.Adam([log_alpha], 0.02)
+    ends = []
+    for _ in range(600):
         policy, behavior = mean + log_std.exp() * th.randn(32, 4, 3), 0.3 * th.randn(32, 4, 3)
-        divergence = losses.mmd_divergence(policy, behavior, "laplacian", 20.0, "biased")
-        pull = 0.1 * policy.mean()  # what the critics stand for
-        penalty = losses.support_penalty(log_alpha.exp(), divergence, state[0])
+        divergence = losses.mmd_divergence(policy, behavior, "laplacian", 20.0, "pooled")
+        threshold = losses.auto_threshold(behavior, "laplacian", 20.0, "pooled") if rule == "auto" else 0.05
+        value = -0.3 * (policy - 1.0).square().mean()
         for loss, one in (
-            (penalty.sum() - (0.0 if in_warmup else pull), optimizer),
-            (losses.alpha_loss(log_alpha, divergence, state[0]), alpha_optimizer),
+            (losses.support_penalty(log_alpha.exp(), divergence, threshold).sum() - value, optimizer),
+            (losses.alpha_loss(log_alpha, divergence, threshold), alpha_optimizer),
         ):
             one.zero_grad()
             loss.backward()
             one.step()
-        log_alpha.data.clamp_(0.0 if rule == "auto" else -5.0, 0.0 if in_warmup else 5.0)
-        if rule == "auto":
-            state = losses.auto_threshold(state, divergence, log_alpha >= 5.0, in_warmup)
+        log_alpha.data.clamp_(-5.0, 5.0)
+        ends = [*ends[-99:], divergence.item() / float(threshold)]
     assert (log_alpha.item() == 5.0) == (rule == "published")
     if rule == "auto":
-        assert state[0].item() == pytest.approx(0.115, abs=0.01)
-        assert state[1] < state[0] + 0.01
+        assert sum(ends) / 100 == pytest.approx(1.0, abs=0.05)
+        assert math.sqrt(1.25 * (0.109**2) / 0.5) == pytest.approx(float(threshold), abs=0.02)

@@ -28,9 +28,7 @@ def bear(device: str = "cpu", **kwargs) -> BEAR:
 
 def weights(model) -> th.Tensor:
     parts = [parameter.detach().flatten() for parameter in model.policy.parameters()]
-    return th.cat(
-        [*parts, *(getattr(model, name).detach() for name in ("log_alpha", "auto_threshold") if hasattr(model, name))]
-    )
+    return th.cat([*parts, *([model.log_alpha.detach()] if isinstance(model, BEAR) else [])])
 
 
 def falling(progress: float) -> float:
