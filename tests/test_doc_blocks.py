@@ -14,7 +14,7 @@ from test_docs import BLOCK, PAGES
 from sb3_pg_extras import BC, load_dataset, save_dataset
 
 BUNDLED = "bundled:pendulum-mixed-v0"
-LEARN = re.compile(r"(?<=\.learn\()(\s*)[\d_]+")
+LEARN = re.compile(r"(?<=\.learn\()(\s*)([\d_]+|(?=\)))")
 
 
 class Stop(Exception):

@@ -34,11 +34,6 @@ def test_bear_comes_more_than_halfway_from_its_data_to_the_agent_that_made_it():
 
 
 @pytest.mark.slow
-def test_bear_learns_out_of_the_box():
-    assert mean_return(BEAR("MlpPolicy", "Pendulum-v1", seed=10).learn(), "Pendulum-v1") > -300
-
-
-@pytest.mark.slow
 def test_reinforce_solves_cartpole_out_of_the_box():
     model = REINFORCE("MlpPolicy", "CartPole-v1", seed=10).learn(200_000)
     assert mean_return(model, "CartPole-v1") >= 475
@@ -61,8 +56,8 @@ def test_the_first_lines_of_the_readme_learn():
     exec(blocks[1], names)
     assert mean_return(names["model"], "CartPole-v1") >= 475
     exec(blocks[2], names)
-    # Halfway from the data (-1093) to the agent that made them (-131).
-    assert mean_return(names["model"], "Pendulum-v1") > -612
+    # README says -190; the data have -1093, the agent that made them -131.
+    assert mean_return(names["model"], "Pendulum-v1") > -250
 
 
 def test_tables_in_readme_and_docs_are_what_the_benchmarks_wrote():

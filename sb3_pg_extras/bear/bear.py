@@ -129,7 +129,7 @@ class BEAR(OfflineAlgorithm):
         "CnnPolicy": CnnPolicy,
         "MultiInputPolicy": MultiInputPolicy,
     }
-    default_total_timesteps: ClassVar[int] = 10_000
+    default_total_timesteps: ClassVar[int] = 7_500
     cuda_graphs = True
     # From offline to online, and back.
     to_sac = sac.to_sac
