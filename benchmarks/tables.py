@@ -163,12 +163,9 @@ def data_name(row: Row) -> str:
     return Path(row["dataset"]).stem
 
 
-EARLIER = "earlier rule"  # variants that are no more
-
-
 def locomotion() -> str:
     """Returns by dataset and variant, means over the seeds."""
-    rows = [row for row in read("locomotion") if not row["variant"].startswith(EARLIER)]
+    rows = read("locomotion")
     variants = list(groups(rows, "variant"))
     lines = []
     for _, own in groups(sorted(rows, key=data_name), "dataset").items():
@@ -221,7 +218,7 @@ def locomotion_summary() -> str:
     above = "above BC (95% interval over datasets)"
     header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", above, "better than BC"]
     header += ["stable on medium", "constraint met"]
-    return markdown(header, sorted(lines, key=lambda line: (line[0].startswith(EARLIER), -float(line[2].strip("*")))))
+    return markdown(header, sorted(lines, key=lambda line: -float(line[2].strip("*"))))
 
 
 def scores_by_dataset(rows: Iterable[Row]) -> dict[Any, list[float]]:
@@ -282,9 +279,12 @@ def locomotion_curves() -> None:
 
 
 def locomotion_narrow() -> str:
-    """What each change of a setting did to BEAR."""
+    """What each change of a setting did to BEAR, below the entry itself."""
+    changed = read("locomotion_narrow")
+    runs = {(row["dataset"], row["seed"]) for row in changed}
+    entries = [row for row in read("locomotion") if row["variant"] == "BEAR" and (row["dataset"], row["seed"]) in runs]
     lines = []
-    for row in sorted(read("locomotion_narrow"), key=lambda row: (data_name(row), row["variant"])):
+    for row in sorted([*entries, *changed], key=lambda row: (data_name(row), row["variant"] != "BEAR", row["variant"])):
         ends = [f"{row[f'train/{name}'][-1]:.3g}" for name in ("alpha", "mmd", "mmd_threshold", "q_value")]
         evaluations = row["last_evaluations"]
         lines.append(
@@ -296,7 +296,7 @@ def locomotion_narrow() -> str:
 
 def judged(normalized: bool = True) -> list[Row]:
     """:return: The runs whose checkpoints FQE judged, with normalised observations or without."""
-    rows = [row for row in read("offline_figures") if not row["variant"].startswith(EARLIER)]
+    rows = [row for row in read("offline_figures") if not row["variant"].startswith("earlier rule")]
     rows = [row for row in rows if ("normalises" if normalized else "FQE of 10,000 steps") in row["variant"]]
     return sorted(rows, key=lambda row: (data_name(row), row["algorithm"]))
 
@@ -368,9 +368,8 @@ def offline_scatter() -> None:
 
 def acting() -> str:
     """Ways to act, on the same weights: means of the last evaluations."""
-    rows = [row for name in ("acting", "locomotion_narrow") for row in read(name) if row.get("acting")]
-    rows.sort(key=lambda row: (data_name(row), row["variant"]))
-    header = ["", *(f"{data_name(row)}, {row['variant']}" for row in rows)]
+    rows = sorted(read("acting"), key=data_name)
+    header = ["", *map(data_name, rows)]
     rules = rows[0]["acting"]
     return markdown(header, ([rule, *(f"{np.mean(row['acting'][rule]):.0f}" for row in rows)] for rule in rules))
 

@@ -47,7 +47,7 @@ class Step(NamedTuple):
     What a gradient step depends on, besides its batch.
 
     ``in_warmup``: the actor does not see the critics yet. ``behavior_is_frozen``: the VAE does not learn any more.
-    ``threshold``: what the divergence is compared with, in its own unit, a scalar; None for "auto".
+    ``threshold``: what the divergence is compared with, in its own unit, a scalar; None where the batch decides.
     """
 
     in_warmup: bool
@@ -88,11 +88,11 @@ class BEAR(OfflineAlgorithm):
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
     :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" fits it to the data: how far from the
         behaviour one of its own actions is (:func:`losses.auto_threshold`). Alpha is then a quarter of the mean ``|Q|`` in
-        the warm-up, and at least that later (:func:`losses.least_alpha`). None is "auto", or with "kl" or a fixed ``alpha``
-        the published one.
+        the warm-up, and at least that later (:func:`losses.least_alpha`). None is "auto", but the published one with "kl" or
+        a fixed ``alpha``.
     :param mmd_estimator: "pooled" takes the square root of the batch's mean MMD^2, "biased", as published, the mean of the
-        states' roots; both read about 0.1 for equal distributions (``train/mmd_floor``). "unbiased" (a U-statistic) compares
-        MMD^2 with ``mmd_threshold ** 2``. See :func:`losses.mmd_divergence`.
+        states' roots; for equal distributions both read ``train/mmd_floor``. "unbiased" (a U-statistic) compares MMD^2 with
+        ``mmd_threshold ** 2``. See :func:`losses.mmd_divergence`.
     :param alpha: The multiplier: "auto" to learn it, or a fixed number of at least 0.
     :param log_alpha_max: Upper bound of log alpha.
     :param vae_kl_weight: Weight of the KL term in the VAE's loss.
@@ -259,15 +259,17 @@ class BEAR(OfflineAlgorithm):
         unbiased, auto = self.mmd_estimator == "unbiased", self.mmd_threshold == "auto"
         wrong = {
             "bootstrap_probability=0: no critic would learn anything": self.bootstrap_probability == 0,
-            f'mmd_threshold="auto" needs alpha="auto", not {self.alpha}: give a number': auto and self.alpha != "auto",
-            f'mmd_threshold="auto" is an MMD, but divergence={self.divergence!r}: give a number': (
-                auto and self.divergence != "mmd"
-            ),
-            f'mmd_threshold="auto" needs n_mmd_samples of at least 2, not {self.n_mmd_samples}: give a number': (
-                auto and self.n_mmd_samples < 2
-            ),
             'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
             'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
+            f'mmd_threshold="auto" needs alpha="auto", not {self.alpha}: give mmd_threshold a number': (
+                auto and self.alpha != "auto"
+            ),
+            'mmd_threshold="auto" is for the MMD, but divergence="kl": give mmd_threshold a number': (
+                auto and self.divergence == "kl"
+            ),
+            'mmd_threshold="auto", the default, needs n_mmd_samples of at least 2, not 1: give mmd_threshold a number': (
+                auto and self.n_mmd_samples < 2
+            ),
             f"n_action_samples={self.n_action_samples} and policy_kwargs n_action_samples={n_candidates}: leave it out": (
                 n_candidates != self.n_action_samples
             ),
@@ -304,8 +306,10 @@ class BEAR(OfflineAlgorithm):
     def _kind_of_step(self) -> Step:
         in_warmup = self._n_updates < (self.warmup_steps or 0)
         threshold = None
-        if not isinstance(self.mmd_threshold, str):
-            threshold = th.tensor(losses.bound_of(self.mmd_threshold, self.mmd_estimator), device=self.device)
+        if self.mmd_threshold != "auto":
+            # The data type must not be that of the user's number: a recorded step copies into it.
+            bound = float(losses.bound_of(self.mmd_threshold, self.mmd_estimator))
+            threshold = th.tensor(bound, dtype=th.float32, device=self.device)
         return Step(in_warmup, self.behavior_is_frozen, threshold)
 
     def _update(self, batch: Any, step: Step) -> dict[str, th.Tensor]:
@@ -428,6 +432,8 @@ class BEAR(OfflineAlgorithm):
         return self._bootstrap_masks[:, indices].float()
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        # The user may have changed any argument since.
+        self._check_arguments()
         if self.warmup_steps is None:
             self.warmup_steps = round(self.warmup_fraction * total_timesteps)
         return super()._setup_learn(total_timesteps, *args, **kwargs)

@@ -72,7 +72,7 @@ def _mean_of_pairs(k: th.Tensor, estimator: str) -> th.Tensor:
         raise ValueError(f"estimator must be 'biased' or 'unbiased', not {estimator!r}")
     n = k.shape[1]
     if n < 2:
-        raise ValueError(f"the unbiased estimator needs at least 2 samples per state, got {n}")
+        raise ValueError(f"a mean over pairs of different samples needs at least 2 samples per state, got {n}")
     # k(x, x) = 1 on the diagonal, for both kernels.
     return (k.sum(dim=(1, 2)) - n) / (n * (n - 1))
 
@@ -81,10 +81,11 @@ def mmd_divergence(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float, estima
     """
     The quantity that BEAR's constraint bounds.
 
-    "biased", as published, is ``mean_B sqrt(MMD^2 + 1e-6)``, compared with the threshold epsilon. The root makes large
-    deviations at few states cheap. "pooled" (ours) takes it last, ``sqrt(mean_B MMD^2 + 1e-6)``: a deviation costs the same
-    at every state. "unbiased" is ``mean_B MMD^2``, compared with ``epsilon^2``: a root would bias it, and has no value where
-    the estimate is negative.
+    "biased", as published, is ``mean_B sqrt(MMD^2 + 1e-6)``, compared with the threshold epsilon. With the Laplacian kernel
+    MMD^2 is about proportional to the distance from the data, so that its root makes a step further away cheaper the further
+    the policy is. "pooled" (ours) takes the root last, ``sqrt(mean_B MMD^2 + 1e-6)``: the step costs the same everywhere.
+    "unbiased" is ``mean_B MMD^2``, compared with ``epsilon^2``: a root would bias it, and has no value where the estimate is
+    negative.
 
     :param x: Samples of the policy, shape (B, n, A); gradients flow.
     :param y: Samples of the behaviour, shape (B, m, A).
@@ -102,7 +103,7 @@ def mmd_divergence(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float, estima
 def bound_of(epsilon: float, estimator: str) -> float:
     """
     :param epsilon: The threshold as the paper states it.
-    :param estimator: See :func:`mmd_squared`.
+    :param estimator: See :func:`mmd_divergence`.
     :return: What :func:`mmd_divergence` is compared with, in its unit: ``epsilon``, or its square for "unbiased".
     """
     return epsilon**2 if estimator == "unbiased" else epsilon
@@ -111,7 +112,7 @@ def bound_of(epsilon: float, estimator: str) -> float:
 def in_unit_of_epsilon(divergence: th.Tensor, estimator: str) -> th.Tensor:
     """
     :param divergence: In the unit of :func:`mmd_divergence`.
-    :param estimator: See :func:`mmd_squared`.
+    :param estimator: See :func:`mmd_divergence`.
     :return: The inverse of :func:`bound_of`: the unbiased MMD^2, which may be negative, as a signed square root.
     """
     return divergence.sign() * divergence.abs().sqrt() if estimator == "unbiased" else divergence
@@ -119,8 +120,9 @@ def in_unit_of_epsilon(divergence: th.Tensor, estimator: str) -> th.Tensor:
 
 def mmd_noise_floor(samples: th.Tensor, kernel: str, sigma: float, estimator: str = "biased") -> th.Tensor:
     """
-    What the estimator reads on average when policy and behaviour are the same distribution: ``sqrt((2/n)(1 - E k) + 1e-6)``,
-    0 for "unbiased". A threshold below it cannot be met, whatever the policy does.
+    What the estimator reads when policy and behaviour are the same distribution: ``sqrt((2/n)(1 - E k) + 1e-6)`` for
+    "pooled", a little less for "biased", whose roots come first, 0 for "unbiased". A narrower policy reads somewhat less,
+    but a threshold far below cannot be met, whatever the policy does.
 
     :param samples: Samples of the behaviour, shape (B, n, A), n at least 2.
     :param kernel: See :func:`pairwise_kernel`.
@@ -135,12 +137,13 @@ def mmd_noise_floor(samples: th.Tensor, kernel: str, sigma: float, estimator: st
 
 def auto_threshold(samples: th.Tensor, kernel: str, sigma: float, estimator: str) -> th.Tensor:
     """
-    How far from the behaviour one of its own actions is, on average: the divergence of a policy that always takes the same
-    action, drawn once from the behaviour. A policy may be as far, and so choose among the behaviour's actions; how
-    spread those are, and with it the threshold, depends on the data (ours, not the paper's).
+    How far from the behaviour one of its own actions is, on average: the divergence of a policy that takes one action at
+    each state, drawn once from the behaviour. So far a policy may go, and so choose among the behaviour's actions; how much
+    those vary, and with it the threshold, depends on the data (ours, not the paper's).
 
     In expectation, MMD^2 is then ``1 - 2 E k + E k = 1 - E k``, k the kernel of two of the behaviour's actions; the biased
-    estimate from n of them is ``1 + 1/n`` times as large.
+    estimate from n of them is ``1 + 1/n`` times as large. For "biased" the threshold is a little wider than that divergence,
+    whose roots come first.
 
     :param samples: Samples of the behaviour, shape (B, n, A), n at least 2.
     :param kernel: See :func:`pairwise_kernel`.
@@ -230,7 +233,7 @@ def support_penalty(alpha: th.Tensor, divergence: th.Tensor, threshold: float | 
 
     :param alpha: The multiplier, above 0; no gradient flows to it.
     :param divergence: scalar; gradients flow.
-    :param threshold: epsilon.
+    :param threshold: What it is compared with, in the same unit.
     :return: scalar.
     """
     return alpha.detach() * (divergence - threshold)
@@ -243,7 +246,7 @@ def alpha_loss(log_alpha: th.Tensor, divergence: th.Tensor, threshold: float | t
 
     :param log_alpha: shape (1,); gradients flow.
     :param divergence: scalar; no gradient flows to it.
-    :param threshold: epsilon.
+    :param threshold: What it is compared with, in the same unit.
     :return: scalar.
     """
     return -(log_alpha.exp() * (divergence.detach() - threshold)).sum()

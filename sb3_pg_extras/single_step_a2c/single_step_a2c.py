@@ -151,11 +151,9 @@ class SingleStepA2C(PolicyGradientAlgorithm):
             self.policy_kwargs = {"share_features_extractor": False, **given}
         super()._setup_model()
         self.policy_kwargs = given
-        self.critic_lr_schedule: Schedule | None = None
-        self.critic_optimizer: th.optim.Optimizer | None = None
-        if self.critic_learning_rate is not None:
-            self.critic_lr_schedule = FloatSchedule(self.critic_learning_rate)
-            self.critic_optimizer = self._split_optimizer(self.critic_lr_schedule(1))
+        rate = self.critic_learning_rate
+        self.critic_lr_schedule = None if rate is None else FloatSchedule(rate)
+        self.critic_optimizer = None if rate is None else self._split_optimizer(FloatSchedule(rate)(1))
         params = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.traces = EligibilityTraces(params, self.n_envs) if self.trace_decay > 0 else None
         if isinstance(self.optimizers[0], ObGD) and self.env is not None and self.get_vec_normalize_env() is None:

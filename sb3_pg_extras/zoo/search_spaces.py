@@ -60,7 +60,7 @@ def _draw_bear(trial: optuna.Trial) -> None:
     trial.suggest_float("mmd_sigma", 1.0, 50.0, log=True)
     trial.suggest_int("n_mmd_samples", 4, 10)
     trial.suggest_categorical("mmd_estimator", ["biased", "pooled", "unbiased"])
-    trial.suggest_float("mmd_threshold", 0.03, 0.5, log=True)
+    trial.suggest_categorical("mmd_threshold", ["auto", 0.03, 0.05, 0.1, 0.2, 0.5])
     trial.suggest_float("target_q_mixture", 0.5, 1.0)
     _draw_policy_kwargs(trial, "net_arch", "vae_net_arch")
 

@@ -215,7 +215,10 @@ def actor_gradient(model: BEAR, **settings) -> th.Tensor:
     return th.cat([gradient.flatten() for gradient in th.autograd.grad(loss, list(model.actor.parameters()))])
 
 
-@pytest.mark.parametrize("settings", [{}, {"mmd_estimator": "biased"}, {"divergence": "kl"}, {"mmd_kernel": "gaussian"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"mmd_estimator": "biased"}, {"mmd_estimator": "unbiased"}, {"divergence": "kl"}, {"mmd_kernel": "gaussian"}],
+)
 def test_actor_gradient_is_the_sum_of_its_two_parts(settings):
     model = tiny_bear(alpha=7.0, **settings).learn(5)
     full = actor_gradient(model)
@@ -508,7 +511,7 @@ def test_auto_threshold_is_of_the_behaviors_samples(monkeypatch, estimator):
     assert logged["mmd_threshold"].item() == pytest.approx(math.sqrt(expected) if estimator == "unbiased" else expected)
 
 
-def test_threshold_is_squared_for_the_unbiased_estimator():
+def test_what_the_divergence_is_compared_with():
     assert threshold_of(tiny_bear(mmd_threshold=0.2).learn(1)) == pytest.approx(0.2)
     assert threshold_of(tiny_bear(divergence="kl").learn(1)) == -2.0
     assert threshold_of(tiny_bear(alpha=1.0).learn(1)) == pytest.approx(0.05)
@@ -557,7 +560,7 @@ def test_alpha_is_a_quarter_of_the_values_in_the_warm_up_and_at_least_that_later
         ({"alpha": -1.0}, ["alpha", "-1"]),
         ({"alpha": float("nan")}, ["alpha", "nan"]),
         ({"mmd_threshold": "low"}, ["mmd_threshold", "low"]),
-        ({"mmd_threshold": "auto", "alpha": 1.0}, ["mmd_threshold", "alpha"]),
+        ({"mmd_threshold": "auto", "alpha": 1.0}, ["mmd_threshold", "alpha", "give mmd_threshold a number"]),
         ({"mmd_threshold": "auto", "divergence": "kl"}, ["mmd_threshold", "divergence"]),
         ({"n_mmd_samples": 1}, ["mmd_threshold", "n_mmd_samples"]),
         ({"mmd_estimator": "unbiased", "divergence": "kl"}, ["mmd_estimator", "divergence"]),
@@ -615,7 +618,7 @@ def test_everything_the_issue_of_the_constraint_needs_is_logged(tmp_path):
     model.learn(20, log_interval=None)
     model.logger.dump = lambda step: logged.update(model.logger.name_to_value)
     model.dump_logs()
-    constraint = {"alpha", "alpha_loss", "mmd", "mmd_floor", "mmd_threshold", "std"}
+    constraint = {"alpha", "alpha_loss", "least_alpha", "mmd", "mmd_floor", "mmd_threshold", "std"}
     q_values = {"q_value", "q_value_std", "target_q_value", "actor_q_value"}
     other_losses = {"actor_loss", "critic_loss", "reconstruction_loss", "kl_loss", "learning_rate"}
     for name in constraint | q_values | other_losses:
@@ -701,7 +704,7 @@ def test_same_seed_same_weights_whatever_runs_in_between():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{}, {"alpha": 3.0, "bootstrap_probability": 0.8}, {"mmd_threshold": "auto", "alpha_learning_rate": 0.5}]
+    "kwargs", [{}, {"alpha": 3.0, "bootstrap_probability": 0.8}, {"mmd_threshold": 0.1, "alpha_learning_rate": 0.5}]
 )
 def test_going_on_after_loading_equals_never_having_stopped(tmp_path, kwargs):
     whole = tiny_bear(**kwargs).learn(10)

@@ -41,7 +41,8 @@ VARIANTS = {
     "learns the behaviour throughout": {"behavior_steps": None},
     "falling learning rates": RATES,
     "alpha at its bound": {"alpha_learning_rate": 1.0, "log_alpha_max": -4.0},
-    "unbiased": {"mmd_estimator": "unbiased", "mmd_threshold": 0.1, "bootstrap_probability": 0.7, "n_steps": 1},
+    "unbiased": {"mmd_estimator": "unbiased", "mmd_threshold": 1, "bootstrap_probability": 0.7, "n_steps": 1},
+    "unbiased, auto": {"mmd_estimator": "unbiased"},
     "KL, fixed alpha": {"alpha": 10.0, "divergence": "kl"},
     "not normalised": {"normalize_observations": False},
 }
@@ -92,6 +93,17 @@ def test_a_recorded_run_is_the_same_run(recorder, kwargs):
     for name, (total, count) in expected._sums.items():
         assert ours._sums[name][1] == count
         assert th.equal(ours._sums[name][0], total), name
+
+
+def test_a_callback_may_set_the_threshold(recorder):
+    def callback(local_variables, _):
+        model = local_variables["self"]
+        model.mmd_threshold = {20: 1, 40: 0.3, 60: "auto"}.get(model.num_timesteps, model.mmd_threshold)
+        return True
+
+    expected, ours = plain(bear()).learn(80, callback), bear().learn(80, callback)
+    assert recorder.replayed > 0
+    assert th.equal(weights(expected), weights(ours))
 
 
 @pytest.mark.parametrize("algorithm", [BC, BCQ, TD3BC])

@@ -415,6 +415,12 @@ def test_enjoy_shows_the_trained_agents_without_training(run):
     assert "Mean reward" in played.stdout
 
 
+@pytest.mark.parametrize("run", TRAINED_AGENTS, ids=lambda run: f"{run.parent.name}-{run.name}")
+def test_trained_agents_load(run):
+    model = ALGORITHMS[run.parent.name].load(run / f"{run.name.removesuffix('_1')}.zip", device="cpu")
+    assert model.num_timesteps > 0
+
+
 def test_trained_agents_are_small():
     assert {run.parent.name for run in TRAINED_AGENTS} == set(ALGORITHMS)
     assert sum(path.stat().st_size for run in TRAINED_AGENTS for path in run.rglob("*") if path.is_file()) < 20e6
