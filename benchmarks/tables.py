@@ -261,13 +261,13 @@ def locomotion_curves() -> None:
     figure, axes = plt.subplots(3, 3, figsize=(10, 7.5), layout="constrained", sharex=True)
     experts = expert_returns()
     for axis, own in zip(axes.flat, datasets.values(), strict=False):
-        for variant in SHOWN_CURVES:
+        for number, variant in enumerate(SHOWN_CURVES):
             runs = [row for row in own if row["variant"] == variant]
             if runs:
                 steps = sorted(set.intersection(*(set(map(int, row["evaluations"])) for row in runs)))
                 returns = np.array([[row["evaluations"][str(step)] for step in steps] for row in runs])
-                (line,) = axis.plot(steps, returns.mean(axis=0), label=variant)
-                axis.fill_between(steps, returns.min(axis=0), returns.max(axis=0), color=line.get_color(), alpha=0.15)
+                axis.plot(steps, returns.mean(axis=0), label=variant, color=f"C{number}")
+                axis.fill_between(steps, returns.min(axis=0), returns.max(axis=0), color=f"C{number}", alpha=0.15)
         axis.axhline(own[0]["dataset_return"], color="grey", linestyle=":", label="the data's mean")
         axis.axhline(experts[data_name(own[0])], color="grey", linestyle="--", label="the expert")
         axis.set_title(data_name(own[0]), fontsize=9)
