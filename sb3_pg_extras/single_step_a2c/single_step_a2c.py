@@ -152,8 +152,8 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         super()._setup_model()
         self.policy_kwargs = given
         rate = self.critic_learning_rate
-        self.critic_lr_schedule = None if rate is None else FloatSchedule(rate)
-        self.critic_optimizer = None if rate is None else self._split_optimizer(FloatSchedule(rate)(1))
+        self.critic_lr_schedule = schedule = None if rate is None else FloatSchedule(rate)
+        self.critic_optimizer = None if schedule is None else self._split_optimizer(schedule(1))
         params = [p for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]]
         self.traces = EligibilityTraces(params, self.n_envs) if self.trace_decay > 0 else None
         if isinstance(self.optimizers[0], ObGD) and self.env is not None and self.get_vec_normalize_env() is None:

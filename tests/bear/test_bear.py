@@ -511,6 +511,14 @@ def test_auto_threshold_is_of_the_behaviors_samples(monkeypatch, estimator):
     assert logged["mmd_threshold"].item() == pytest.approx(math.sqrt(expected) if estimator == "unbiased" else expected)
 
 
+def test_arguments_that_were_changed_are_checked_before_learning():
+    model = tiny_bear().learn(1)
+    model.mmd_threshold = "Auto"
+    with pytest.raises(ValueError, match="mmd_threshold='Auto'"):
+        model.learn(1)
+    assert model.num_timesteps == 1
+
+
 def test_what_the_divergence_is_compared_with():
     assert threshold_of(tiny_bear(mmd_threshold=0.2).learn(1)) == pytest.approx(0.2)
     assert threshold_of(tiny_bear(divergence="kl").learn(1)) == -2.0
