@@ -1,6 +1,7 @@
 """The rules of CONTRIBUTING.md that ``lint-imports`` cannot check."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import sb3_pg_extras
 
 PACKAGE = Path(sb3_pg_extras.__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
 def modules_after(code: str) -> set[str]:
@@ -52,3 +54,12 @@ def test_public_names_are_there():
     assert set(sb3_pg_extras.__all__) <= set(dir(sb3_pg_extras))
     with pytest.raises(AttributeError, match="no attribute 'DQN'"):
         sb3_pg_extras.DQN  # noqa: B018
+
+
+def test_the_image_installs_what_there_is():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    copied = [name for names in re.findall(r"^COPY (.*) /src", dockerfile, re.MULTILINE) for name in names.split()]
+    assert {"pyproject.toml", "sb3_pg_extras", "hyperparams"} <= set(copied)
+    assert all((ROOT / name).exists() for name in copied)
+    (torch,) = re.findall(r"torch==\S+", dockerfile)
+    assert torch in (ROOT / "constraints.txt").read_text().splitlines()
