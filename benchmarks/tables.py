@@ -285,12 +285,14 @@ def locomotion_narrow() -> str:
     entries = [row for row in read("locomotion") if row["variant"] == "BEAR" and (row["dataset"], row["seed"]) in runs]
     lines = []
     for row in sorted([*entries, *changed], key=lambda row: (data_name(row), row["variant"] != "BEAR", row["variant"])):
-        ends = [f"{row[f'train/{name}'][-1]:.3g}" for name in ("alpha", "mmd", "mmd_threshold", "q_value")]
+        divergence = "mmd" if "train/mmd" in row else "cost"
+        names = ("alpha", divergence, f"{divergence}_threshold", "q_value")
+        ends = [f"{row[f'train/{name}'][-1]:.3g}" for name in names]
         evaluations = row["last_evaluations"]
         lines.append(
             [data_name(row), row["variant"], row["seed"], f"**{float(row['return_mean']):.0f}**", evaluations, *ends]
         )
-    header = ["dataset", "variant", "seed", "mean", "last five evaluations", "alpha", "MMD", "threshold", "Q"]
+    header = ["dataset", "variant", "seed", "mean", "last five evaluations", "alpha", "MMD or cost", "threshold", "Q"]
     return markdown(header, lines)
 
 

@@ -31,6 +31,7 @@ ELSEWHERE = {
     r"python benchmarks/|git clone .*streaming-drl": "hours; tests/benchmarks reads the suites and runs small ones",
     r"python examples/": "tests/test_examples.py",
     r"jupyter |tensorboard ": "a server, of another project",
+    r"docker ": "Docker's engine; tests/test_house.py reads the Dockerfile",
     r".*postgresql://|.*--address": "tests/zoo/test_distributed.py, with a server",
 }
 # Fewer steps.
