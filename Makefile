@@ -41,6 +41,7 @@ pytest: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco,box2d]"
 	$(BIN)/pytest -m slow
 
 # On a machine with an NVIDIA GPU, minutes.
@@ -57,7 +58,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
 	test -d benchmarks/runs/streaming-drl || git clone --quiet https://github.com/mohmdelsayed/streaming-drl benchmarks/runs/streaming-drl
 	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1 mujoco; }
-	$(BIN)/python benchmarks/run.py suites/bear_pendulum.yml suites/fine_tune.yml suites/reinforce.yml
+	$(BIN)/python benchmarks/run.py suites/bear_pendulum.yml suites/baselines.yml suites/fine_tune.yml suites/reinforce.yml
 	$(BIN)/python benchmarks/run.py suites/hopper_dataset.yml --results benchmarks/runs
 	$(BIN)/python benchmarks/run.py suites/bear_hopper.yml suites/bear_n_steps.yml
 	$(BIN)/python benchmarks/make_locomotion.py

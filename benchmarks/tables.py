@@ -422,6 +422,7 @@ ZOO_ENTRIES = partial(learning, "zoo_entries", "return_mean", 1, {"std of episod
 SINGLE_STEP = partial(learning, "single_step_a2c", "train_return", 1)
 TABLES: dict[str, Callable[[], str]] = {
     "acting": acting,
+    "baselines": partial(learning, "baselines", "return_mean", 0, {}, ("algorithm", "variant")),
     "bear_hopper": partial(
         learning, "bear_hopper", "return_mean", 0,
         {"last five checkpoints": ("last_evaluations", None), "cloning from the same VAE": ("cloning_return", 0)},

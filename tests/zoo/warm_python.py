@@ -20,6 +20,7 @@ from typing import Any
 
 # Seconds until a command is ended.
 TIMEOUT = 600
+HOURS = 4 * 3600
 
 
 class WarmPython:
@@ -31,17 +32,21 @@ class WarmPython:
         command = [sys.executable, __file__]
         self.process = subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def run(self, program: str, *arguments: str, folder: Path, **env: str) -> subprocess.CompletedProcess:
+    def run(
+        self, program: str, *arguments: str, folder: Path, timeout: int = TIMEOUT, **env: str
+    ) -> subprocess.CompletedProcess:
         """
         :param program: A module, or the path of a script.
         :param arguments: Its arguments.
         :param folder: Where it runs.
+        :param timeout: Seconds until it is ended.
         :param env: Variables that are added to the environment.
         :return: What ``subprocess.run`` returns.
         """
         with tempfile.TemporaryDirectory() as outputs:
             files = [os.path.join(outputs, name) for name in ("stdout", "stderr")]
             request = {"program": program, "arguments": arguments, "folder": str(folder), "files": files, "env": env}
+            request["timeout"] = timeout
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
             code = int(self.process.stdout.readline())
@@ -75,7 +80,7 @@ if __name__ == "__main__":
     assert sb3_pg_extras.zoo.ALGORITHMS
     request = wait_for_request()
     if request is not None:
-        signal.alarm(TIMEOUT)
+        signal.alarm(request["timeout"])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number, file in enumerate(request["files"], start=1):
             os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
