@@ -33,6 +33,8 @@ BUNDLED = ROOT / "sb3_pg_extras" / "datasets" / "bundled"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *BUNDLED.glob("*.md")]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 IQM = "IQM (95% interval)"
+# Values in one cell.
+SHOWN_SEEDS = 10
 # Headers that differ from their columns' names.
 HEADERS = {
     "speed_up": "speed-up of the first (median of per-turn ratios)",
@@ -90,10 +92,13 @@ def mean_and_iqm(rows: Iterable[Row], name: str, digits: int) -> list[str]:
 
 
 def seed_by_seed(rows: Iterable[Row], name: str, digits: int | None) -> str:
-    """:return: A column's values; without ``digits`` as they stand in the file."""
+    """:return: A column's values, of many seeds the range; without ``digits`` as they stand in the file."""
     if digits is None:
         return "; ".join(row[name] for row in rows)
-    return ", ".join(f"{float(row[name]):.{digits}f}" for row in rows if row.get(name, "") != "")
+    values = [float(row[name]) for row in rows if row.get(name, "") != ""]
+    if len(values) > SHOWN_SEEDS:
+        return f"{min(values):.{digits}f} to {max(values):.{digits}f} ({len(values)} seeds)"
+    return ", ".join(f"{value:.{digits}f}" for value in values)
 
 
 def learning(
