@@ -1,6 +1,6 @@
 # A small image for CPUs; docs/install.md says how to build and use it.
 FROM python:3.11-slim
-# record_training writes on its videos.
+# Fonts for the text on record_training's videos.
 RUN apt-get update && apt-get install -y --no-install-recommends fontconfig fonts-dejavu-core && rm -rf /var/lib/apt/lists/*
 # An index with PyTorch's CPU builds. Without it, the default torch brings CUDA: several gigabytes.
 ARG TORCH_INDEX

@@ -59,7 +59,8 @@ def test_public_names_are_there():
 def test_the_image_installs_what_there_is():
     dockerfile = (ROOT / "Dockerfile").read_text()
     copied = [name for names in re.findall(r"^COPY (.*) /src", dockerfile, re.MULTILINE) for name in names.split()]
-    assert {"pyproject.toml", "sb3_pg_extras", "hyperparams"} <= set(copied)
+    needed = {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "sb3_pg_extras", "hyperparams"}
+    assert needed <= set(copied)
     assert all((ROOT / name).exists() for name in copied)
     (torch,) = re.findall(r"torch==\S+", dockerfile)
     assert torch in (ROOT / "constraints.txt").read_text().splitlines()

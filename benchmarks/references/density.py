@@ -2,8 +2,8 @@
 BEAR with a density constraint instead of the MMD (after SPOT, Wu et al. 2022, arXiv:2202.06239): a candidate that the
 package does not have (``suites/locomotion_narrow.yml``).
 
-The policy's actions shall on average be as likely as the likeliest 10% of the data's, by the behaviour VAE's negative ELBO
-c: ``E c(s, a ~ pi) <= the 0.1 quantile of c over the batch's own actions``. The multiplier with its bound and the warm-up
+The policy's actions shall on average be at least as likely as 90% of the data's, by the behaviour VAE's negative ELBO c:
+``E c(s, a ~ pi) <= the 0.1 quantile of c over the batch's own actions``. The multiplier with its bound and the warm-up
 are BEAR's.
 """
 
