@@ -33,6 +33,8 @@ BUNDLED = ROOT / "sb3_pg_extras" / "datasets" / "bundled"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *BUNDLED.glob("*.md")]
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 IQM = "IQM (95% interval)"
+# Means over fewer datasets say little beside the others.
+LEAST_DATASETS = 6
 # With more seeds, a cell shows their range.
 SHOWN_SEEDS = 10
 # Headers that differ from their columns' names.
@@ -226,12 +228,14 @@ def locomotion_summary() -> str:
     lines = []
     for (variant,), own in groups(rows, "variant").items():
         scores = scores_by_dataset(own)
+        if len(scores) < LEAST_DATASETS:
+            continue
         mean = np.mean([np.mean(values) for values in scores.values()])
-        iqm = mean_and_iqm(own, "score", 0)[1] if len(own) >= 4 else ""
+        iqm = mean_and_iqm(own, "score", 0)[1]
         better, above = "", ""
         if variant != "BC":
             better = f"{100 * probability_of_improvement(scores, cloned):.0f}%"
-            above = "{:+.0f} ({:+.0f} to {:+.0f})".format(*gain(scores, cloned)) if len(scores) > 1 else ""
+            above = "{:+.0f} ({:+.0f} to {:+.0f})".format(*gain(scores, cloned))
         met = [is_met(row) for row in own if row["algorithm"] == "bear" and "train/alpha" in row]
         constraint = f"{sum(met)} of {len(met)}" if met else ""
         stable = [is_stable(row) for row in own if row["dataset"].endswith("-medium.npz") and "evaluations" in row]
