@@ -117,7 +117,7 @@ def learning(
         names = [f"`{name}`" if name.startswith("{") else name for name in key]
         seeds = [seed_by_seed(own, *column) for column in ((value, digits), *more.values())]
         lines.append([*names, *mean_and_iqm(own, value, digits), *seeds])
-    return markdown([*by, "mean", IQM, "seed by seed", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
+    return markdown([*by, "mean", IQM, "seeds", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
 
 
 def export() -> str:

@@ -15,6 +15,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pg_extras import BEAR, load_dataset
 from sb3_pg_extras.bear import losses
+from sb3_pg_extras.offline.losses import vae_loss
 from sb3_pg_extras.offline.policies import q_values
 
 QUANTILE = 0.1
@@ -24,8 +25,8 @@ def negative_elbo(
     reconstruction: th.Tensor, actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor, kl_weight: float
 ) -> th.Tensor:
     """The VAE's loss of each action, (B,), from (B, A) and (B, L)."""
-    kl = -0.5 * (1.0 + 2.0 * log_std - mean.square() - (2.0 * log_std).exp())
-    return (reconstruction - actions).square().mean(dim=1) + kl_weight * kl.mean(dim=1)
+    reconstruction_loss, kl_loss = th.vmap(vae_loss)(reconstruction, actions, mean, log_std)
+    return reconstruction_loss + kl_weight * kl_loss
 
 
 class DensityBEAR(BEAR):

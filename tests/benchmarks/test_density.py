@@ -14,9 +14,10 @@ def test_the_cost_is_the_vaes_loss_of_each_action():
     generator = th.Generator().manual_seed(0)
     reconstruction, actions, mean, log_std = (th.randn((5, n), generator=generator) for n in (2, 2, 3, 3))
     cost = density.negative_elbo(reconstruction, actions, mean, log_std, 0.5)
-    reconstruction_loss, kl_loss = vae_loss(reconstruction, actions, mean, log_std)
-    assert cost.shape == (5,)
-    assert cost.mean().item() == pytest.approx((reconstruction_loss + 0.5 * kl_loss).item(), rel=1e-6)
+    for row, of_one in enumerate(cost):
+        one = slice(row, row + 1)
+        reconstruction_loss, kl_loss = vae_loss(reconstruction[one], actions[one], mean[one], log_std[one])
+        assert of_one.item() == pytest.approx((reconstruction_loss + 0.5 * kl_loss).item(), rel=1e-6)
 
 
 def test_a_violated_constraint_pulls_the_actor_to_the_behavior():

@@ -20,7 +20,6 @@ from typing import Any
 
 # Seconds until a command is ended.
 TIMEOUT = 600
-HOURS = 4 * 3600
 
 
 class WarmPython:
