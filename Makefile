@@ -65,7 +65,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py suites/locomotion.yml suites/locomotion_narrow.yml suites/acting.yml suites/offline_figures.yml
 	$(BIN)/python benchmarks/run.py suites/single_step_a2c.yml suites/zoo_entries.yml suites/trained_agents.yml
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy $(D3RLPY)/bin/python
-	$(BIN)/python benchmarks/speed/fqe.py --d3rlpy $(D3RLPY)/bin/python
+	$(BIN)/python benchmarks/speed/bear.py --fqe --threads 1 --rows 100000 --d3rlpy $(D3RLPY)/bin/python
 	$(BIN)/python benchmarks/fqe.py --d3rlpy $(D3RLPY)/bin/python
 	$(BIN)/python benchmarks/speed/online.py
 	$(BIN)/python benchmarks/speed/loading.py formats

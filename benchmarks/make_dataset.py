@@ -8,8 +8,8 @@ robot's log, there are many poor episodes and few good ones. (The Hopper-v5 data
 
 import csv
 import tempfile
+from dataclasses import replace
 
-import numpy as np
 import torch as th
 from run import HERE, greedy_returns
 from stable_baselines3 import SAC
@@ -23,7 +23,6 @@ ENV_ID, EPISODE_STEPS, SEED = "Pendulum-v1", 200, 0
 TRAINING_STEPS, CHECKPOINT_EVERY = 20_000, 500
 # (training steps of the policy, episodes it plays); 0 is uniformly random.
 MIXTURE = [(0, 60), (1_000, 30), (1_500, 20), (2_000, 20), (3_000, 10), (20_000, 10)]
-FIELDS = ("observations", "actions", "rewards", "next_observations", "terminations", "truncations")
 BUNDLED, RESULTS = HERE.parent / "sb3_pg_extras" / "datasets" / "bundled", HERE / "results"
 
 
@@ -46,9 +45,7 @@ def main() -> None:
     greedy = greedy_returns(sac, make_vec_env(ENV_ID, 10), 100)
     # Reference scores: the dataset's random episodes, and the greedy return of the final agent.
     scores = (float(parts[0].episode_returns().mean()), float(greedy.mean()))
-    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FIELDS}
-    spaces = {"observation_space": parts[0].observation_space, "action_space": parts[0].action_space}
-    dataset = OfflineDataset(**columns, **spaces, env_id=ENV_ID, reference_scores=scores)
+    dataset = replace(parts[0].concatenate(*parts[1:]), reference_scores=scores)
     save_dataset(dataset, BUNDLED / "pendulum-mixed-v0.npz")
 
     labels = [f"SAC after {steps:,} steps" if steps else "uniformly random" for steps, _ in MIXTURE]

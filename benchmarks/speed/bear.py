@@ -4,7 +4,8 @@ How fast a gradient step of BEAR is: ``python benchmarks/speed/bear.py [--d3rlpy
 The data are random numbers of Hopper-v5's size; a step includes drawing its batch of 256. The networks are those of the
 published preset, also for d3rlpy, or the default ones, after the warm-up.
 PYTHON is that of a virtual environment with d3rlpy 2.8.1, which needs an older gymnasium than ours (``make benchmark`` makes
-it). ``--gpu`` measures on a GPU, also with batches of 2048, operator by operator and as CUDA graphs.
+it). ``--gpu`` measures on a GPU, also with batches of 2048, operator by operator and as CUDA graphs. ``--fqe`` measures FQE
+instead: a Q network of 256 x 256 units evaluates a new, deterministic BC policy of 256 x 256 units.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch as th
 from gymnasium import spaces
 from turns import FIELDS, Worker, random_field, ratio, reset_peak, serve, summary, take_turns, write
 
-from sb3_pg_extras import BEAR, PUBLISHED_PRESET, OfflineDataset, save_dataset
+from sb3_pg_extras import BC, BEAR, FQE, PUBLISHED_PRESET, OfflineAlgorithm, OfflineDataset, save_dataset
 from sb3_pg_extras.fast.matmuls import has_bf16
 
 D3RLPY, D3RLPY_SCRIPT = "d3rlpy 2.8.1", Path(__file__).parent.parent / "references" / "d3rlpy_speed.py"
@@ -40,12 +41,15 @@ GPU_LOOPS: dict[str, tuple[int, dict[str, Any]]] = {
     "BEAR, CUDA graphs": (2000, {"behavior_steps": 1}),
     "BEAR, bf16, CUDA graphs": (2000, {"behavior_steps": 1, "precision": "bf16"}),
 }
+FQE_LOOPS: dict[str, tuple[int, dict[str, Any]]] = {D3RLPY: (200, {}), "FQE": (400, {})}
 # Hopper-v5's observations and actions.
 SIZE = (11, 3)
 
 
 def steps(args: argparse.Namespace) -> None:
     rows = []
+    result = "fqe_speed" if args.fqe else "bear_speed_gpu" if args.gpu else "bear_speed"
+    all_loops = {"fqe_speed": FQE_LOOPS, "bear_speed_gpu": GPU_LOOPS, "bear_speed": LOOPS}[result]
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "data.npz")
         fields = {name: random_field(name, args.rows, *SIZE) for name in FIELDS}
@@ -54,14 +58,14 @@ def steps(args: argparse.Namespace) -> None:
         places = [("cuda", 1, size) for size in (256, 2048)] if args.gpu else [("cpu", n, 256) for n in args.threads]
         for device, threads, batch_size in places:
             bf16 = has_bf16(th.device(device))
-            loops = {loop: how for loop, how in (GPU_LOOPS if args.gpu else LOOPS).items() if bf16 or "bf16" not in loop}
+            loops = {loop: how for loop, how in all_loops.items() if bf16 or "bf16" not in loop}
             workers = {}
             for loop in loops:
                 place = [file, device, str(threads), str(batch_size)]
                 if loop != D3RLPY:
                     workers[loop] = Worker([sys.executable, __file__, "--work", loop, *place])
                 elif args.d3rlpy:
-                    workers[loop] = Worker([args.d3rlpy, str(D3RLPY_SCRIPT), "bear", *place])
+                    workers[loop] = Worker([args.d3rlpy, str(D3RLPY_SCRIPT), "fqe" if args.fqe else "bear", *place])
             speeds = take_turns(
                 {loop: partial(worker.speed, loops[loop][0]) for loop, worker in workers.items()}, args.turns
             )
@@ -73,15 +77,20 @@ def steps(args: argparse.Namespace) -> None:
                 row["peak_megabytes"] = "" if loop == D3RLPY else f"{worker.turn(1)['peak_bytes'] / 1e6:.0f}"
                 rows.append(row)
                 worker.end()
-            write("bear_speed_gpu" if args.gpu else "bear_speed", rows)
+            write(result, rows)
 
 
 def work(loop: str, file: str, device: str, threads: str, batch_size: str) -> None:
     """In a process of its own."""
     th.set_num_threads(int(threads))
     reset_peak()
-    arguments = {**(LOOPS | GPU_LOOPS)[loop][1], "warmup_fraction": 0, "batch_size": int(batch_size)}
-    model = BEAR("MlpPolicy", None, file, **arguments, seed=0, device=device)
+    model: OfflineAlgorithm
+    if loop in FQE_LOOPS:
+        model = FQE(BC("MlpPolicy", None, file, seed=0), file, seed=0, device=device, normalize_observations=False)
+        model.learn(1)  # computes the policy's actions, once
+    else:
+        arguments = {**(LOOPS | GPU_LOOPS)[loop][1], "warmup_fraction": 0, "batch_size": int(batch_size)}
+        model = BEAR("MlpPolicy", None, file, **arguments, seed=0, device=device)
     model.cuda_graphs = "CUDA graphs" in loop
 
     def learn(n_steps: int) -> None:
@@ -99,6 +108,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--gpu", action="store_true", help="on a GPU")
+    parser.add_argument("--fqe", action="store_true", help="FQE instead of BEAR")
     parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:

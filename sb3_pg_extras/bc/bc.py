@@ -4,13 +4,13 @@ from typing import Any, ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.sac import policies
 from stable_baselines3.sac.policies import SACPolicy
 from torch.nn import functional as F
 
 from sb3_pg_extras.datasets import DatasetSource
+from sb3_pg_extras.offline.buffers import OfflineReplayBufferSamples
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.policies import FinitePolicy, descend
 
@@ -39,7 +39,7 @@ class BC(OfflineAlgorithm):
     :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes; None as in :class:`OfflineAlgorithm`.
     :param learning_rate: Learning rate, a number or a function of the remaining progress (from 1 to 0).
     :param batch_size: Transitions per gradient step.
-    :param actor: "deterministic" learns the actor's mean by mean squared error, "gaussian" its squashed Gaussian by
+    :param actor_type: "deterministic" learns the actor's mean by mean squared error, "gaussian" its squashed Gaussian by
         maximum likelihood. The actor is that of SB3's SAC policy, whose critics are not used.
     :param n_collect_steps: Random steps to take when there is no dataset.
     :param normalize_observations: Whether the actor normalises vectors with the dataset's mean and standard deviation.
@@ -55,11 +55,7 @@ class BC(OfflineAlgorithm):
     :raises DatasetError: when the dataset cannot be used, or its spaces are not the environment's.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": MlpPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-    }
+    policy_aliases: ClassVar[Any] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
     cuda_graphs = True
     policy: SACPolicy
 
@@ -70,7 +66,7 @@ class BC(OfflineAlgorithm):
         dataset: DatasetSource | None = None,
         learning_rate: float | Schedule = 3e-4,
         batch_size: int = 256,
-        actor: Literal["deterministic", "gaussian"] = "deterministic",
+        actor_type: Literal["deterministic", "gaussian"] = "deterministic",
         n_collect_steps: int = 10_000,
         normalize_observations: bool = False,
         precision: Literal["fp32", "bf16"] = "fp32",
@@ -99,19 +95,24 @@ class BC(OfflineAlgorithm):
             device=device,
             supported_action_spaces=(spaces.Box,),
         )
-        self.actor = actor
+        self.actor_type = actor_type
         if _init_setup_model:
             self._start()
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        self._check_choices({"actor": ("deterministic", "gaussian")})
+        self._check_choices({"actor_type": ("deterministic", "gaussian")})
+
+    @property
+    def has_likelihood(self) -> bool:
+        """:return: Whether the actor learns a distribution, not its mean alone."""
+        return self.actor_type == "gaussian"
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._add_optimizer(self.policy.actor.optimizer, self.lr_schedule)
+        self._add_optimizer("policy.actor.optimizer", self.lr_schedule)
 
-    def _update(self, batch: Any, step: Any) -> dict[str, th.Tensor]:
+    def _update(self, batch: OfflineReplayBufferSamples, step: Any) -> dict[str, th.Tensor]:
         """
         One gradient step.
 
@@ -123,11 +124,8 @@ class BC(OfflineAlgorithm):
         mean, log_std, _ = actor.get_action_dist_params(batch.observations)
         mean_squared_error = F.mse_loss(th.tanh(mean.float()), batch.actions)
         loss = mean_squared_error
-        if self.actor == "gaussian":
+        if self.has_likelihood:
             distribution: Any = actor.action_dist
             loss = -distribution.proba_distribution(mean.float(), log_std.float()).log_prob(batch.actions).mean()
         descend(actor.optimizer, loss)
         return {"loss": loss.detach(), "mean_squared_error": mean_squared_error.detach()}
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.actor.optimizer"], []

@@ -5,11 +5,11 @@ from typing import Any, ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_pg_extras.bcq.policies import BCQPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_pg_extras.datasets import DatasetSource
+from sb3_pg_extras.offline.buffers import OfflineReplayBufferSamples
 from sb3_pg_extras.offline.losses import ensemble_critic_loss, mixed_target_q_values, vae_loss
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.policies import descend, q_values, update_target
@@ -51,11 +51,7 @@ class BCQ(OfflineAlgorithm):
     :raises DatasetError: when the dataset cannot be used, or its spaces are not the environment's.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": MlpPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-    }
+    policy_aliases: ClassVar[Any] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
     cuda_graphs = True
     policy: BCQPolicy
     critic = property(lambda self: self.policy.critic)
@@ -128,10 +124,10 @@ class BCQ(OfflineAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        for network in (self.policy.behavior_vae, self.policy.critic, self.policy.actor):
-            self._add_optimizer(network.optimizer, self.lr_schedule)
+        for network in ("behavior_vae", "critic", "actor"):
+            self._add_optimizer(f"policy.{network}.optimizer", self.lr_schedule)
 
-    def _update(self, batch: Any, step: Any) -> dict[str, th.Tensor]:
+    def _update(self, batch: OfflineReplayBufferSamples, step: Any) -> dict[str, th.Tensor]:
         """
         One gradient step (Fujimoto et al. 2019, Algorithm 1).
 
@@ -142,14 +138,12 @@ class BCQ(OfflineAlgorithm):
         policy, logged = self.policy, dict[str, th.Tensor]()
         descend(policy.behavior_vae.optimizer, self._vae_loss(batch, logged))
         descend(policy.critic.optimizer, self._critic_loss(batch, logged))
-        # The critics' own parameters need no gradient here.
-        weights = [p for p in policy.actor.parameters() if p.requires_grad]
-        descend(policy.actor.optimizer, self._actor_loss(batch, logged), weights)
+        descend(policy.actor.optimizer, self._actor_loss(batch, logged))
         update_target(policy.critic, policy.critic_target, self.tau)
         update_target(policy.actor, policy.actor_target, self.tau)
         return {name: value.detach() for name, value in logged.items()}
 
-    def _vae_loss(self, batch: Any, logged: dict[str, th.Tensor]) -> th.Tensor:
+    def _vae_loss(self, batch: OfflineReplayBufferSamples, logged: dict[str, th.Tensor]) -> th.Tensor:
         """``mse(reconstruction, a) + vae_kl_weight KL``."""
         noise = self._latent_noise(batch, 1).squeeze(1)
         reconstruction, mean, log_std = self.policy.behavior_vae(batch.observations, batch.actions, noise)
@@ -157,7 +151,7 @@ class BCQ(OfflineAlgorithm):
         logged |= {"reconstruction_loss": reconstruction_loss, "kl_loss": kl_loss}
         return reconstruction_loss + self.vae_kl_weight * kl_loss
 
-    def _critic_loss(self, batch: Any, logged: dict[str, th.Tensor]) -> th.Tensor:
+    def _critic_loss(self, batch: OfflineReplayBufferSamples, logged: dict[str, th.Tensor]) -> th.Tensor:
         """``(Q_j(s, a) - y)^2``, y the best of ``n_target_samples`` perturbed actions under the target critics."""
         policy = self.policy
         with th.no_grad():
@@ -170,16 +164,12 @@ class BCQ(OfflineAlgorithm):
         logged["critic_loss"] = ensemble_critic_loss(current, targets)
         return logged["critic_loss"]
 
-    def _actor_loss(self, batch: Any, logged: dict[str, th.Tensor]) -> th.Tensor:
+    def _actor_loss(self, batch: OfflineReplayBufferSamples, logged: dict[str, th.Tensor]) -> th.Tensor:
         """``-Q_1(s, a + xi(s, a))`` at an action of the VAE."""
         actions = self.policy.candidates(batch.observations, self._latent_noise(batch, 1)).squeeze(1)
         logged["actor_loss"] = -self.policy.critic.q1_forward(batch.observations, actions).float().mean()
         return logged["actor_loss"]
 
-    def _latent_noise(self, batch: Any, n_samples: int) -> th.Tensor:
+    def _latent_noise(self, batch: OfflineReplayBufferSamples, n_samples: int) -> th.Tensor:
         shape = (len(batch.actions), n_samples, self.policy.behavior_vae.latent_dim)
         return th.randn(shape, generator=self.generator, device=self.device)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        networks = ("behavior_vae", "critic", "actor")
-        return ["policy", *(f"policy.{name}.optimizer" for name in networks)], []

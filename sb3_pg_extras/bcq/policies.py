@@ -4,8 +4,9 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.td3 import policies
 from stable_baselines3.td3.policies import Actor, TD3Policy
 from torch import nn
 
@@ -90,18 +91,12 @@ class BCQPolicy(CandidatePolicy, TD3Policy):
         return self.actor(obs, self.behavior_actions(obs, noise))
 
 
-class CnnPolicy(BCQPolicy):
+class CnnPolicy(BCQPolicy, policies.CnnPolicy):
     """:class:`BCQPolicy` for images, with SB3's NatureCNN."""
 
-    def __init__(self, *args: Any, features_extractor_class: type = NatureCNN, **kwargs: Any) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
-
-class MultiInputPolicy(BCQPolicy):
+class MultiInputPolicy(BCQPolicy, policies.MultiInputPolicy):
     """:class:`BCQPolicy` for Dict observations, with SB3's CombinedExtractor."""
-
-    def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
 MlpPolicy = BCQPolicy

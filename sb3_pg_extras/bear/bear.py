@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.sac.policies import Actor
@@ -16,6 +16,7 @@ from sb3_pg_extras.bear.behavior_samples import BehaviorSamples
 from sb3_pg_extras.bear.policies import BEARPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_pg_extras.datasets import DatasetSource
 from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
+from sb3_pg_extras.offline.buffers import OfflineReplayBufferSamples
 from sb3_pg_extras.offline.losses import ensemble_critic_loss, mixed_target_q_values, vae_loss
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.policies import descend, q_values, update_target
@@ -124,11 +125,7 @@ class BEAR(OfflineAlgorithm):
     :raises DatasetError: when the dataset cannot be used, or its spaces are not the environment's.
     """
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": MlpPolicy,
-        "CnnPolicy": CnnPolicy,
-        "MultiInputPolicy": MultiInputPolicy,
-    }
+    policy_aliases: ClassVar[Any] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
     default_total_timesteps: ClassVar[int] = 7_500
     cuda_graphs = True
     # From offline to online, and back.
@@ -293,10 +290,10 @@ class BEAR(OfflineAlgorithm):
         if self.alpha == "auto":
             self.log_alpha.requires_grad_(True)
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
-            self._add_optimizer(self.alpha_optimizer, self.alpha_learning_rate)
-        self._add_optimizer(self.actor.optimizer, self.lr_schedule)
-        self._add_optimizer(self.critic.optimizer, self.critic_learning_rate)
-        self._add_optimizer(self.behavior_vae.optimizer, self.vae_learning_rate)
+            self._add_optimizer("alpha_optimizer", self.alpha_learning_rate)
+        self._add_optimizer("actor.optimizer", self.lr_schedule)
+        self._add_optimizer("critic.optimizer", self.critic_learning_rate)
+        self._add_optimizer("behavior_vae.optimizer", self.vae_learning_rate)
         if self._seed_of_dataset_draws is None:
             self._seed_of_dataset_draws = int(th.randint(2**31, (1,)))
 
@@ -307,12 +304,12 @@ class BEAR(OfflineAlgorithm):
         in_warmup = self._n_updates < (self.warmup_steps or 0)
         threshold = None
         if self.mmd_threshold != "auto":
-            # The data type must not be that of the user's number: a recorded step copies into it.
+            # The data type must not be that of the user's number: a captured step copies into it.
             bound = float(losses.bound_of(self.mmd_threshold, self.mmd_estimator))
             threshold = th.tensor(bound, dtype=th.float32, device=self.device)
         return Step(in_warmup, self.behavior_is_frozen, threshold)
 
-    def _update(self, batch: Any, step: Step) -> dict[str, th.Tensor]:
+    def _update(self, batch: OfflineReplayBufferSamples, step: Step) -> dict[str, th.Tensor]:
         """
         One gradient step (Kumar et al. 2019, Algorithm 1).
 
@@ -323,16 +320,17 @@ class BEAR(OfflineAlgorithm):
         logged: dict[str, th.Tensor] = {}
         if not step.behavior_is_frozen:
             descend(self.behavior_vae.optimizer, self._vae_loss(batch, logged))
-        descend(self.critic.optimizer, self._critic_loss(batch, logged))
+        critic_loss, current_q_values = self._critic_loss(batch, logged)
+        descend(self.critic.optimizer, critic_loss)
         actor_loss, divergence, threshold = self._actor_loss(batch, step, logged)
-        # The critics' own parameters need no gradient here.
-        descend(self.actor.optimizer, actor_loss, [p for p in self.actor.parameters() if p.requires_grad])
+        descend(self.actor.optimizer, actor_loss)
         if self.alpha_optimizer is not None:
             logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, threshold)
             descend(self.alpha_optimizer, logged["alpha_loss"])
             with th.no_grad():
                 if self.mmd_threshold == "auto":
                     # In the warm-up the actor sees the constraint alone: alpha waits at its lower bound.
+                    logged["least_alpha"] = losses.least_alpha(current_q_values)
                     least = logged["least_alpha"].log()
                     self.log_alpha.copy_(least if step.in_warmup else self.log_alpha.maximum(least))
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
@@ -340,7 +338,7 @@ class BEAR(OfflineAlgorithm):
         logged["alpha"] = self.log_alpha.exp().mean()
         return {name: value.detach() for name, value in logged.items()}
 
-    def _vae_loss(self, batch: Any, logged: dict[str, th.Tensor]) -> th.Tensor:
+    def _vae_loss(self, batch: OfflineReplayBufferSamples, logged: dict[str, th.Tensor]) -> th.Tensor:
         """``mse(reconstruction, a) + vae_kl_weight KL``."""
         noise = self._noise(len(batch.actions), self.behavior_vae.latent_dim)
         reconstruction, mean, log_std = self.behavior_vae(batch.observations, batch.actions, noise)
@@ -348,8 +346,8 @@ class BEAR(OfflineAlgorithm):
         logged |= {"reconstruction_loss": reconstruction_loss, "kl_loss": kl_loss}
         return reconstruction_loss + self.vae_kl_weight * kl_loss
 
-    def _critic_loss(self, batch: Any, logged: dict[str, th.Tensor]) -> th.Tensor:
-        """``(Q_j(s, a) - y)^2``, y the best of ``n_target_samples`` actions of the policy under the target critics."""
+    def _critic_loss(self, batch: OfflineReplayBufferSamples, logged: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor]:
+        """``(Q_j(s, a) - y)^2``, y the best of ``n_target_samples`` policy actions under the target critics; and ``Q_j``."""
         with th.no_grad():
             noise = self._action_noise(batch, self.n_target_samples)
             next_actions = th.tanh(self.policy.raw_actions(batch.next_observations, noise)[0])
@@ -364,11 +362,11 @@ class BEAR(OfflineAlgorithm):
         q_value_std = current_q_values.detach().std(dim=0, unbiased=False).mean()
         logged |= {"critic_loss": critic_loss, "q_value": current_q_values.mean(), "q_value_std": q_value_std}
         logged["target_q_value"] = target_q_values.mean()
-        if self.mmd_threshold == "auto":
-            logged["least_alpha"] = losses.least_alpha(current_q_values)
-        return critic_loss
+        return critic_loss, current_q_values
 
-    def _actor_loss(self, batch: Any, step: Step, logged: dict[str, th.Tensor]) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+    def _actor_loss(
+        self, batch: OfflineReplayBufferSamples, step: Step, logged: dict[str, th.Tensor]
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """``-Q(s, a) + alpha (divergence - threshold)``, in the warm-up without Q; the divergence; and its threshold."""
         raw_actions, mean, log_std = self.policy.raw_actions(
             batch.observations, self._action_noise(batch, self.n_mmd_samples)
@@ -394,7 +392,7 @@ class BEAR(OfflineAlgorithm):
         logged["mmd_threshold"] = losses.in_unit_of_epsilon(threshold, self.mmd_estimator)
         return actor_loss, divergence, threshold
 
-    def _behavior_actions(self, batch: Any, step: Step) -> th.Tensor:
+    def _behavior_actions(self, batch: OfflineReplayBufferSamples, step: Step) -> th.Tensor:
         """Pre-tanh actions of the behaviour, shape (B, n_mmd_samples, A), without gradient."""
         buffer, seed = self.replay_buffer, self._seed_of_dataset_draws
         assert buffer is not None and seed is not None
@@ -416,7 +414,7 @@ class BEAR(OfflineAlgorithm):
     def _noise(self, *shape: int) -> th.Tensor:
         return th.randn(shape, generator=self.generator, device=self.device)
 
-    def _action_noise(self, batch: Any, n_samples: int) -> th.Tensor:
+    def _action_noise(self, batch: OfflineReplayBufferSamples, n_samples: int) -> th.Tensor:
         return self._noise(len(batch.actions), n_samples, batch.actions.shape[1])
 
     def _masks_of(self, indices: th.Tensor) -> th.Tensor | None:
@@ -452,7 +450,4 @@ class BEAR(OfflineAlgorithm):
         return [*super()._excluded_save_params(), *networks, "_bootstrap_masks", "_behavior_samples"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts = ["policy", "actor.optimizer", "critic.optimizer", "behavior_vae.optimizer"]
-        if self.alpha_optimizer is not None:
-            state_dicts.append("alpha_optimizer")
-        return state_dicts, ["log_alpha"]
+        return super()._get_torch_save_params()[0], ["log_alpha"]

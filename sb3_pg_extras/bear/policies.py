@@ -4,8 +4,8 @@ from typing import Any
 
 import torch as th
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac import policies
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_pg_extras.offline.candidates import CandidatePolicy
@@ -61,18 +61,12 @@ class BEARPolicy(CandidatePolicy, SACPolicy):
         return th.tanh(self.raw_actions(obs, noise)[0])
 
 
-class CnnPolicy(BEARPolicy):
+class CnnPolicy(BEARPolicy, policies.CnnPolicy):
     """:class:`BEARPolicy` for images, with SB3's NatureCNN."""
 
-    def __init__(self, *args: Any, features_extractor_class: type = NatureCNN, **kwargs: Any) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
-
-class MultiInputPolicy(BEARPolicy):
+class MultiInputPolicy(BEARPolicy, policies.MultiInputPolicy):
     """:class:`BEARPolicy` for Dict observations, with SB3's CombinedExtractor."""
-
-    def __init__(self, *args: Any, features_extractor_class: type = CombinedExtractor, **kwargs: Any) -> None:
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
 
 MlpPolicy = BEARPolicy

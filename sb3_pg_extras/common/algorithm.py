@@ -32,35 +32,6 @@ def is_number(value: Any, lowest: float = -math.inf, highest: float = math.inf) 
     return isinstance(value, Real) and math.isfinite(value) and lowest <= float(value) <= highest
 
 
-def check_numbers(algorithm: BaseAlgorithm, bounds: Mapping[str, tuple[float, float]], integer: bool = False) -> None:
-    """
-    :param algorithm: The algorithm whose attributes are checked.
-    :param bounds: Name of an attribute -> its lowest and its highest allowed value.
-    :param integer: Whether they must be integers.
-    :raises ValueError: for a value that is not a finite number (YAML reads ``1e-3`` as a string) or is out of bounds.
-    """
-    for name, (lowest, highest) in bounds.items():
-        value = getattr(algorithm, name)
-        if is_number(value, lowest, highest) and (isinstance(value, Integral) or not integer):
-            continue
-        kind = "an integer" if integer else "a number"
-        between = f" between {lowest} and {highest}" if highest < math.inf else ""
-        at_least = f" of at least {lowest}" if not between and lowest > -math.inf else ""
-        hint = "; YAML reads 1e-3 as a string, write 0.001 or !!float 1e-3" if isinstance(value, str) else ""
-        raise ValueError(f"{name}={value!r}: must be {kind}{between}{at_least}{hint}")
-
-
-def check_choices(algorithm: BaseAlgorithm, choices: Mapping[str, tuple[Any, ...]]) -> None:
-    """
-    :param algorithm: The algorithm whose attributes are checked.
-    :param choices: Name of an attribute -> the values it may have.
-    :raises ValueError: for any other value.
-    """
-    for name, allowed in choices.items():
-        if getattr(algorithm, name) not in allowed:
-            raise ValueError(f"{name}={getattr(algorithm, name)!r}: must be one of {allowed}")
-
-
 class WholeVecNormalize(VecNormalize):
     """SB3's ``VecNormalize``, with statistics that are saved whole or not at all. It is pickled as SB3's class."""
 
@@ -85,7 +56,6 @@ class WholePolicy(BasePolicy):
 class CheckedAlgorithm(BaseAlgorithm):
     """An algorithm that checks its arguments, stops when a weight is not finite, and is saved whole or not at all."""
 
-    _check_choices, _check_numbers = check_choices, check_numbers
     # Learning rates that may be None.
     _optional_rates: ClassVar[tuple[str, ...]] = ()
 
@@ -98,6 +68,31 @@ class CheckedAlgorithm(BaseAlgorithm):
         rates = {name: value for name, value in vars(self).items() if name.endswith("learning_rate") and not callable(value)}
         missing = [name for name in self._optional_rates if rates.get(name) is None]
         self._check_numbers({name: (0, math.inf) for name in rates if name not in missing})
+
+    def _check_numbers(self, bounds: Mapping[str, tuple[float, float]], integer: bool = False) -> None:
+        """
+        :param bounds: Name of an attribute -> its lowest and its highest allowed value.
+        :param integer: Whether they must be integers.
+        :raises ValueError: for a value that is not a finite number (YAML reads ``1e-3`` as a string) or is out of bounds.
+        """
+        for name, (lowest, highest) in bounds.items():
+            value = getattr(self, name)
+            if is_number(value, lowest, highest) and (isinstance(value, Integral) or not integer):
+                continue
+            kind = "an integer" if integer else "a number"
+            between = f" between {lowest} and {highest}" if highest < math.inf else ""
+            at_least = f" of at least {lowest}" if not between and lowest > -math.inf else ""
+            hint = "; YAML reads 1e-3 as a string, write 0.001 or !!float 1e-3" if isinstance(value, str) else ""
+            raise ValueError(f"{name}={value!r}: must be {kind}{between}{at_least}{hint}")
+
+    def _check_choices(self, choices: Mapping[str, tuple[Any, ...]]) -> None:
+        """
+        :param choices: Name of an attribute -> the values it may have.
+        :raises ValueError: for any other value.
+        """
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {allowed}")
 
     def _check_learn(self, total_timesteps: Any, log_interval: Any) -> None:
         if not is_number(total_timesteps, 0):

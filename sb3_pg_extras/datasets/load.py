@@ -21,8 +21,8 @@ from sb3_pg_extras.datasets.readers.minari import is_minari_folder, load_minari,
 from sb3_pg_extras.datasets.readers.npz import load_npz, save_npz
 from sb3_pg_extras.datasets.readers.parquet import load_parquet, parquet_shards
 from sb3_pg_extras.datasets.readers.replay_buffer import from_replay_buffer, load_replay_buffer
-from sb3_pg_extras.datasets.readers.sharded_parquet import PREFIX as SHARDED_PREFIX
 from sb3_pg_extras.datasets.readers.table import Columns, from_table, load_csv
+from sb3_pg_extras.datasets.sharded import is_sharded
 
 if TYPE_CHECKING:
     from minari import MinariDataset
@@ -171,7 +171,7 @@ def bundled_dataset_for(env_id: str | None) -> str | None:
 
 
 def _path_and_loader(source: str) -> tuple[Path, Loader]:
-    if source.startswith(SHARDED_PREFIX):
+    if is_sharded(source):
         raise DatasetError(f"dataset={source!r}: never in memory as a whole: pass it to an algorithm as dataset=")
     if source.startswith(MINARI_PREFIX):
         return minari_folder(source), lambda *_: load_minari(source)

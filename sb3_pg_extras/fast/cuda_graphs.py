@@ -1,4 +1,4 @@
-"""Only speed: gradient steps as CUDA graphs, whose hundreds of small kernels start with one call instead of one each."""
+"""Only speed: gradient steps as CUDA graphs, whose hundreds of small operations start with one call instead of one each."""
 
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -10,15 +10,15 @@ import torch as th
 
 Outputs = dict[str, th.Tensor]
 Step = Callable[..., Outputs]
-# Steps of a kind that run operator by operator before one is recorded: libraries and optimisers allocate during the first.
+# Steps of a kind that run operator by operator before one is captured: libraries and optimisers allocate during the first.
 WARMUP = 3
-# The type that the optimisers' CUDA kernels read learning rates in.
+# The type that the fused optimisers read learning rates in.
 RATE_DTYPE = th.float32
 
 
-def record(step: Callable[[], Outputs], generator: th.Generator) -> Callable[[], Outputs]:
+def capture(step: Callable[[], Outputs], generator: th.Generator) -> Callable[[], Outputs]:
     """
-    :param step: What to record; it must not wait for the device. Recording does not execute it.
+    :param step: What to capture; it must not wait for the device. Capturing does not execute it.
     :param generator: The generator that it draws from.
     :return: A function that executes the step and returns its outputs, which the next call overwrites.
     """
@@ -42,12 +42,12 @@ def record(step: Callable[[], Outputs], generator: th.Generator) -> Callable[[],
     return replay
 
 
-class RecordedSteps:
+class CapturedSteps:
     """
     Runs steps, each kind operator by operator at first and then from a CUDA graph.
 
-    A graph reads and writes the memory that it was recorded with: inputs are copied there; weights and the optimisers' state
-    must be changed in place only. Numbers that are neither inputs nor learning rates stay as they were when it was recorded.
+    A graph reads and writes the memory that it was captured with: inputs are copied there; weights and the optimisers' state
+    must be changed in place only. Numbers that are neither inputs nor learning rates stay as they were when it was captured.
 
     :param optimizers: All that the steps use. Their learning rates may change from step to step.
     :param generator: The generator that the steps draw from.
@@ -65,7 +65,7 @@ class RecordedSteps:
         :param inputs: Its arguments: tensors and hashable values, or (named) tuples and dicts of them. Those of the same
             shapes and values are of one kind.
         :return: Its outputs, to be read before the next step.
-        :raises RuntimeError: when it cannot be recorded, for instance because it waits for the device.
+        :raises RuntimeError: when it cannot be captured, for instance because it waits for the device.
         """
         kind = tuple(leaf.shape if isinstance(leaf, th.Tensor) else leaf for leaf in _leaves(inputs))
         if kind not in self._graphs:
@@ -75,15 +75,15 @@ class RecordedSteps:
             try:
                 self._graphs[kind] = _Graph(step, inputs, self.optimizers, self.generator)
             except (RuntimeError, AssertionError) as error:
-                # No going on: the generator still takes itself to be recorded.
+                # No going on: the generator still takes itself to be captured.
                 raise RuntimeError(
-                    f"{error}\nThis step cannot be recorded as a CUDA graph: build the model again, and set "
+                    f"{error}\nThis step cannot be captured as a CUDA graph: build the model again, and set "
                     "model.cuda_graphs = False before learn()"
                 ) from error
         return self._graphs[kind](inputs)
 
     def _run_aside(self, step: Step, inputs: Any) -> Outputs:
-        """On a side stream, as PyTorch requires before a graph is recorded."""
+        """On a side stream, as PyTorch requires before a graph is captured."""
         if self.generator.device.type != "cuda":
             return step(*inputs)
         current, aside = th.cuda.current_stream(), th.cuda.Stream()
@@ -107,11 +107,11 @@ class _Graph:
                 if "step" in state:
                     state["step"] = state["step"].to(generator.device)
 
-        def recorded() -> Outputs:
+        def captured() -> Outputs:
             with _rates_from(self._groups, self._rates):
                 return step(*copies)
 
-        self._replay = record(recorded, generator)
+        self._replay = capture(captured, generator)
 
     def __call__(self, inputs: Any) -> Outputs:
         th._foreach_copy_(self._inputs, _tensors(inputs))

@@ -23,7 +23,7 @@ from sb3_pg_extras.common.dicts import arrays_of, map_arrays
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.datasets import DatasetError, DatasetSource, OfflineDataset
 from sb3_pg_extras.datasets.layout import check_spaces, scale_actions
-from sb3_pg_extras.offline.buffers import OfflineReplayBuffer
+from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.extractors import set_observation_statistics
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.policies import descend, q_values
@@ -208,7 +208,7 @@ class FQE(OfflineAlgorithm):
         super()._setup_model()
         self.target = FQEPolicy(self.observation_space, self.action_space, self.lr_schedule, **self._full_policy_kwargs())
         self.target.to(self.device).load_state_dict(self.policy.state_dict())
-        self._add_optimizer(self.policy.optimizer, self.lr_schedule)
+        self._add_optimizer("policy.optimizer", self.lr_schedule)
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """
@@ -247,7 +247,7 @@ class FQE(OfflineAlgorithm):
     def _kind_of_step(self) -> bool:
         return (self._n_updates + 1) % self.target_update_interval == 0
 
-    def _update(self, batch: Any, step: bool) -> dict[str, th.Tensor]:
+    def _update(self, batch: OfflineReplayBufferSamples, step: bool) -> dict[str, th.Tensor]:
         """
         One gradient step on ``(Q(s, a) - y)^2``.
 
@@ -319,7 +319,7 @@ class FQE(OfflineAlgorithm):
         return [*super()._excluded_save_params(), "evaluated", "target", "_next_actions"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.optimizer", "target"], []
+        return [*super()._get_torch_save_params()[0], "target"], []
 
 
 def check_episodes_end(dataset: OfflineDataset) -> None:
@@ -405,7 +405,7 @@ def offline_figures(model: BaseAlgorithm, fqe: FQE) -> dict[str, float]:
         if isinstance(policy, ActorCriticPolicy) and not isinstance(fqe.action_space, spaces.Box):
             figures["log_likelihood"] = float(policy.evaluate_actions(obs, batch.actions.float().squeeze(1))[1].mean())
         actor = getattr(policy, "actor", None)
-        if isinstance(actor, Actor) and getattr(model, "actor", None) != "deterministic":
+        if isinstance(actor, Actor) and getattr(model, "has_likelihood", True):
             mean, log_std, _ = actor.get_action_dist_params(obs)
             distribution: Any = actor.action_dist
             log_prob = distribution.proba_distribution(mean, log_std).log_prob(batch.actions.to(mean.device))

@@ -22,14 +22,9 @@ def set_moments(rms: RunningMeanStd, values: np.ndarray) -> RunningMeanStd:
     :param values: shape (N, ...).
     :return: The same ``rms``.
     """
-    count, mean, squares = 0, np.zeros(values.shape[1:]), np.zeros(values.shape[1:])
+    rms.mean, rms.var, rms.count = np.zeros(values.shape[1:]), np.zeros(values.shape[1:]), 0
     for part in parts(values):
-        # Squared deviations of two parts and of their means add up (Chan et al. 1979).
-        part_mean = part.mean(axis=0, dtype=np.float64)
-        distance, total = part_mean - mean, count + len(part)
-        squares = squares + part.var(axis=0, dtype=np.float64) * len(part) + distance**2 * count * len(part) / total
-        mean, count = mean + distance * len(part) / total, total
-    rms.mean, rms.var, rms.count = mean, squares / count, count
+        rms.update_from_moments(part.mean(axis=0, dtype=np.float64), part.var(axis=0, dtype=np.float64), len(part))
     return rms
 
 

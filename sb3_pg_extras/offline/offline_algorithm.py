@@ -16,14 +16,15 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import recursive_getattr
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
 from sb3_pg_extras.common.algorithm import CheckedAlgorithm
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.datasets import DatasetSource
-from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
-from sb3_pg_extras.fast.cuda_graphs import RecordedSteps
+from sb3_pg_extras.datasets.sharded import ShardedParquet, is_sharded
+from sb3_pg_extras.fast.cuda_graphs import CapturedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.extractors import CombinedExtractor, NormalizedExtractor, has_vectors, set_observation_statistics
@@ -64,7 +65,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
         (:class:`~sb3_pg_extras.offline.extractors.NormalizedExtractor`). "auto": if there are vectors, and no
         ``VecNormalize`` that does.
     :param precision: "fp32", or "bf16" for matrix products in bfloat16 (weights and losses stay in single precision).
-    :param replay_buffer_kwargs: ``normalize_rewards`` of :class:`~sb3_pg_extras.offline.buffers.OfflineReplayBuffer`.
+    :param replay_buffer_kwargs: ``normalize_rewards=True`` divides rewards by the standard deviation of the return;
+        ``max_bytes`` of :class:`~sb3_pg_extras.offline.sharded_buffer.ShardedReplayBuffer`.
     :param policy_kwargs: Additional arguments of the policy.
     :param stats_window_size: Accepted as in all of SB3; there are no episodes to average over.
     :param tensorboard_log: Folder of the TensorBoard log, or None.
@@ -79,7 +81,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
 
     # learn()'s default number of gradient steps.
     default_total_timesteps: ClassVar[int] = 100_000
-    # Whether gradient steps on a GPU are recorded as CUDA graphs. An `_update` must then be the same operators for each
+    # Whether gradient steps on a GPU are captured as CUDA graphs. An `_update` must then be the same operators for each
     # `_kind_of_step`, change tensors in place, and not wait for the device.
     cuda_graphs: bool = False
     policy: BasePolicy
@@ -183,8 +185,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self.policy = policy.to(self.device)
         if self.replay_buffer is not None:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
-        self._optimizers: list[tuple[th.optim.Optimizer, Schedule]] = []
-        self._recorded_steps: RecordedSteps | None = None
+        self._optimizers: dict[str, tuple[th.optim.Optimizer, Schedule]] = {}
+        self._captured_steps: CapturedSteps | None = None
         self._largest_matrix = max((parameter.numel() for parameter in self.policy.parameters()), default=0)
         if self._generator_state is not None:
             # A loaded model resumes where it stopped, unless load() was given another seed.
@@ -202,12 +204,12 @@ class OfflineAlgorithm(CheckedAlgorithm):
         inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
         return {**kwargs, "features_extractor_class": NormalizedExtractor, "features_extractor_kwargs": inner}
 
-    def _add_optimizer(self, optimizer: th.optim.Optimizer, learning_rate: float | Schedule) -> None:
+    def _add_optimizer(self, name: str, learning_rate: float | Schedule) -> None:
         """
-        :param optimizer: One of the algorithm's optimisers; those of the policy's networks are saved by the subclass.
+        :param name: The attribute that is one of the algorithm's optimisers, such as "policy.actor.optimizer".
         :param learning_rate: Its learning rate, a number or a function of the remaining progress.
         """
-        self._optimizers.append((optimizer, FloatSchedule(learning_rate)))
+        self._optimizers[name] = (recursive_getattr(self, name), FloatSchedule(learning_rate))
 
     @abstractmethod
     def _update(self, batch: OfflineReplayBufferSamples, step: Any) -> dict[str, th.Tensor]:
@@ -232,11 +234,11 @@ class OfflineAlgorithm(CheckedAlgorithm):
         """
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
-        for optimizer, schedule in self._optimizers:
+        for optimizer, schedule in self._optimizers.values():
             update_learning_rate(optimizer, schedule(self._current_progress_remaining))
         self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
         autocast = th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
-        update = partial(self._recorded(), self._update) if self.records_steps else self._update
+        update = partial(self._captured(), self._update) if self.captures_steps else self._update
         with fast_matmuls(self.device, self._largest_matrix), autocast:
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env, self.generator)
@@ -247,14 +249,14 @@ class OfflineAlgorithm(CheckedAlgorithm):
                 self._n_updates += 1
 
     @property
-    def records_steps(self) -> bool:
-        """:return: Whether gradient steps are recorded as CUDA graphs."""
+    def captures_steps(self) -> bool:
+        """:return: Whether gradient steps are captured as CUDA graphs."""
         return self.cuda_graphs and self.device.type == "cuda"
 
-    def _recorded(self) -> RecordedSteps:
-        if self._recorded_steps is None:
-            self._recorded_steps = RecordedSteps([optimizer for optimizer, _ in self._optimizers], self.generator)
-        return self._recorded_steps
+    def _captured(self) -> CapturedSteps:
+        if self._captured_steps is None:
+            self._captured_steps = CapturedSteps([optimizer for optimizer, _ in self._optimizers.values()], self.generator)
+        return self._captured_steps
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
@@ -268,7 +270,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         """
         super().set_parameters(load_path_or_dict, exact_match, device)
         # Optimisers put their loaded state elsewhere.
-        self._recorded_steps = None
+        self._captured_steps = None
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """
@@ -289,7 +291,10 @@ class OfflineAlgorithm(CheckedAlgorithm):
         :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, or ``"sharded:<path>"`` for parquet files that do
             not fit into memory.
         :raises DatasetError: when it cannot be used, or its spaces are not the model's.
+        :raises ValueError: for ``replay_buffer_kwargs`` that do not fit it.
         """
+        if "max_bytes" in self.replay_buffer_kwargs and not is_sharded(dataset):
+            raise ValueError('replay_buffer_kwargs max_bytes: only "sharded:" datasets have such a limit, leave it out')
         loaded = open_dataset(dataset, self.action_space, self.verbose)
         kwargs: dict[str, Any] = {"device": self.device, "n_steps": self.n_steps, "gamma": self.gamma}
         kwargs |= self.replay_buffer_kwargs
@@ -307,7 +312,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
             self.n_envs = 1
         if getattr(self, "policy", None) is not None:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
-        self._recorded_steps = None
+        self._captured_steps = None
 
     def _setup_learn(
         self,
@@ -334,7 +339,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
             check_normalized_once(self._vec_normalize_env, self.normalize_observations, normalizes_rewards)
             freeze_statistics(self._vec_normalize_env, self.replay_buffer.dataset)
         # The user may have changed any argument since.
-        self._recorded_steps = None
+        self._captured_steps = None
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
             self.ep_info_buffer = deque(maxlen=self._stats_window_size)
@@ -490,5 +495,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self.set_dataset(path)
 
     def _excluded_save_params(self) -> list[str]:
-        memory_only = ["generator", "_sums", "_optimizers", "_recorded_steps", "_saved_buffer"]
+        memory_only = ["generator", "_sums", "_optimizers", "_captured_steps", "_saved_buffer"]
         return [*super()._excluded_save_params(), *memory_only, *([] if isinstance(self.dataset, str) else ["dataset"])]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", *self._optimizers], []

@@ -60,16 +60,15 @@ def critic_inputs(critic: ContinuousCritic, obs: PyTorchObs, actions: th.Tensor)
     return th.cat([features.unsqueeze(1).expand(-1, actions.shape[1], -1), actions], dim=2)
 
 
-def descend(optimizer: th.optim.Optimizer, loss: th.Tensor, parameters: list[nn.Parameter] | None = None) -> None:
+def descend(optimizer: th.optim.Optimizer, loss: th.Tensor) -> None:
     """
-    One step of an optimiser.
+    One step of an optimiser. Other networks that the loss involves are left as they are, and get no gradient.
 
     :param optimizer: The optimiser.
     :param loss: scalar.
-    :param parameters: What to differentiate with respect to, if the loss also involves other networks; None for all.
     """
     optimizer.zero_grad()
-    loss.backward(inputs=parameters)
+    loss.backward(inputs=[p for group in optimizer.param_groups for p in group["params"] if p.requires_grad])
     optimizer.step()
     # autocast caches bfloat16 copies of the weights, which are now outdated.
     th.clear_autocast_cache()

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras.common.dicts import arrays_of, map_arrays
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset
-from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
+from sb3_pg_extras.datasets.sharded import ShardedParquet
 from sb3_pg_extras.offline.buffers import Columns, OfflineReplayBuffer, OfflineReplayBufferSamples
 
 

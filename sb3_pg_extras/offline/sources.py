@@ -11,8 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.datasets import DatasetSource, OfflineDataset, bundled_dataset_for, collect_dataset, load_dataset
 from sb3_pg_extras.datasets.layout import has_spaces
-from sb3_pg_extras.datasets.readers.sharded_parquet import PREFIX as SHARDED_PREFIX
-from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
+from sb3_pg_extras.datasets.sharded import ShardedParquet, is_sharded
 
 HOW_TO_PASS_A_DATASET = "dataset= takes an .npz or replay_buffer.pkl path, an SB3 ReplayBuffer, or a dict of arrays"
 
@@ -27,8 +26,8 @@ def open_dataset(
     :return: The dataset, or the reader of a sharded one.
     :raises DatasetError: when it cannot be used.
     """
-    if isinstance(dataset, str) and dataset.startswith(SHARDED_PREFIX):
-        return ShardedParquet(dataset, action_space)
+    if is_sharded(dataset):
+        return ShardedParquet(str(dataset), action_space)
     return load_dataset(dataset, action_space, verbose)
 
 

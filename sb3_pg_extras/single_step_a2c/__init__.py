@@ -3,7 +3,4 @@
 from sb3_pg_extras.single_step_a2c.policies import STREAM_PRESET, StreamPolicy
 from sb3_pg_extras.single_step_a2c.single_step_a2c import SingleStepA2C
 
-# The algorithm does not know Stream AC, which is a policy and a preset.
-SingleStepA2C.policy_aliases = {**SingleStepA2C.policy_aliases, "StreamPolicy": StreamPolicy}
-
 __all__ = ["STREAM_PRESET", "SingleStepA2C", "StreamPolicy"]

@@ -3,13 +3,13 @@
 import math
 import warnings
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, obs_as_tensor, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
@@ -18,6 +18,7 @@ from sb3_pg_extras.common import policy_gradients
 from sb3_pg_extras.common.on_policy import PolicyGradientAlgorithm, last_observation
 from sb3_pg_extras.single_step_a2c.numpy_learner import NumpyLearner
 from sb3_pg_extras.single_step_a2c.optimizers import EligibilityTraces, ObGD
+from sb3_pg_extras.single_step_a2c.policies import StreamPolicy
 
 SelfSingleStepA2C = TypeVar("SelfSingleStepA2C", bound="SingleStepA2C")
 
@@ -81,6 +82,11 @@ class SingleStepA2C(PolicyGradientAlgorithm):
     """
 
     _optional_rates = ("critic_learning_rate",)
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        **PolicyGradientAlgorithm.policy_aliases,
+        "StreamPolicy": StreamPolicy,
+    }
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.td3.policies import TD3Policy
 
 from sb3_pg_extras.datasets import DatasetSource
+from sb3_pg_extras.offline.buffers import OfflineReplayBufferSamples
 from sb3_pg_extras.offline.losses import ensemble_critic_loss, mixed_target_q_values
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.online import go_online
@@ -138,13 +139,13 @@ class TD3BC(OfflineAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        for network in (self.policy.critic, self.policy.actor):
-            self._add_optimizer(network.optimizer, self.lr_schedule)
+        for network in ("critic", "actor"):
+            self._add_optimizer(f"policy.{network}.optimizer", self.lr_schedule)
 
     def _kind_of_step(self) -> bool:
         return (self._n_updates + 1) % self.policy_delay == 0
 
-    def _update(self, batch: Any, step: bool) -> dict[str, th.Tensor]:
+    def _update(self, batch: OfflineReplayBufferSamples, step: bool) -> dict[str, th.Tensor]:
         """
         One gradient step (Fujimoto et al. 2018, Algorithm 1, with the loss of Fujimoto & Gu 2021).
 
@@ -159,13 +160,13 @@ class TD3BC(OfflineAlgorithm):
             actions = actor(batch.observations).float()
             actor_q_values = critic.q1_forward(batch.observations, actions).float()
             loss = actor_loss(actor_q_values, actions, batch.actions, self.alpha)
-            descend(actor.optimizer, loss, [p for p in actor.parameters() if p.requires_grad])
+            descend(actor.optimizer, loss)
             update_target(critic, self.policy.critic_target, self.tau)
             update_target(actor, self.policy.actor_target, self.tau)
             logged |= {"actor_loss": loss, "actor_q_value": actor_q_values.mean()}
         return {name: value.detach() for name, value in logged.items()}
 
-    def _critic_loss(self, batch: Any) -> th.Tensor:
+    def _critic_loss(self, batch: OfflineReplayBufferSamples) -> th.Tensor:
         """``(Q_j(s, a) - r - gamma min_j Q'_j(s', pi'(s') + noise))^2``."""
         with th.no_grad():
             noise = self.target_policy_noise * th.randn(batch.actions.shape, generator=self.generator, device=self.device)
@@ -192,6 +193,3 @@ class TD3BC(OfflineAlgorithm):
         names = ("learning_rate", "policy_delay", "target_policy_noise", "target_noise_clip")
         own = {name: getattr(self, name) for name in names}
         return go_online(self, TD3, TD3Policy, self._full_policy_kwargs(), env, keep_dataset, own | td3_kwargs)
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return ["policy", "policy.actor.optimizer", "policy.critic.optimizer"], []

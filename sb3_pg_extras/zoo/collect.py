@@ -1,5 +1,5 @@
 """
-``sb3-pg-extras collect``: record a trained agent of the zoo, or uniformly random actions, as a dataset.
+``sb3-pg-extras collect``: make a dataset with a trained agent of the zoo, or uniformly random actions.
 
 The agent acts as in the zoo's ``enjoy``; the dataset holds observations and rewards before any normalisation. Each step goes
 to a journal in ``<output>.partial`` at once, from which the same command resumes after a crash.
@@ -93,7 +93,7 @@ def _newest_frame(observations: np.ndarray, stack: StackedObservations) -> np.nd
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sb3-pg-extras collect",
-        description="Record a trained agent, or random actions, as a dataset. The same command resumes after a crash.",
+        description="Make a dataset with a trained agent, or random actions. The same command resumes after a crash.",
     )
     parser.add_argument("--env", help="environment ID", type=EnvironmentName, required=True)
     parser.add_argument("--algo", help=f"RL Algorithm, or {RANDOM}", required=True, choices=[*ALGOS, RANDOM])

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_pg_extras.datasets import DatasetError, DatasetSource, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.layout import has_spaces
-from sb3_pg_extras.datasets.load import SHARDED_PREFIX
+from sb3_pg_extras.datasets.sharded import is_sharded
 from sb3_pg_extras.offline.evaluation import FQECallback, check_episodes_end
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.sources import DatasetEnv, open_dataset
@@ -79,7 +79,7 @@ class Split:
     """
 
     def __init__(self, source: str, held_out: float | str) -> None:
-        if source.startswith(SHARDED_PREFIX) and not isinstance(held_out, str):
+        if is_sharded(source) and not isinstance(held_out, str):
             raise DatasetError(
                 f"{source}: never in memory as a whole, so nothing is held out of it. --held-out takes a file"
             )
@@ -88,9 +88,9 @@ class Split:
         self.first = data if isinstance(data, OfflineDataset) else data.first
         # A path is saved with the model, and its data may be larger than memory.
         self.training: DatasetSource = source
-        self.record: dict[str, Any] = {"dataset": _absolute(source), "held_out": held_out, "seed": SPLIT_SEED}
+        self.facts: dict[str, Any] = {"dataset": _absolute(source), "held_out": held_out, "seed": SPLIT_SEED}
         if other is not None:
-            self.held_out, self.record["held_out"] = other, _absolute(str(held_out))
+            self.held_out, self.facts["held_out"] = other, _absolute(str(held_out))
             if not has_spaces(other, self.first.observation_space, self.first.action_space):
                 spaces = [f"{part.observation_space} and {part.action_space}" for part in (other, self.first)]
                 raise DatasetError(f"--held-out {held_out} has the spaces {spaces[0]}, {source} has {spaces[1]}")
@@ -105,7 +105,7 @@ class Split:
                     hint = "--held-out takes another share, another file, or 0 to judge by what is learnt from"
                     raise DatasetError(f"{source}: {error}. {hint}") from error
         if isinstance(data, OfflineDataset):
-            self.record |= fingerprint(data)
+            self.facts |= fingerprint(data)
         check_episodes_end(self.held_out)
 
 
@@ -129,25 +129,25 @@ def held_out_of(run: Path, source: str) -> tuple[OfflineDataset, str]:
     :return: The episodes that a run without an environment held out, or all of them; and a description.
     :raises DatasetError: when it cannot be used.
     """
-    records = [yaml.safe_load(path.read_text()) for path in run.glob("*/split.yml")]
-    record: dict[str, Any] = records[0] if records else {}
-    if source.startswith(SHARDED_PREFIX):
-        if record.get("dataset") != source:
+    splits = [yaml.safe_load(path.read_text()) for path in run.glob("*/split.yml")]
+    known: dict[str, Any] = splits[0] if splits else {}
+    if is_sharded(source):
+        if known.get("dataset") != source:
             name = run.name.rpartition("_")[0] or run_name(source)
             raise DatasetError(
                 f"{source}: never in memory as a whole, and not what {run} was trained on. "
                 f"Evaluate on a file: evaluate --dataset robot.npz --env {name}"
             )
         # Split holds nothing out of shards: the run was given other data.
-        data = load_dataset(record["held_out"])
+        data = load_dataset(known["held_out"])
         check_episodes_end(data)
-        return data, record["held_out"]
+        return data, known["held_out"]
     data = load_dataset(source)
-    if fingerprint(data).items() <= record.items():
-        data, held_out = Split(source, record["held_out"]).held_out, record["held_out"]
+    if fingerprint(data).items() <= known.items():
+        data, held_out = Split(source, known["held_out"]).held_out, known["held_out"]
         if held_out != 0:
             return data, held_out if isinstance(held_out, str) else f"what the run held out of {source}"
-    elif record.get("dataset") == _absolute(source):
+    elif known.get("dataset") == _absolute(source):
         raise DatasetError(f"{source} has changed since {run} was trained: what it held out cannot be known")
     else:
         check_episodes_end(data)
@@ -260,7 +260,7 @@ class OfflineManager(Manager):
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         super()._save_config(saved_hyperparams)
-        Path(self.params_path, "split.yml").write_text(yaml.safe_dump(self.split.record))
+        Path(self.params_path, "split.yml").write_text(yaml.safe_dump(self.split.facts))
 
     def hyperparameters_optimization(self) -> None:
         """Search hyper-parameters for the highest offline value."""

@@ -255,27 +255,17 @@ def skip_title_of_pybullet() -> None:
     plt.title = lambda label, **kwargs: None if label == "PyBullet envs" else title(label, **kwargs)  # type: ignore
 
 
+# Of the commands that let a model act.
+ACTING = [refuse_runs_without_environment, find_models, take_strings_without_quotes]
 # Command -> the workarounds to apply before it runs.
 WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
     "train": [take_strings_without_quotes, refuse_unknown_environments, use_our_manager],
-    "record_training": [
-        refuse_runs_without_environment,
-        find_models,
-        refuse_paths_with_spaces,
-        provide_ffmpeg,
-        start_our_commands,
-    ],
-    "record_video": [refuse_runs_without_environment, find_models, take_strings_without_quotes],
+    "record_training": [*ACTING, refuse_paths_with_spaces, provide_ffmpeg, start_our_commands],
+    "record_video": ACTING,
     "benchmark": [start_our_commands, raise_the_error_for_missing_files],
-    "enjoy": [refuse_runs_without_environment, find_models, take_strings_without_quotes, raise_the_error_for_missing_files],
-    "collect": [refuse_runs_without_environment, find_models, take_strings_without_quotes],
-    "push_to_hub": [
-        refuse_runs_without_environment,
-        find_models,
-        take_strings_without_quotes,
-        provide_ffmpeg,
-        provide_generate_metadata,
-    ],
+    "enjoy": [*ACTING, raise_the_error_for_missing_files],
+    "collect": ACTING,
+    "push_to_hub": [*ACTING, provide_ffmpeg, provide_generate_metadata],
     "export": [find_models, take_strings_without_quotes],
     "load_from_hub": [raise_the_error_for_missing_files],
     "plot_train": [refuse_without_runs, save_figures_without_display],

@@ -24,10 +24,10 @@ def imitable(n: int = 500) -> dict:
     return make_arrays(n) | {"observations": observations, "actions": actions}
 
 
-@pytest.mark.parametrize("actor", ["deterministic", "gaussian"])
-def test_clones_a_function_of_the_state(actor):
+@pytest.mark.parametrize("actor_type", ["deterministic", "gaussian"])
+def test_clones_a_function_of_the_state(actor_type):
     data = imitable()
-    model = tiny_bc(data, actor=actor, learning_rate=1e-2).learn(600)
+    model = tiny_bc(data, actor_type=actor_type, learning_rate=1e-2).learn(600)
     predicted = model.predict(data["observations"], deterministic=True)[0]
     assert np.abs(predicted - data["actions"]).mean(axis=0) == pytest.approx([0, 0], abs=0.15)
 
@@ -38,7 +38,7 @@ def test_the_gaussian_learns_the_spread():
     raw = rng.normal([0.3, -0.2], [0.5, 0.2], (4000, 2))
     low, high = make_arrays()["action_space"].low, make_arrays()["action_space"].high
     data = make_arrays(4000) | {"actions": low + (np.tanh(raw) + 1) / 2 * (high - low)}
-    model = tiny_bc(data, actor="gaussian", learning_rate=3e-3, batch_size=256).learn(800)
+    model = tiny_bc(data, actor_type="gaussian", learning_rate=3e-3, batch_size=256).learn(800)
     with th.no_grad():
         mean, log_std, _ = model.policy.actor.get_action_dist_params(th.zeros(1, 3))
     np.testing.assert_allclose(mean[0], raw.mean(axis=0), atol=0.1)
@@ -60,22 +60,22 @@ def test_losses_by_hand():
     assert logged_loss(model, rows) == pytest.approx(mse, rel=1e-5)
     squashed = TransformedDistribution(Independent(Normal(mean, log_std.exp()), 1), TanhTransform())
     negative_log_likelihood = -squashed.log_prob(wanted).mean().item()
-    assert logged_loss(tiny_bc(actor="gaussian"), rows) == pytest.approx(negative_log_likelihood, rel=1e-4)
+    assert logged_loss(tiny_bc(actor_type="gaussian"), rows) == pytest.approx(negative_log_likelihood, rel=1e-4)
 
 
-@pytest.mark.parametrize("actor", ["deterministic", "gaussian"])
-def test_each_step_lowers_the_loss_of_its_batch(actor):
+@pytest.mark.parametrize("actor_type", ["deterministic", "gaussian"])
+def test_each_step_lowers_the_loss_of_its_batch(actor_type):
     """It fails when the sign of either loss is wrong."""
-    model, rows = tiny_bc(actor=actor, learning_rate=1e-3), np.arange(40)
+    model, rows = tiny_bc(actor_type=actor_type, learning_rate=1e-3), np.arange(40)
     first = logged_loss(model, rows)
     for _ in range(20):
         last = logged_loss(model, rows)
     assert last < first - 1e-3
 
 
-@pytest.mark.parametrize("actor", ["deterministic", "gaussian"])
-def test_going_on_after_loading_equals_never_having_stopped(tmp_path, actor):
-    whole, part = tiny_bc(actor=actor).learn(10), tiny_bc(actor=actor).learn(5)
+@pytest.mark.parametrize("actor_type", ["deterministic", "gaussian"])
+def test_going_on_after_loading_equals_never_having_stopped(tmp_path, actor_type):
+    whole, part = tiny_bc(actor_type=actor_type).learn(10), tiny_bc(actor_type=actor_type).learn(5)
     part.save(tmp_path / "model")
     loaded = BC.load(tmp_path / "model", dataset=make_arrays(), device="cpu").learn(5, reset_num_timesteps=False)
     weights = [th.nn.utils.parameters_to_vector(model.policy.actor.parameters()) for model in (whole, loaded)]
@@ -102,7 +102,7 @@ def test_images_dicts_and_the_bundled_dataset():
 @pytest.mark.parametrize(
     ("kwargs", "word"),
     [
-        ({"actor": "tanh"}, "actor='tanh'"),
+        ({"actor_type": "tanh"}, "actor_type='tanh'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"learning_rate": "1e-3"}, "learning_rate='1e-3'"),
     ],

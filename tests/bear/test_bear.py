@@ -163,7 +163,7 @@ def test_shared_features_learn_from_the_actor_alone(shared):
     model = tiny_bear(policy_kwargs={"share_features_extractor": shared, "features_extractor_class": Learned})
     assert (model.critic.features_extractor is model.actor.features_extractor) == shared
     batch = model.replay_buffer.sample(16)
-    model._critic_loss(batch, {}).backward()
+    model._critic_loss(batch, {})[0].backward()
     learned = model.critic.features_extractor.extractor.linear.weight.grad is not None
     assert learned != shared
     model._actor_loss(batch, model._kind_of_step(), {})[0].backward()
@@ -254,7 +254,7 @@ def test_gradients_stay_where_they_belong():
     modules = {"vae": model.behavior_vae, "critic": model.critic, "critic_target": model.critic_target, "actor": model.actor}
     losses_of = {
         "vae": lambda: model._vae_loss(batch, {}),
-        "critic": lambda: model._critic_loss(batch, {}),
+        "critic": lambda: model._critic_loss(batch, {})[0],
         "actor": lambda: model._actor_loss(batch, step, {})[0],
     }
     for name, loss in losses_of.items():
@@ -504,7 +504,7 @@ def test_auto_threshold_is_of_the_behaviors_samples(monkeypatch, estimator):
     model = tiny_bear(mmd_estimator=estimator).learn(2)
     assert model.mmd_threshold == "auto"
     behavior = th.randn(16, 4, 2)
-    monkeypatch.setattr(model, "_behavior_actions", lambda *_: behavior)
+    monkeypatch.setattr(model.behavior_vae, "raw_actions", lambda *_: behavior)
     expected = losses.auto_threshold(behavior, "laplacian", 20.0, estimator).item()
     logged = {}
     assert threshold_of(model, logged) == pytest.approx(expected)

@@ -117,7 +117,7 @@ def test_minari_writer_observation_spaces(data_format, space):
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
-    endings=st.lists(st.integers(0, 3), min_size=5, max_size=5),
+    endings=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=5, max_size=5),
     data_format=st.sampled_from(["hdf5", "arrow"]),
     seed=st.integers(0, 1000),
 )
@@ -128,7 +128,7 @@ def test_written_to_minari_and_read_back_whatever_the_episodes(minari_root, leng
     states = rng.normal(size=(n + len(lengths), 2)).astype(np.float32)
     rows = np.arange(n) + np.repeat(np.arange(len(lengths)), lengths)
     terminations, truncations = np.zeros(n, bool), np.zeros(n, bool)
-    terminations[ends - 1], truncations[ends - 1] = np.array([(e % 2, e // 2) for e in endings[: len(lengths)]], bool).T
+    terminations[ends - 1], truncations[ends - 1] = np.array(endings[: len(lengths)], bool).T
     dataset = OfflineDataset(
         states[rows], rng.uniform(0, 10, (n, 1)), rng.normal(size=n), states[rows + 1], terminations, truncations,
         spaces.Box(-np.inf, np.inf, (2,), np.float32), ACTION_SPACE, episode_ends=ends,

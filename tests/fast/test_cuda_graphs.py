@@ -1,6 +1,6 @@
 """
-Gradient steps recorded as CUDA graphs. Without a GPU, a stand-in carries the recorded function out at each replay, on the
-very tensors that a graph would read: what reaches it, what it leaves behind, and when it is recorded anew are the same.
+Gradient steps captured as CUDA graphs. Without a GPU, a stand-in carries the captured function out at each replay, on the
+very tensors that a graph would read: what reaches it, what it leaves behind, and when it is captured anew are the same.
 """
 
 import gc
@@ -15,6 +15,7 @@ from sb3_pg_extras import BC, BCQ, BEAR, TD3BC
 from sb3_pg_extras.fast import cuda_graphs
 from sb3_pg_extras.offline import losses as offline_losses
 from sb3_pg_extras.offline.evaluation import FQE
+from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 
 SMALL = {"net_arch": [32, 32]}
 
@@ -48,20 +49,18 @@ VARIANTS = {
 }
 
 
-class Recorder:
-    """Stands for ``cuda_graphs.record``."""
+class Capturer:
+    """Stands for ``cuda_graphs.capture``."""
 
     def __init__(self, monkeypatch):
-        self.recorded, self.replayed = 0, 0
-        monkeypatch.setattr(cuda_graphs, "record", self)
+        self.captured, self.replayed = 0, 0
+        monkeypatch.setattr(cuda_graphs, "capture", self)
         # So that a rate read from a tensor is the very number, and runs can be compared bit by bit.
         monkeypatch.setattr(cuda_graphs, "RATE_DTYPE", th.float64)
-        monkeypatch.setattr(
-            "sb3_pg_extras.offline.offline_algorithm.OfflineAlgorithm.records_steps", property(lambda self: self.cuda_graphs)
-        )
+        monkeypatch.setattr(OfflineAlgorithm, "captures_steps", property(lambda self: self.cuda_graphs))
 
     def __call__(self, step, generator):
-        self.recorded += 1
+        self.captured += 1
 
         def replay():
             self.replayed += 1
@@ -71,8 +70,8 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder(monkeypatch):
-    return Recorder(monkeypatch)
+def capturer(monkeypatch):
+    return Capturer(monkeypatch)
 
 
 def plain(model):
@@ -81,57 +80,57 @@ def plain(model):
 
 
 @pytest.mark.parametrize("kwargs", VARIANTS.values(), ids=VARIANTS)
-def test_a_recorded_run_is_the_same_run(recorder, kwargs):
+def test_a_captured_run_is_the_same_run(capturer, kwargs):
     expected, ours = plain(bear(**kwargs)).learn(120, log_interval=None), bear(**kwargs).learn(120, log_interval=None)
     assert th.equal(weights(expected), weights(ours))
     assert not th.equal(weights(bear(**kwargs)), weights(ours))
     assert (ours.log_alpha.item() == ours.log_alpha_max) == ("log_alpha_max" in kwargs)
     # Two kinds of steps; the rest ran from graphs.
-    assert recorder.recorded <= 2
-    assert recorder.replayed >= 120 - 2 * cuda_graphs.WARMUP
+    assert capturer.captured <= 2
+    assert capturer.replayed >= 120 - 2 * cuda_graphs.WARMUP
     assert ours._sums.keys() == expected._sums.keys()
     for name, (total, count) in expected._sums.items():
         assert ours._sums[name][1] == count
         assert th.equal(ours._sums[name][0], total), name
 
 
-def test_a_callback_may_set_the_threshold(recorder):
+def test_a_callback_may_set_the_threshold(capturer):
     def callback(local_variables, _):
         model = local_variables["self"]
         model.mmd_threshold = {20: 1, 40: 0.3, 60: "auto"}.get(model.num_timesteps, model.mmd_threshold)
         return True
 
     expected, ours = plain(bear()).learn(80, callback), bear().learn(80, callback)
-    assert recorder.replayed > 0
+    assert capturer.replayed > 0
     assert th.equal(weights(expected), weights(ours))
 
 
 @pytest.mark.parametrize("algorithm", [BC, BCQ, TD3BC])
-def test_the_baselines_are_recorded(recorder, algorithm):
+def test_the_baselines_are_captured(capturer, algorithm):
     models = [
         algorithm("MlpPolicy", None, make_arrays(400), batch_size=32, policy_kwargs=SMALL, seed=0, device="cpu")
         for _ in range(2)
     ]
     assert th.equal(weights(plain(models[0]).learn(40)), weights(models[1].learn(40)))
-    assert recorder.replayed >= 40 - 2 * cuda_graphs.WARMUP
+    assert capturer.replayed >= 40 - 2 * cuda_graphs.WARMUP
 
 
-def test_fqe_is_recorded_where_the_policy_is_deterministic(recorder):
+def test_fqe_is_captured_where_the_policy_is_deterministic(capturer):
     policy = BC("MlpPolicy", None, make_arrays(400), policy_kwargs=SMALL, seed=0, device="cpu")
     for deterministic in (True, False):
         models = [
             FQE(policy, make_arrays(400), deterministic=deterministic, policy_kwargs=SMALL, seed=0, device="cpu")
             for _ in range(2)
         ]
-        before = recorder.replayed
+        before = capturer.replayed
         th.manual_seed(0)
         expected = weights(plain(models[0]).learn(40))
         th.manual_seed(0)
         assert th.equal(expected, weights(models[1].learn(40)))
-        assert (recorder.replayed > before) is deterministic
+        assert (capturer.replayed > before) is deterministic
 
 
-def test_inputs_are_copied_to_where_the_graph_reads(recorder, monkeypatch):
+def test_inputs_are_copied_to_where_the_graph_reads(capturer, monkeypatch):
     seen = []
     original = offline_losses.vae_loss
 
@@ -144,15 +143,15 @@ def test_inputs_are_copied_to_where_the_graph_reads(recorder, monkeypatch):
     assert len(set(seen[-30:])) == 1
 
 
-def test_optimisers_keep_their_numbers(recorder):
+def test_optimisers_keep_their_numbers(capturer):
     model = bear().learn(60)
-    for optimizer in model._recorded_steps.optimizers:
+    for optimizer in model._captured_steps.optimizers:
         for group in optimizer.param_groups:
             assert isinstance(group["lr"], float)
             assert group["capturable"] is False
 
 
-def test_saves_and_loads(recorder, tmp_path):
+def test_saves_and_loads(capturer, tmp_path):
     model = bear(behavior_steps=None).learn(60)
     model.save(tmp_path / "model")
     loaded = BEAR.load(tmp_path / "model", dataset=make_arrays(400), device="cpu")
@@ -165,38 +164,38 @@ def test_saves_and_loads(recorder, tmp_path):
 @pytest.mark.parametrize(
     "change", [lambda model: model.set_parameters(model.get_parameters()), lambda model: model.set_dataset(make_arrays(300))]
 )
-def test_what_moves_tensors_during_learning_is_recorded_anew(recorder, change):
+def test_what_moves_tensors_during_learning_is_captured_anew(capturer, change):
     before = []
 
     def callback(model, _):
         if model["self"].num_timesteps == 40:
-            before.append(recorder.recorded)
+            before.append(capturer.captured)
             change(model["self"])
         return True
 
     bear().learn(60, callback)
-    assert before == [2] and recorder.recorded == 3
+    assert before == [2] and capturer.captured == 3
 
 
-def test_each_learn_records_anew_since_arguments_may_have_changed(recorder):
+def test_each_learn_captures_anew_since_arguments_may_have_changed(capturer):
     model = bear().learn(60)
-    assert recorder.recorded == 2
+    assert capturer.captured == 2
     model.learn(20, reset_num_timesteps=False)
-    assert recorder.recorded == 3
+    assert capturer.captured == 3
 
 
-def test_a_step_that_cannot_be_recorded_says_what_to_do(recorder, monkeypatch):
+def test_a_step_that_cannot_be_captured_says_what_to_do(capturer, monkeypatch):
     def refuse(step, generator):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(cuda_graphs, "record", refuse)
+    monkeypatch.setattr(cuda_graphs, "capture", refuse)
     with pytest.raises(RuntimeError, match=r"not permitted(.|\n)*model.cuda_graphs = False"):
         bear().learn(60)
 
 
 def test_only_on_a_gpu():
-    assert not bear().records_steps
-    assert bear().learn(10)._recorded_steps is None
+    assert not bear().captures_steps
+    assert bear().learn(10)._captured_steps is None
 
 
 def close(ours, expected, tolerance=1e-3):
@@ -208,7 +207,7 @@ def close(ours, expected, tolerance=1e-3):
 @pytest.mark.parametrize("kwargs", VARIANTS.values(), ids=VARIANTS)
 def test_bear_on_a_gpu(kwargs):
     expected, ours = plain(bear("cuda", **kwargs)).learn(100), bear("cuda", **kwargs).learn(100)
-    assert len(ours._recorded_steps._graphs) == 2
+    assert len(ours._captured_steps._graphs) == 2
     close(ours, expected)
 
 
@@ -218,7 +217,7 @@ def test_baselines_on_a_gpu(algorithm):
     models = [algorithm("MlpPolicy", None, make_arrays(400), batch_size=32, policy_kwargs=SMALL, seed=0) for _ in range(2)]
     plain(models[0]).learn(60)
     models[1].learn(60)
-    assert models[1].device.type == "cuda" and models[1]._recorded_steps._graphs
+    assert models[1].device.type == "cuda" and models[1]._captured_steps._graphs
     close(models[1], models[0])
 
 
@@ -227,7 +226,7 @@ def test_fqe_on_a_gpu():
     policy = BC("MlpPolicy", None, make_arrays(400), policy_kwargs=SMALL, seed=0)
     models = [FQE(policy, make_arrays(400), policy_kwargs=SMALL, seed=0) for _ in range(2)]
     plain(models[0]).learn(60)
-    assert models[1].learn(60)._recorded_steps._graphs
+    assert models[1].learn(60)._captured_steps._graphs
     close(models[1], models[0])
 
 
@@ -255,7 +254,7 @@ def test_dropout_on_a_gpu_is_drawn_anew():
 
 @pytest.mark.gpu
 def test_one_model_after_another_on_a_gpu():
-    """What the collector destroys must not spoil the next model's recording."""
+    """What the collector destroys must not spoil the next model's capture."""
     thresholds = gc.get_threshold()
     gc.set_threshold(1)
     try:
@@ -266,10 +265,13 @@ def test_one_model_after_another_on_a_gpu():
 
 
 @pytest.mark.gpu
-def test_a_step_that_waits_for_the_device_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(BEAR, "_update", lambda self, batch, step: {"sum": th.tensor(batch.rewards.sum().item())})
+def test_a_step_that_waits_for_the_device_says_what_to_do():
+    class Waits(BC):
+        def _update(self, batch, step):
+            return {"sum": th.tensor(batch.rewards.sum().item())}
+
     with pytest.raises(RuntimeError, match="cuda_graphs = False"):
-        bear("cuda").learn(10)
+        Waits("MlpPolicy", None, make_arrays(400), policy_kwargs=SMALL, seed=0).learn(10)
 
 
 @pytest.mark.gpu

@@ -207,7 +207,7 @@ def test_likelihood_and_errors_tell_a_cloned_policy_from_a_fresh_one():
     figures = []
     for steps in (0, 300):
         model = BC(
-            "MlpPolicy", None, PENDULUM, actor="gaussian", policy_kwargs={"net_arch": [32]}, seed=0, learning_rate=3e-3
+            "MlpPolicy", None, PENDULUM, actor_type="gaussian", policy_kwargs={"net_arch": [32]}, seed=0, learning_rate=3e-3
         )
         model.learn(steps)
         figures.append(offline_figures(model, FQE(model, PENDULUM, policy_kwargs={"net_arch": [8]})))

@@ -6,7 +6,6 @@ import pytest
 from conftest import TINY, make_arrays
 from stable_baselines3.common.callbacks import (
     BaseCallback,
-    CallbackList,
     CheckpointCallback,
     EvalCallback,
     EveryNTimesteps,
@@ -20,6 +19,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg_extras import BEAR, OfflineAlgorithm
+from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
 
 BUNDLED = "bundled:pendulum-mixed-v0"
 
@@ -109,27 +109,21 @@ def test_eval_callback_with_vec_normalize(tmp_path):
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
-def test_progress_bar_counts_gradient_steps(n_envs):
+def test_progress_bar_counts_gradient_steps(monkeypatch, n_envs):
+    bars, steps = [], []
+
+    class Bar(GradientStepProgressBar):
+        def _on_training_end(self) -> None:
+            bars.append(self.pbar)
+
+    monkeypatch.setattr("sb3_pg_extras.offline.offline_algorithm.GradientStepProgressBar", Bar)
     model = pendulum(make_vec_env("Pendulum-v1", n_envs=n_envs))
-    seen = []
-
-    class Look(BaseCallback):
-        def _on_step(self) -> bool:
-            return True
-
-    def init(callback, progress_bar=False):
-        result = OfflineAlgorithm._init_callback(model, callback, progress_bar)
-        seen.append(result)
-        return result
-
-    model._init_callback = init
-    model.learn(4, callback=Look(), progress_bar=True)
-    assert isinstance(seen[0], CallbackList)
-    bar = seen[0].callbacks[-1].pbar
-    assert (bar.n, bar.total) == (4, 4)
+    model.learn(4, callback=lambda *_: steps.append(model.num_timesteps) or True, progress_bar=True)
+    assert steps == [1, 2, 3, 4]
+    assert [(bar.n, bar.total) for bar in bars] == [(4, 4)]
 
 
-def test_an_evaluation_copies_no_model(monkeypatch):
+def test_an_evaluation_copies_no_model():
     """It acts with the weights that learn, one matrix of which at a time is in double precision, and makes none larger."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -144,15 +138,12 @@ def test_an_evaluation_copies_no_model(monkeypatch):
                 largest.append(result.numel())
             return result
 
-    evaluation = EvalCallback(make_vec_env("Pendulum-v1"), n_eval_episodes=1, eval_freq=1, verbose=0)
-    on_step = evaluation._on_step
+    class Watched(EvalCallback):
+        def _on_step(self) -> bool:
+            with Sizes():
+                return super()._on_step()
 
-    def watched() -> bool:
-        with Sizes():
-            return on_step()
-
-    monkeypatch.setattr(evaluation, "_on_step", watched)
-    model.learn(1, callback=evaluation)
+    model.learn(1, callback=Watched(make_vec_env("Pendulum-v1"), n_eval_episodes=1, eval_freq=1, verbose=0))
     assert len(largest) > 200
     assert max(largest) <= 64 * 64
     assert [parameter.data_ptr() for parameter in model.policy.parameters()] == addresses

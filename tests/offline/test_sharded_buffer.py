@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_pg_extras import BEAR, DatasetError, load_dataset
-from sb3_pg_extras.datasets.readers import sharded_parquet
-from sb3_pg_extras.datasets.readers.sharded_parquet import ShardedParquet
+from sb3_pg_extras.datasets.sharded import ShardedParquet
 from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
 
 BOX = spaces.Box(-2.0, 2.0, (1,), np.float32)
@@ -46,7 +45,7 @@ def write_shards(folder, n_episodes: int = 40, length: int = 25, row_group_size:
 
 @pytest.fixture
 def shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharded_parquet, "PART_BYTES", 1)  # each row group is a part
+    monkeypatch.setattr("sb3_pg_extras.datasets.sharded.PART_BYTES", 1)  # each row group is a part
     write_shards(tmp_path / "shards")
     return tmp_path / "shards"
 
@@ -139,7 +138,7 @@ def test_a_small_dataset_is_held_whole(shards):
 
 def test_a_small_dataset_of_whole_episodes_is_held_whole(tmp_path, monkeypatch):
     """No transition is lost between its parts: there are as many as there are frames."""
-    monkeypatch.setattr(sharded_parquet, "PART_BYTES", 1)
+    monkeypatch.setattr("sb3_pg_extras.datasets.sharded.PART_BYTES", 1)
     write_shards(tmp_path / "shards", row_group_size=50)
     buffer = sharded_buffer(tmp_path / "shards", max_bytes=1 << 20)
     assert buffer.size() == 1000
@@ -173,6 +172,11 @@ def test_bear_learns_from_shards_and_says_what_it_cannot(shards, tmp_path):
         (tmp_path / "empty").mkdir(exist_ok=True)
         with pytest.raises(DatasetError, match=word):
             ShardedParquet(tmp_path / (name or "empty"), BOX)
+
+
+def test_data_in_memory_have_no_limit_to_set():
+    with pytest.raises(ValueError, match='replay_buffer_kwargs max_bytes: only "sharded:" datasets'):
+        BEAR("MlpPolicy", "Pendulum-v1", "not opened yet.npz", replay_buffer_kwargs={"max_bytes": 1000})
 
 
 def test_going_on_equals_never_having_stopped(shards, tmp_path, monkeypatch):
@@ -225,7 +229,7 @@ def test_parquet_that_does_not_fit_says_how_to_read_it_in_parts(shards, monkeypa
 
 
 def test_damaged_shards_end_in_one_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sharded_parquet, "PART_BYTES", 1)
+    monkeypatch.setattr("sb3_pg_extras.datasets.sharded.PART_BYTES", 1)
     write_shards(tmp_path / "shards", n_episodes=4)
     path = tmp_path / "shards" / "b.parquet"
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""``sb3-pg-extras collect``: agents of the zoo recorded as datasets, also after a crash."""
+"""``sb3-pg-extras collect``: datasets of agents of the zoo, also after a crash."""
 
 import json
 import os

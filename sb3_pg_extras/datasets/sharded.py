@@ -18,6 +18,14 @@ PREFIX = "sharded:"
 PART_BYTES = 1 << 25
 
 
+def is_sharded(source: Any) -> bool:
+    """
+    :param source: A source of data.
+    :return: Whether it is ``"sharded:<path>"``, which is never in memory as a whole.
+    """
+    return isinstance(source, str) and source.startswith(PREFIX)
+
+
 class ShardedParquet:
     """
     Parquet files as :func:`~sb3_pg_extras.datasets.readers.parquet.load_parquet` reads them, but only a part at a time.
