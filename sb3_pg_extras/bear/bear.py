@@ -286,6 +286,8 @@ class BEAR(OfflineAlgorithm):
         self.critic_target = self.policy.critic_target
         self.behavior_vae = self.policy.behavior_vae
         self.log_alpha = th.log(th.ones(1, device=self.device) * (1.0 if self.alpha == "auto" else float(self.alpha)))
+        # What "auto" has added to its threshold.
+        self.mmd_slack = th.zeros((), device=self.device)
         self.alpha_optimizer: th.optim.Adam | None = None
         if self.alpha == "auto":
             self.log_alpha.requires_grad_(True)
@@ -333,6 +335,8 @@ class BEAR(OfflineAlgorithm):
                     logged["least_alpha"] = losses.least_alpha(current_q_values)
                     least = logged["least_alpha"].log()
                     self.log_alpha.copy_(least if step.in_warmup else self.log_alpha.maximum(least))
+                    if not step.in_warmup:
+                        self.mmd_slack += losses.widening(self.log_alpha, self.log_alpha_max, divergence, threshold)
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
         update_target(self.critic, self.critic_target, self.tau)
         logged["alpha"] = self.log_alpha.exp().mean()
@@ -379,7 +383,9 @@ class BEAR(OfflineAlgorithm):
                 logged["mmd_floor"] = losses.mmd_noise_floor(behavior_actions, *how)
         else:
             divergence = losses.kl_divergence(behavior_actions, mean, log_std)
-        threshold = losses.auto_threshold(behavior_actions, *how) if step.threshold is None else step.threshold
+        threshold = step.threshold
+        if threshold is None:
+            threshold = losses.auto_threshold(behavior_actions, *how) + self.mmd_slack
         actor_loss = losses.support_penalty(self.log_alpha.exp(), divergence, threshold).sum()
         if not step.in_warmup:
             policy_actions = th.tanh(raw_actions[:, :1])
@@ -450,4 +456,4 @@ class BEAR(OfflineAlgorithm):
         return [*super()._excluded_save_params(), *networks, "_bootstrap_masks", "_behavior_samples"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        return super()._get_torch_save_params()[0], ["log_alpha"]
+        return super()._get_torch_save_params()[0], ["log_alpha", "mmd_slack"]

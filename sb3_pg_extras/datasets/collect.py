@@ -56,45 +56,6 @@ def random_actions(env: VecEnv) -> Act:
     return lambda *_: np.stack([env.action_space.sample() for _ in range(env.num_envs)])
 
 
-def with_noise(act: Act, action_space: spaces.Space, noise: float) -> Act:
-    """
-    Add exploration noise, drawn from NumPy's global generator as SB3's ``action_noise`` is.
-
-    :param act: Maps observations and episode starts to actions.
-    :param action_space: The environment's action space.
-    :param noise: For Box actions the standard deviation of Gaussian noise, in units of the action scaled to [-1, 1]; the
-        result is clipped to the space. For any other space, the chance that an action is replaced by a uniformly random one.
-    :return: The same with noise.
-    :raises ValueError: when ``noise`` is negative, not finite or, as a chance, above 1, and when Gaussian noise has no scale
-        because the space is unbounded, or holds integers.
-    """
-    if not 0 <= noise < np.inf:
-        raise ValueError(f"noise={noise}: expected a finite number, 0 or more")
-    if noise == 0:
-        return act
-    if isinstance(action_space, spaces.Box):
-        low, high = action_space.low, action_space.high
-        if low.dtype.kind != "f" or not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise ValueError(f"noise={noise}: needs real actions between finite bounds, not {action_space}; use 0")
-        half_width = noise * (high - low) / 2
-
-        def noisy(observations: Any, starts: np.ndarray) -> np.ndarray:
-            actions = act(observations, starts)
-            return np.clip(actions + half_width * np.random.normal(size=actions.shape), low, high).astype(low.dtype)
-
-        return noisy
-    if noise > 1:
-        raise ValueError(f"noise={noise}: for {action_space} it is the chance of a random action, at most 1")
-
-    def sometimes_random(observations: Any, starts: np.ndarray) -> np.ndarray:
-        actions = np.array(act(observations, starts))
-        for index in np.flatnonzero(np.random.random(len(actions)) < noise):
-            actions[index] = action_space.sample()
-        return actions
-
-    return sometimes_random
-
-
 def roll(env: VecEnv, act: Act, n_steps: int) -> Iterator[np.ndarray]:
     """
     Reset the environments and step them all, ``n_steps`` times.

@@ -19,6 +19,7 @@ import numpy as np
 import rl_zoo3.import_envs  # registers environments
 import torch as th
 import yaml
+from gymnasium import spaces
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, StoreDict, create_test_env, get_saved_hyperparams
@@ -32,7 +33,7 @@ from tqdm import tqdm
 from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError, save_dataset
-from sb3_pg_extras.datasets.collect import Act, from_steps, random_actions, roll, step_dtype, with_noise
+from sb3_pg_extras.datasets.collect import Act, from_steps, random_actions, roll, step_dtype
 from sb3_pg_extras.datasets.load import MINARI_PREFIX, minari_folder
 from sb3_pg_extras.datasets.spaces import space_to_json
 from sb3_pg_extras.zoo import UsageError, register
@@ -41,6 +42,45 @@ from sb3_pg_extras.zoo.journal import Journal
 # The value of --algo that draws actions from the action space.
 RANDOM = "random"
 VEC_ENVS: dict[str, type[VecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+
+
+def with_noise(act: Act, action_space: spaces.Space, noise: float) -> Act:
+    """
+    Add exploration noise, drawn from NumPy's global generator as SB3's ``action_noise`` is.
+
+    :param act: Maps observations and episode starts to actions.
+    :param action_space: The environment's action space.
+    :param noise: For Box actions the standard deviation of Gaussian noise, in units of the action scaled to [-1, 1]; the
+        result is clipped to the space. For any other space, the chance that an action is replaced by a uniformly random one.
+    :return: The same with noise.
+    :raises ValueError: when ``noise`` is negative, not finite or, as a chance, above 1, and when Gaussian noise has no scale
+        because the space is unbounded, or holds integers.
+    """
+    if not 0 <= noise < np.inf:
+        raise ValueError(f"noise={noise}: expected a finite number, 0 or more")
+    if noise == 0:
+        return act
+    if isinstance(action_space, spaces.Box):
+        low, high = action_space.low, action_space.high
+        if low.dtype.kind != "f" or not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError(f"noise={noise}: needs real actions between finite bounds, not {action_space}; use 0")
+        half_width = noise * (high - low) / 2
+
+        def noisy(observations: Any, starts: np.ndarray) -> np.ndarray:
+            actions = act(observations, starts)
+            return np.clip(actions + half_width * np.random.normal(size=actions.shape), low, high).astype(low.dtype)
+
+        return noisy
+    if noise > 1:
+        raise ValueError(f"noise={noise}: for {action_space} it is the chance of a random action, at most 1")
+
+    def sometimes_random(observations: Any, starts: np.ndarray) -> np.ndarray:
+        actions = np.array(act(observations, starts))
+        for index in np.flatnonzero(np.random.random(len(actions)) < noise):
+            actions[index] = action_space.sample()
+        return actions
+
+    return sometimes_random
 
 
 class ZooAgent:

@@ -248,6 +248,17 @@ def test_auto_threshold_is_the_divergence_of_a_policy_that_repeats_one_of_the_be
     assert losses.mmd_divergence(one_action + 0.3, y, kernel, 20.0, estimator).item() > 1.1 * divergence
 
 
+@pytest.mark.parametrize(
+    ("log_alpha", "divergence", "expected"), [(10.0, 0.3, 2e-4), (10.1, 0.3, 2e-4), (9.9, 0.3, 0.0), (10.0, 0.05, 0.0)]
+)
+def test_widening_by_hand(log_alpha, divergence, expected):
+    """A thousandth of what is missing, at alpha's bound only."""
+    divergence = th.tensor(divergence, requires_grad=True)
+    widening = losses.widening(th.tensor([log_alpha], requires_grad=True), 10.0, divergence, th.tensor(0.1))
+    assert widening.item() == pytest.approx(expected) and widening.shape == ()
+    assert not widening.requires_grad
+
+
 def test_least_alpha_by_hand():
     q_values = th.tensor([[2.0, -4.0], [6.0, 0.0]], requires_grad=True)
     least = losses.least_alpha(q_values)

@@ -25,7 +25,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNorm
 import sb3_pg_extras.zoo
 import sb3_pg_extras.zoo.collect
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset
-from sb3_pg_extras.datasets.collect import from_steps, random_actions, roll, step_dtype, with_noise
+from sb3_pg_extras.datasets.collect import from_steps, random_actions, roll, step_dtype
+from sb3_pg_extras.zoo.collect import with_noise
 from sb3_pg_extras.zoo.journal import Journal
 
 TESTS = Path(__file__).parent
