@@ -56,6 +56,8 @@ OFFLINE_FIGURES = {
     "log_likelihood": (1, "log-likelihood"),
     "td_error": (-1, "TD error (less is better)"),
 }
+# What locomotion_narrow.csv has changes of.
+NARROW_BASE = "BEAR, 10,000 steps"
 # The variants of locomotion.csv that are drawn.
 SHOWN_CURVES = ("BEAR", "BC", "TD3BC", "TD3BC, gamma 0.997, n_steps 5, tau 0.05")
 Row = dict[str, Any]
@@ -308,9 +310,9 @@ def locomotion_narrow() -> str:
     """What each change of a setting did to BEAR, below the entry itself."""
     changed = read("locomotion_narrow")
     runs = {(row["dataset"], row["seed"]) for row in changed}
-    entries = [row for row in read("locomotion") if row["variant"] == "BEAR" and (row["dataset"], row["seed"]) in runs]
+    entries = [row for row in read("locomotion") if row["variant"] == NARROW_BASE and (row["dataset"], row["seed"]) in runs]
     lines = []
-    for row in sorted([*entries, *changed], key=lambda row: (data_name(row), row["variant"] != "BEAR", row["variant"])):
+    for row in sorted([*entries, *changed], key=lambda row: (data_name(row), row["variant"] != NARROW_BASE, row["variant"])):
         divergence = "mmd" if "train/mmd" in row else "cost"
         names = ("alpha", divergence, f"{divergence}_threshold", "q_value")
         ends = [f"{row[f'train/{name}'][-1]:.3g}" for name in names]

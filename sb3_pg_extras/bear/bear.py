@@ -88,8 +88,9 @@ class BEAR(OfflineAlgorithm):
     :param mmd_sigma: Bandwidth; the kernels divide by ``2 sigma``.
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
     :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" fits it to the data: how far from the
-        behaviour one of its own actions is (:func:`losses.auto_threshold`). Alpha is then a quarter of the mean ``|Q|`` in
-        the warm-up, and at least that later (:func:`losses.least_alpha`). None is "auto", but the published one with "kl" or
+        behaviour one of its own actions is (:func:`losses.auto_threshold`), or further where the actor does not get as near
+        (:func:`losses.widening`). Alpha is then a quarter of the mean ``|Q|`` in the warm-up, and at least that later
+        (:func:`losses.least_alpha`). None is "auto", but the published one with "kl" or
         a fixed ``alpha``.
     :param mmd_estimator: "pooled" takes the square root of the batch's mean MMD^2, "biased", as published, the mean of the
         states' roots; for equal distributions both read ``train/mmd_floor``. "unbiased" (a U-statistic) compares MMD^2 with

@@ -1,4 +1,4 @@
-"""Only speed: the frozen behaviour VAE's samples at the states of the dataset, drawn once instead of in every step."""
+"""For speed: the frozen behaviour VAE's samples at the states of the dataset, drawn once instead of in every step."""
 
 from typing import Any
 

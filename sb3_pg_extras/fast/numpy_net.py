@@ -75,6 +75,8 @@ ACTIVATIONS: dict[type[nn.Module], tuple[Callable[..., np.ndarray], Callable[...
 
 
 class Activation:
+    """One of ``ACTIVATIONS``."""
+
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.value, self.slope = ACTIVATIONS[type(module)]

@@ -62,11 +62,15 @@ class NumpyOptimizer(ABC):
 
 
 class NumpySGD(NumpyOptimizer):
+    """``torch.optim.SGD`` without momentum."""
+
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
         self.theta -= np.multiply(direction, self.group["lr"] * scale, out=self.scratch)
 
 
 class NumpyRMSprop(NumpyOptimizer):
+    """``torch.optim.RMSprop``."""
+
     state_names = ("step", "square_avg")
 
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
@@ -84,6 +88,8 @@ class NumpyRMSprop(NumpyOptimizer):
 
 
 class NumpyAdam(NumpyOptimizer):
+    """``torch.optim.Adam``."""
+
     state_names = ("step", "exp_avg", "exp_avg_sq")
 
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:

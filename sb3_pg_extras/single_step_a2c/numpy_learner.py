@@ -14,6 +14,8 @@ from sb3_pg_extras.single_step_a2c.optimizers import ObGD
 
 
 class NumpyObGD(NumpyOptimizer):
+    """:class:`~sb3_pg_extras.single_step_a2c.optimizers.ObGD`."""
+
     def step(self, direction: np.ndarray, scale: float, td_error: float) -> None:
         rate, scratch = self.group["lr"], self.scratch
         # einsum sums faster than reduce.
