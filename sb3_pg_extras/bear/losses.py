@@ -7,7 +7,7 @@ Letters in shapes: B states in the batch, n and m samples per state, A action di
 import math
 
 import torch as th
-from torch.nn import functional as F
+from torch.distributions import Normal, TanhTransform
 
 # Inside square roots, so that their gradient is finite at 0 (the published code's value for MMD).
 SQRT_EPSILON = 1e-6
@@ -178,35 +178,20 @@ def _spread(samples: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
     return 1.0 - _mean_of_pairs(pairwise_kernel(samples, samples, kernel, sigma), "unbiased").mean()
 
 
-def squashed_log_prob(raw_actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
-    """
-    Log-density of ``tanh(u)`` under a squashed diagonal Gaussian, given the pre-tanh action ``u``
-    (SAC, Haarnoja et al. 2018, appendix C): ``log N(u; mean, std) - sum log(1 - tanh(u)^2)``.
-
-    :param raw_actions: ``u``, shape (B, n, A).
-    :param mean: shape (B, A).
-    :param log_std: shape (B, A).
-    :return: shape (B, n).
-    """
-    assert raw_actions.ndim == 3 and mean.shape == log_std.shape == raw_actions[:, 0].shape
-    mean, log_std = mean.unsqueeze(1), log_std.unsqueeze(1)
-    log_normal = -0.5 * ((raw_actions - mean) / log_std.exp()).square() - log_std - 0.5 * math.log(2.0 * math.pi)
-    # log(1 - tanh(u)^2), in a form that stays finite for large |u|.
-    log_slope = 2.0 * (math.log(2.0) - raw_actions - F.softplus(-2.0 * raw_actions))
-    return (log_normal - log_slope).sum(dim=2)
-
-
 def kl_divergence(behavior_actions: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
     """
     KL(behaviour || policy) up to the behaviour's entropy: ``-E log pi(a)`` over the behaviour's samples
-    (``kl_loss`` in BEAR's ``algos.py``).
+    (``kl_loss`` in BEAR's ``algos.py``), for ``a = tanh(u)`` of a Gaussian u (SAC, Haarnoja et al. 2018, appendix C).
 
-    :param behavior_actions: Pre-tanh samples of the behaviour, shape (B, n, A).
+    :param behavior_actions: ``u``, samples of the behaviour, shape (B, n, A).
     :param mean: Mean of the policy's Gaussian, shape (B, A); gradients flow.
     :param log_std: Its log standard deviation, shape (B, A); gradients flow.
     :return: scalar.
     """
-    return -squashed_log_prob(behavior_actions, mean, log_std).mean()
+    assert behavior_actions.ndim == 3 and mean.shape == log_std.shape == behavior_actions[:, 0].shape
+    gaussian = Normal(mean.unsqueeze(1), log_std.exp().unsqueeze(1), validate_args=False)
+    log_slope = TanhTransform().log_abs_det_jacobian(behavior_actions, None)
+    return -(gaussian.log_prob(behavior_actions) - log_slope).sum(dim=2).mean()
 
 
 def reduce_q_values(q_values: th.Tensor, reduction: str, variance_penalty: float = 0.0) -> th.Tensor:
