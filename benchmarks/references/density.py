@@ -4,7 +4,7 @@ package does not have (``suites/locomotion_narrow.yml``).
 
 The policy's actions shall on average be at least as likely as 90% of the data's, by the behaviour VAE's negative ELBO c:
 ``E c(s, a ~ pi) <= the 0.1 quantile of c over the batch's own actions``. The multiplier with its bound and the warm-up
-are BEAR's.
+are BEAR's; the threshold has no slack.
 """
 
 import time

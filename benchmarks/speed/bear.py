@@ -107,8 +107,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--gpu", action="store_true", help="on a GPU")
-    parser.add_argument("--fqe", action="store_true", help="FQE instead of BEAR")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--gpu", action="store_true", help="on a GPU")
+    other.add_argument("--fqe", action="store_true", help="FQE instead of BEAR")
     parser.add_argument("--work", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:

@@ -57,6 +57,7 @@ class BC(OfflineAlgorithm):
 
     policy_aliases: ClassVar[Any] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
     cuda_graphs = True
+    actor = property(lambda self: self.policy.actor)
     policy: SACPolicy
 
     def __init__(

@@ -54,6 +54,7 @@ class BCQ(OfflineAlgorithm):
     policy_aliases: ClassVar[Any] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
     cuda_graphs = True
     policy: BCQPolicy
+    actor = property(lambda self: self.policy.actor)
     critic = property(lambda self: self.policy.critic)
 
     def __init__(

@@ -15,8 +15,8 @@ SQRT_EPSILON = 1e-6
 VARIANCE_PENALTY_DELTA = 0.1
 # least_alpha, per unit of value.
 LEAST_ALPHA = 0.25
-# widening, per step, as a share of the distance.
-WIDENING = 1e-3
+# slack_growth, per step, as a share of the distance.
+SLACK_RATE = 1e-3
 
 
 def pairwise_kernel(x: th.Tensor, y: th.Tensor, kernel: str, sigma: float) -> th.Tensor:
@@ -157,11 +157,11 @@ def auto_threshold(samples: th.Tensor, kernel: str, sigma: float, estimator: str
     return spread if estimator == "unbiased" else ((1.0 + 1.0 / samples.shape[1]) * spread + SQRT_EPSILON).sqrt()
 
 
-def widening(log_alpha: th.Tensor, log_alpha_max: float, divergence: th.Tensor, threshold: th.Tensor) -> th.Tensor:
+def slack_growth(log_alpha: th.Tensor, log_alpha_max: float, divergence: th.Tensor, threshold: th.Tensor) -> th.Tensor:
     """
-    What to add to ``auto``'s threshold for the next steps: while alpha is at its upper bound and the divergence still above,
-    a thousandth of the distance. The threshold is then out of the actor's reach; it comes to meet what the actor reaches
-    (ours, not the paper's).
+    What "auto" adds to its threshold for the next steps: a thousandth of what is missing, while alpha is at its upper bound
+    and the divergence above the threshold. The actor, another network than the VAE, has then not come as near, and may
+    never; the threshold comes to meet it (ours, not the paper's).
 
     :param log_alpha: shape (1,).
     :param log_alpha_max: Upper bound of ``log_alpha``.
@@ -170,7 +170,7 @@ def widening(log_alpha: th.Tensor, log_alpha_max: float, divergence: th.Tensor, 
     :return: scalar, at least 0.
     """
     is_at_bound = (log_alpha.detach() >= log_alpha_max).all()
-    return WIDENING * is_at_bound * (divergence.detach() - threshold).clamp(min=0.0)
+    return SLACK_RATE * is_at_bound * (divergence.detach() - threshold).clamp(min=0.0)
 
 
 def _spread(samples: th.Tensor, kernel: str, sigma: float) -> th.Tensor:

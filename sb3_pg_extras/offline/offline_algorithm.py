@@ -170,6 +170,10 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self._check_numbers(sizes, integer=True)
         self._check_numbers({"gamma": (0, 1)})
 
+    def _check_replay_buffer_kwargs(self, dataset: DatasetSource | None) -> None:
+        if "max_bytes" in self.replay_buffer_kwargs and not is_sharded(dataset):
+            raise ValueError('replay_buffer_kwargs max_bytes: only "sharded:" datasets have such a limit, leave it out')
+
     def _check_device(self) -> None:
         """Only learning needs this: a model can be loaded and act without."""
         if self.precision == "bf16" and not has_bf16(self.device):
@@ -293,8 +297,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         :raises DatasetError: when it cannot be used, or its spaces are not the model's.
         :raises ValueError: for ``replay_buffer_kwargs`` that do not fit it.
         """
-        if "max_bytes" in self.replay_buffer_kwargs and not is_sharded(dataset):
-            raise ValueError('replay_buffer_kwargs max_bytes: only "sharded:" datasets have such a limit, leave it out')
+        self._check_replay_buffer_kwargs(dataset)
         loaded = open_dataset(dataset, self.action_space, self.verbose)
         kwargs: dict[str, Any] = {"device": self.device, "n_steps": self.n_steps, "gamma": self.gamma}
         kwargs |= self.replay_buffer_kwargs
@@ -326,6 +329,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self._check_device()
         if self.replay_buffer is None:
             if self.dataset is None and self.num_timesteps == 0 and self.env is not None:
+                self._check_replay_buffer_kwargs(None)
                 self.dataset = dataset_for(self.env, self.n_collect_steps, self.verbose)
             if self.dataset is None:
                 raise ValueError(

@@ -72,6 +72,7 @@ class TD3BC(OfflineAlgorithm):
     policy_aliases: ClassVar[Any] = {"MlpPolicy": MlpPolicy, "CnnPolicy": CnnPolicy, "MultiInputPolicy": MultiInputPolicy}
     cuda_graphs = True
     policy: TD3Policy
+    actor = property(lambda self: self.policy.actor)
     critic = property(lambda self: self.policy.critic)
 
     def __init__(

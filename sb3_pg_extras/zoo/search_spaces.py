@@ -16,8 +16,10 @@ POLICY_KWARGS: dict[str, dict[str, Any]] = {
     "vae_net_arch": {"small": [128, 128], "medium": [256, 256], "big": [750, 750]},
     "activation_fn": {"tanh": nn.Tanh, "relu": nn.ReLU},
 }
-NET_ARCH, VAE_NET_ARCH, ACTIVATION_FN = ({name: list(choices)} for name, choices in POLICY_KWARGS.items())
-# In what follows a list has choices, a tuple the bounds of a number, and whether to draw its logarithm.
+NET_ARCH, VAE_NET_ARCH, ACTIVATION_FN = (
+    {name: list(POLICY_KWARGS[name])} for name in ("net_arch", "vae_net_arch", "activation_fn")
+)
+# Below, a list has choices, a tuple the bounds of a number (an integer if they are) and whether to draw its logarithm.
 CRITICS = {
     "learning_rate": (1e-4, 3e-3, True),
     "batch_size": [100, 256, 512],

@@ -2,7 +2,15 @@
 
 import torch as th
 
-from sb3_pg_extras.offline.policies import update_target
+from sb3_pg_extras.offline.policies import descend, update_target
+
+
+def test_only_what_the_optimiser_has_gets_a_gradient():
+    first, second = th.nn.Linear(1, 1), th.nn.Linear(1, 1)
+    before = first.weight.item()
+    descend(th.optim.SGD(first.parameters(), 0.1), second(first(th.ones(1, 1))).sum())
+    assert first.weight.item() != before
+    assert second.weight.grad is None
 
 
 def test_targets_follow_and_running_statistics_are_copied():

@@ -23,7 +23,7 @@ from rl_zoo3.utils import StoreDict, get_wrapper_class
 from warm_python import this_environment
 
 import sb3_pg_extras
-from sb3_pg_extras import BEAR, PUBLISHED_PRESET, REINFORCE, OfflineDataset, SingleStepA2C
+from sb3_pg_extras import BEAR, PUBLISHED_PRESET, REINFORCE, OfflineAlgorithm, OfflineDataset, SingleStepA2C
 from sb3_pg_extras.datasets import save_dataset
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, upstream
 from sb3_pg_extras.zoo.manager import Manager
@@ -110,6 +110,11 @@ def test_a_schedule_for_each_learning_rate(algo, name, tmp_path):
     assert saved[name] == "lin_0.004"
 
 
+def test_every_algorithm_with_a_learning_rate_of_its_own_is_tried():
+    assert {("bear", "alpha_learning_rate"), ("single_step_a2c", "critic_learning_rate")} < set(LEARNING_RATES)
+
+
+ROBOTS = {"Hopper-v5", "HalfCheetah-v5", "Walker2d-v5"}
 ZOO_ONLY = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "frame_stack")
 
 
@@ -125,7 +130,8 @@ class StandIn(gym.Env):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_entry_of_the_hyperparameter_files_makes_a_model(algo):
     entries = yaml.safe_load(hyperparams_file(algo).read_text())
-    assert {"default", "Pendulum-v1"} <= set(entries)
+    own = ROBOTS if issubclass(ALGORITHMS[algo], OfflineAlgorithm) else {"CartPole-v1", "Hopper-v5", "atari"}
+    assert {"default", "Pendulum-v1"} | own <= set(entries)
     for name, entry in entries.items():
         assert entry.get("warmup_fraction", 0) < 1, name
         get_wrapper_class(dict(entry))  # imports the wrappers that it names
