@@ -57,7 +57,7 @@ format: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
 	test -d benchmarks/runs/streaming-drl || git clone --quiet https://github.com/mohmdelsayed/streaming-drl benchmarks/runs/streaming-drl
-	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1 mujoco; }
+	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1 mujoco imageio; }
 	$(BIN)/python benchmarks/run.py suites/bear_pendulum.yml suites/baselines.yml suites/fine_tune.yml suites/reinforce.yml
 	$(BIN)/python benchmarks/run.py suites/hopper_dataset.yml --results benchmarks/runs
 	$(BIN)/python benchmarks/run.py suites/bear_hopper.yml suites/bear_n_steps.yml

@@ -222,11 +222,11 @@ def expert_returns() -> dict[str, float]:
     return {row["dataset"]: float(row["expert_return"]) for row in read("locomotion_datasets")}
 
 
-def locomotion_summary() -> str:
+def locomotion_summary(columns: slice = slice(None)) -> str:
     """All datasets together, in percent of the experts' returns; and whether BEAR's constraint is met at the end."""
     experts = expert_returns()
     rows = [row | {"score": 100 * float(row["return_mean"]) / experts[data_name(row)]} for row in locomotion_rows()]
-    cloned = scores_by_dataset(row for row in rows if row["variant"] == "BC")
+    bear = scores_by_dataset(row for row in rows if row["variant"] == "BEAR")
     lines = []
     for (variant,), own in groups(rows, "variant").items():
         scores = scores_by_dataset(own)
@@ -235,18 +235,19 @@ def locomotion_summary() -> str:
         mean = np.mean([np.mean(values) for values in scores.values()])
         iqm = mean_and_iqm(own, "score", 0)[1]
         better, above = "", ""
-        if variant != "BC":
-            better = f"{100 * probability_of_improvement(scores, cloned):.0f}%"
-            above = "{:+.0f} ({:+.0f} to {:+.0f})".format(*gain(scores, cloned))
+        if variant != "BEAR":
+            better = f"{100 * probability_of_improvement(bear, scores):.0f}%"
+            above = "{:+.0f} ({:+.0f} to {:+.0f})".format(*gain(bear, scores))
         met = [is_met(row) for row in own if row["algorithm"] == "bear" and "train/alpha" in row]
         constraint = f"{sum(met)} of {len(met)}" if met else ""
         stable = [is_stable(row) for row in own if row["dataset"].endswith("-medium.npz") and "evaluations" in row]
         medium = f"{sum(stable)} of {len(stable)}" if stable else ""
         lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, above, better, medium, constraint])
-    above = "above BC (95% interval over datasets)"
-    header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", above, "better than BC"]
+    above = "BEAR above it (95% interval over datasets)"
+    header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", above, "BEAR better"]
     header += ["stable on medium", "constraint met"]
-    return markdown(header, sorted(lines, key=lambda line: -float(line[2].strip("*"))))
+    lines.sort(key=lambda line: -float(line[2].strip("*")))
+    return markdown(header[columns], [line[columns] for line in lines])
 
 
 def scores_by_dataset(rows: Iterable[Row]) -> dict[Any, list[float]]:
@@ -484,6 +485,7 @@ TABLES: dict[str, Callable[[], str]] = {
         " expert_return",
     ),
     "locomotion_narrow": locomotion_narrow,
+    "locomotion_short": partial(locomotion_summary, slice(5)),
     "locomotion_summary": locomotion_summary,
     "offline_figures": offline_figures,
     "pendulum_dataset": partial(plain, "pendulum_dataset", "policy episodes mean_return std"),
