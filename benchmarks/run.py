@@ -16,8 +16,8 @@ A suite lists runs. Settings at its top apply to all of them, and lists multiply
     offline           gradient steps of FQE on a fifth of the episodes, which are held out, at each evaluation but the first
     acting            at how many of the last evaluations to compare ways of choosing an action (study.py)
     online            {n_timesteps, ...}: continue with ``to_sac(env, ...)``
-    script            a function of seed and settings that trains by itself and returns (policy, figures); without a policy,
-                      figures may have returns by steps, "evaluations"; env_kwargs are then those of the evaluation
+    script            a function of seed, env and settings that trains by itself and returns (policy, figures); without a
+                      policy, figures may have returns by steps, "evaluations"; env_kwargs are those of the evaluation
     keep              a folder for the agent
     replay_buffer     a file for its replay buffer, as a dataset
 
@@ -183,7 +183,7 @@ def measured(evaluations: dict[int, np.ndarray]) -> dict[str, Any]:
 
 
 def train_script(spec: dict[str, Any], seed: int) -> dict[str, Any]:
-    policy, figures = get_class_by_name(spec["script"])(seed, **spec["settings"])
+    policy, figures = get_class_by_name(spec["script"])(seed, spec["env"], **spec["settings"])
     row: dict[str, Any] = {"n_timesteps": figures.pop("n_timesteps")}
     if "seconds" in figures:
         row["seconds"] = figures.pop("seconds")

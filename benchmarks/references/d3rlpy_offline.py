@@ -22,12 +22,13 @@ EPISODES = 10
 
 
 def run(
-    seed: int, dataset: str, algorithm: str, n_timesteps: int, every: int, policy: str = "MlpPolicy"
+    seed: int, env_id: str, dataset: str, algorithm: str, n_timesteps: int, every: int, policy: str = "MlpPolicy"
 ) -> tuple[None, dict[str, Any]]:
     """:return: No policy, and the evaluations along the training, for ``benchmarks/run.py``."""
     if not PYTHON.exists():
         sys.exit(f"d3rlpy is needed in an environment of its own: {PYTHON}, which `make benchmark` makes")
-    settings = {"algorithm": algorithm, "dataset": dataset, "seed": seed, "n_timesteps": n_timesteps, "every": every}
+    settings = {"algorithm": algorithm, "env_id": env_id, "dataset": dataset, "seed": seed}
+    settings |= {"n_timesteps": n_timesteps, "every": every}
     command = [str(PYTHON), __file__, json.dumps(settings)]
     output = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     if output.returncode != 0:
@@ -54,7 +55,7 @@ def greedy_returns(policy: Any, env_id: str) -> np.ndarray:
     return total
 
 
-def main(algorithm: str, dataset: str, seed: int, n_timesteps: int, every: int) -> dict[str, Any]:
+def main(algorithm: str, env_id: str, dataset: str, seed: int, n_timesteps: int, every: int) -> dict[str, Any]:
     """:return: Mean returns by gradient steps, and the seconds of the training alone."""
     import d3rlpy
     import torch as th
@@ -92,7 +93,7 @@ def main(algorithm: str, dataset: str, seed: int, n_timesteps: int, every: int) 
     epochs = {"n_steps": n_timesteps, "n_steps_per_epoch": every, "show_progress": False, "logger_adapter": no_log}
     for epoch, _ in learner.fitter(data, **epochs):
         seconds += time.perf_counter() - start
-        evaluations[epoch * every] = round(float(greedy_returns(learner, metadata["env_id"]).mean()), 1)
+        evaluations[epoch * every] = round(float(greedy_returns(learner, env_id).mean()), 1)
         start = time.perf_counter()
     return {"evaluations": evaluations, "seconds": seconds}
 

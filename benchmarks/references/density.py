@@ -51,15 +51,14 @@ class DensityBEAR(BEAR):
         return actor_loss, cost, threshold
 
 
-def run(seed: int, dataset: str, every: int, n_timesteps: int, **settings: Any) -> tuple[None, dict[str, Any]]:
+def run(seed: int, env_id: str, dataset: str, every: int, n_timesteps: int, **settings: Any) -> tuple[None, dict[str, Any]]:
     """:return: No policy, and the evaluations along the training, for ``benchmarks/run.py``."""
     from benchmarks.run import LastValues, Watch, greedy_returns
 
     data = load_dataset(dataset)
-    assert data.env_id is not None
-    model = DensityBEAR("MlpPolicy", data.env_id, data, seed=seed, device="cpu", **settings)
+    model = DensityBEAR("MlpPolicy", env_id, data, seed=seed, device="cpu", **settings)
     model.set_logger(LastValues())
-    env = make_vec_env(data.env_id, 10)
+    env = make_vec_env(env_id, 10)
     names = ("train/alpha", "train/cost", "train/cost_threshold", "train/q_value")
     watch = Watch(lambda: greedy_returns(model, env, 10), every, trace=names)
     start = time.process_time()

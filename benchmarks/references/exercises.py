@@ -38,13 +38,13 @@ def mlp(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def course(seed: int, n_episodes: int = 3000, n_timesteps: float = math.inf) -> tuple[Greedy, dict[str, float]]:
+def course(seed: int, env_id: str, n_episodes: int = 3000, n_timesteps: float = math.inf) -> tuple[Greedy, dict[str, float]]:
     """
     CartPole-v1 of the course notes: 4-10-10-2, Adam 1e-3, gamma 0.999, one update per episode on the sum of
     ``-log pi * w``, w being gamma^t times the reward-to-go, standardised over the episode.
     """
     th.manual_seed(seed)
-    env = gym.make("CartPole-v1")
+    env = gym.make(env_id)
     env.reset(seed=seed)
     policy = mlp(4, 10, 10, 2)
     optimizer = th.optim.Adam(policy.parameters(), lr=1e-3)
@@ -77,13 +77,13 @@ def course(seed: int, n_episodes: int = 3000, n_timesteps: float = math.inf) -> 
     return Greedy(lambda obs: policy(obs).argmax(dim=1)), figures
 
 
-def vpg(seed: int, n_updates: int = 40, n_timesteps: float = math.inf) -> tuple[Greedy, dict[str, float]]:
+def vpg(seed: int, env_id: str, n_updates: int = 40, n_timesteps: float = math.inf) -> tuple[Greedy, dict[str, float]]:
     """
     CartPole with 200 steps of the Spinning-Up exercise: 4-32-2, Adam 1e-2, at least 5,000 steps per update on the mean of
     ``-log pi * R``, R being the undiscounted return of the whole episode.
     """
     th.manual_seed(seed)
-    env = gym.make("CartPole-v1", max_episode_steps=200)
+    env = gym.make(env_id, max_episode_steps=200)
     env.reset(seed=seed)
     policy = mlp(4, 32, 2)
     optimizer = th.optim.Adam(policy.parameters(), lr=1e-2)

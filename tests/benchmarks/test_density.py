@@ -36,6 +36,6 @@ def test_a_violated_constraint_pulls_the_actor_to_the_behavior():
 
 def test_run_gives_what_the_runner_writes():
     file = str(Path(sb3_pg_extras.__file__).parent / "datasets" / "bundled" / "pendulum-mixed-v0.npz")
-    policy, figures = density.run(0, file, every=10, n_timesteps=20, batch_size=32)
+    policy, figures = density.run(0, "Pendulum-v1", file, every=10, n_timesteps=20, batch_size=32)
     assert policy is None and figures["n_timesteps"] == 20 and set(figures["evaluations"]) == {0, 10, 20}
     assert len(figures["train/cost"]) == len(figures["train/cost_threshold"]) == 3

@@ -156,12 +156,14 @@ def test_minutes_to_a_return_are_those_of_the_first_evaluation_that_reaches_it()
     assert [minutes_to(wanted, row) for wanted in (5.0, 6.0, 8.0)] == ["2.0", "4.0", "never"]
 
 
-def evaluated_elsewhere(seed: int, n_timesteps: int) -> tuple[None, dict]:
+def evaluated_elsewhere(seed: int, env_id: str, n_timesteps: int) -> tuple[None, dict]:
     return None, {"n_timesteps": n_timesteps, "seconds": 1.5, "evaluations": {n: float(n) for n in range(n_timesteps)}}
 
 
 def test_a_script_may_evaluate_by_itself():
-    row = train_script({"script": f"{__name__}.evaluated_elsewhere", "settings": {"n_timesteps": 7}}, 0)
+    row = train_script(
+        {"script": f"{__name__}.evaluated_elsewhere", "env": "CartPole-v1", "settings": {"n_timesteps": 7}}, 0
+    )
     assert (row["n_timesteps"], row["seconds"], row["return_mean"]) == (7, 1.5, 4.0)
     assert row["last_evaluations"] == "2.0 3.0 4.0 5.0 6.0" and len(row["logged"]["evaluations"]) == 7
 
