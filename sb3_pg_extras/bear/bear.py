@@ -89,7 +89,7 @@ class BEAR(OfflineAlgorithm):
     :param n_mmd_samples: Actions per state drawn from policy and behaviour to compare them.
     :param mmd_threshold: epsilon, published are 0.05, and -2 for "kl". "auto" fits it to the data: how far from the
         behaviour one of its own actions is (:func:`losses.auto_threshold`), or further where the actor does not get as near
-        (:func:`losses.slack_growth`). Alpha is then a quarter of the mean ``|Q|`` in the warm-up, and at least that later
+        (:func:`losses.slack_distance`). Alpha is then a quarter of the mean ``|Q|`` in the warm-up, and at least that later
         (:func:`losses.least_alpha`). None is "auto", but the published one with "kl" or a fixed ``alpha``.
     :param mmd_estimator: "pooled" takes the square root of the batch's mean MMD^2, "biased", as published, the mean of the
         states' roots; for equal distributions both read ``train/mmd_floor``. "unbiased" (a U-statistic) compares MMD^2 with
@@ -287,7 +287,7 @@ class BEAR(OfflineAlgorithm):
         self.behavior_vae = self.policy.behavior_vae
         self.log_alpha = th.log(th.ones(1, device=self.device) * (1.0 if self.alpha == "auto" else float(self.alpha)))
         # What "auto" has added to its threshold, in the unit of losses.mmd_divergence.
-        self.mmd_slack = th.zeros((), device=self.device)
+        self.mmd_slack = th.zeros(1, device=self.device)
         self.alpha_optimizer: th.optim.Adam | None = None
         if self.alpha == "auto":
             self.log_alpha.requires_grad_(True)
@@ -336,7 +336,8 @@ class BEAR(OfflineAlgorithm):
                     least = logged["least_alpha"].log()
                     self.log_alpha.copy_(least if step.in_warmup else self.log_alpha.maximum(least))
                     if not step.in_warmup:
-                        self.mmd_slack += losses.slack_growth(self.log_alpha, self.log_alpha_max, divergence, threshold)
+                        distance = losses.slack_distance(self.log_alpha, self.log_alpha_max, divergence, threshold)
+                        self.mmd_slack.add_(distance, alpha=losses.SLACK_RATE)
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
         update_target(self.critic, self.critic_target, self.tau)
         logged["alpha"] = self.log_alpha.exp().mean()

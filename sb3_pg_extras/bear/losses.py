@@ -15,7 +15,7 @@ SQRT_EPSILON = 1e-6
 VARIANCE_PENALTY_DELTA = 0.1
 # least_alpha, per unit of value.
 LEAST_ALPHA = 0.25
-# slack_growth, per step, as a share of the distance.
+# How much of slack_distance is added per step.
 SLACK_RATE = 1e-3
 
 
@@ -157,20 +157,20 @@ def auto_threshold(samples: th.Tensor, kernel: str, sigma: float, estimator: str
     return spread if estimator == "unbiased" else ((1.0 + 1.0 / samples.shape[1]) * spread + SQRT_EPSILON).sqrt()
 
 
-def slack_growth(log_alpha: th.Tensor, log_alpha_max: float, divergence: th.Tensor, threshold: th.Tensor) -> th.Tensor:
+@th.no_grad()
+def slack_distance(log_alpha: th.Tensor, log_alpha_max: float, divergence: th.Tensor, threshold: th.Tensor) -> th.Tensor:
     """
-    What "auto" adds to its threshold for the next steps: a thousandth of what is missing, while alpha is at its upper bound
-    and the divergence above the threshold. The actor, another network than the VAE, has then not come as near, and may
+    What is missing while alpha is at its upper bound and the divergence above the threshold: "auto" adds a thousandth of it
+    to its threshold for the next steps. The actor, another network than the VAE, has then not come as near, and may
     never; the threshold comes to meet it (ours, not the paper's).
 
     :param log_alpha: shape (1,).
     :param log_alpha_max: Upper bound of ``log_alpha``.
     :param divergence: scalar; no gradient flows to it.
     :param threshold: In the same unit, scalar.
-    :return: scalar, at least 0.
+    :return: shape (1,), at least 0.
     """
-    is_at_bound = (log_alpha.detach() >= log_alpha_max).all()
-    return SLACK_RATE * is_at_bound * (divergence.detach() - threshold).clamp(min=0.0)
+    return ((divergence - threshold) * (log_alpha >= log_alpha_max)).clamp(min=0.0)
 
 
 def _spread(samples: th.Tensor, kernel: str, sigma: float) -> th.Tensor:

@@ -29,7 +29,7 @@ def bear(device: str = "cpu", **kwargs) -> BEAR:
 
 def weights(model) -> th.Tensor:
     parts = [parameter.detach().flatten() for parameter in model.policy.parameters()]
-    return th.cat([*parts, *([model.log_alpha.detach(), model.mmd_slack.reshape(1)] if isinstance(model, BEAR) else [])])
+    return th.cat([*parts, *([model.log_alpha.detach(), model.mmd_slack] if isinstance(model, BEAR) else [])])
 
 
 def falling(progress: float) -> float:
