@@ -1,7 +1,7 @@
 """
-d3rlpy's BEAR, or its FQE of a BC policy, as a worker of ``benchmarks/speed/bear.py``, run by the Python of a
-virtual environment with d3rlpy 2.8.1: for each line on its input it takes that many gradient steps and answers with the
-seconds. Arguments: ``bear`` or ``fqe``, a file of arrays, device, threads, batch size.
+d3rlpy's BEAR, or its FQE of a BC policy, as a worker of ``benchmarks/speed/bear.py``, run by the Python of a virtual
+environment with d3rlpy 2.8.1: for each line on its input it takes that many gradient steps and answers with the seconds.
+Arguments: ``bear`` or ``fqe``, a file of arrays, device, threads, batch size.
 """
 
 import json
