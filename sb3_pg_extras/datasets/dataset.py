@@ -110,9 +110,11 @@ class OfflineDataset:
         ends = ends.astype(np.int64)
         if ends[0] < 1 or ends[-1] != n_rows or np.any(np.diff(ends) < 1):
             raise DatasetError(f"episode_ends must increase from at least 1 to the number of rows, {n_rows}: got {ends}")
-        missing = np.setdiff1d(np.flatnonzero(dones) + 1, ends)
-        if len(missing):
-            raise DatasetError(f"row {missing[0] - 1} is terminated or truncated: episode_ends must list {missing[0]}")
+        unlisted = dones.copy()
+        unlisted[ends - 1] = False
+        if unlisted.any():
+            row = int(np.argmax(unlisted))
+            raise DatasetError(f"row {row} is terminated or truncated: episode_ends must list {row + 1}")
         return ends
 
     def __len__(self) -> int:
@@ -130,8 +132,8 @@ class OfflineDataset:
             raise DatasetError(
                 f"dataset[{rows.start}:{rows.stop}:{rows.step}] of {len(self)} transitions: must be successive rows"
             )
-        ends = np.unique(np.clip(self.episode_ends, start, stop)) - start
-        return self._rows(slice(start, stop), ends[ends > 0])
+        ends = np.clip(self.episode_ends, start, stop) - start
+        return self._rows(slice(start, stop), ends[np.diff(ends, prepend=0) > 0])
 
     def __repr__(self) -> str:
         origin = f"{self.env_id}, " if self.env_id else ""
@@ -387,9 +389,11 @@ def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:
     no_fractions = array.dtype.kind == "f" and not isinstance(space, spaces.Box)
     row = 0
     for part in parts(array):
-        inside = (part >= low) & (part <= high) & ((part % 1 == 0) if no_fractions else True)
-        if not inside.all():
-            return row + int(np.argmin(inside.reshape(len(part), -1).all(axis=1)))
+        # If all numbers lie within the narrowest bounds, no array of flags is needed.
+        if no_fractions or part.min() < np.max(low) or part.max() > np.min(high):
+            inside = (part >= low) & (part <= high) & ((part % 1 == 0) if no_fractions else True)
+            if not inside.all():
+                return row + int(np.argmin(inside.reshape(len(part), -1).all(axis=1)))
         row += len(part)
     return None
 

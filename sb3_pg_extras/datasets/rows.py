@@ -10,7 +10,7 @@ from sb3_pg_extras.datasets.arrays import from_arrays
 from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, OfflineDataset, as_array
 
 # Rows moved at a time: copies stay small next to the data.
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 
 
 def from_rows(
@@ -68,9 +68,9 @@ def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[d
     next_observations = map_arrays(following, fields["observations"])
     # In place: kept rows move to the front.
     fields = {name: map_arrays(lambda array: _fill(array, array, keep), value) for name, value in fields.items()}
+    ends = ends - np.searchsorted(lost, last, side="right")
     # An episode without rows ends where the one before it does.
-    ends = np.unique(ends - np.searchsorted(lost, last, side="right"))
-    return fields | {"next_observations": next_observations}, ends[ends > 0]
+    return fields | {"next_observations": next_observations}, ends[np.diff(ends, prepend=0) > 0]
 
 
 def _fill(target: np.ndarray, array: np.ndarray, keep: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:

@@ -38,5 +38,7 @@ def load_d4rl(path: str | Path, action_space: spaces.Space | None = None) -> Off
         if "timeouts" not in fields:
             warn_of_time_limits("terminals without timeouts")
         truncations = fields.pop("timeouts", np.zeros_like(terminations)) & ~terminations
-        ends = np.union1d(np.flatnonzero(terminations | truncations) + 1, [len(terminations)])
-        return from_rows(fields | {"terminations": terminations, "truncations": truncations}, ends, action_space)
+        dones = terminations | truncations
+        dones[-1] = True
+        fields |= {"terminations": terminations, "truncations": truncations}
+        return from_rows(fields, np.flatnonzero(dones) + 1, action_space)
