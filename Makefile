@@ -57,6 +57,9 @@ format: $(INSTALLED)
 benchmark: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
 	test -d benchmarks/runs/streaming-drl || git clone --quiet https://github.com/mohmdelsayed/streaming-drl benchmarks/runs/streaming-drl
+	for name in takuseno/d3rlpy-benchmarks corl-team/CORL; do \
+		test -d benchmarks/runs/$$(basename $$name) || git clone --quiet --depth 1 https://github.com/$$name benchmarks/runs/$$(basename $$name); \
+	done
 	test -d $(D3RLPY) || { $(PYTHON) -m venv $(D3RLPY) && $(D3RLPY)/bin/pip install --quiet torch==2.13.0 d3rlpy==2.8.1 mujoco imageio; }
 	$(BIN)/python benchmarks/run.py suites/bear_pendulum.yml suites/baselines.yml suites/fine_tune.yml suites/reinforce.yml
 	$(BIN)/python benchmarks/run.py suites/hopper_dataset.yml --results benchmarks/runs
@@ -72,6 +75,7 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/loading.py disk
 	$(BIN)/python tests/zoo/kills.py
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/published.py benchmarks/runs/d3rlpy-benchmarks benchmarks/runs/CORL
 	$(BIN)/python benchmarks/tables.py
 
 # The searches behind the tuned entries of hyperparams/. One that was stopped goes on where it was. Each leaves a report of its

@@ -224,8 +224,7 @@ def expert_returns() -> dict[str, float]:
 
 def locomotion_summary(columns: slice = slice(None)) -> str:
     """All datasets together, in percent of the experts' returns; and whether BEAR's constraint is met at the end."""
-    experts = expert_returns()
-    rows = [row | {"score": 100 * float(row["return_mean"]) / experts[data_name(row)]} for row in locomotion_rows()]
+    rows = scored_rows()
     bear = scores_by_dataset(row for row in rows if row["variant"] == "BEAR")
     lines = []
     for (variant,), own in groups(rows, "variant").items():
@@ -248,6 +247,25 @@ def locomotion_summary(columns: slice = slice(None)) -> str:
     header += ["stable on medium", "constraint met"]
     lines.sort(key=lambda line: -float(line[2].strip("*")))
     return markdown(header[columns], [line[columns] for line in lines])
+
+
+def published() -> str:
+    """Others' scores on D4RL's data, and ours on our own, in percent of the experts'."""
+    rows = read("published")
+    source, algorithm, *names = rows[0]
+    lines = [[row[source], row[algorithm], *(float(row[name]) for name in names)] for row in rows]
+    for (variant,), own in groups(scored_rows(), "variant").items():
+        scores = {Path(dataset).stem: np.mean(values) for dataset, values in scores_by_dataset(own).items()}
+        if variant in (*SHOWN_CURVES, "BEAR, published preset") and len(scores) == len(names):
+            lines.append(["this package, our data", variant, *(scores[name] for name in names)])
+    cells = ([*line[:2], *(f"{score:.0f}" for score in line[2:]), f"**{np.mean(line[2:]):.0f}**"] for line in lines)
+    return markdown(["", "", *names, "mean"], cells)
+
+
+def scored_rows() -> list[Row]:
+    """:return: All runs on locomotion data, with their returns in percent of the experts'."""
+    experts = expert_returns()
+    return [row | {"score": 100 * float(row["return_mean"]) / experts[data_name(row)]} for row in locomotion_rows()]
 
 
 def scores_by_dataset(rows: Iterable[Row]) -> dict[Any, list[float]]:
@@ -489,6 +507,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "locomotion_summary": locomotion_summary,
     "offline_figures": offline_figures,
     "pendulum_dataset": partial(plain, "pendulum_dataset", "policy episodes mean_return std"),
+    "published": published,
     "reinforce_default": partial(
         learning, "reinforce", "return_mean", 1, {}, keep=lambda row: row["variant"] == "default"
     ),
