@@ -4,7 +4,7 @@ benchmarks/tables.py`` (``--check`` only compares the tables).
 
 A table stands between ``<!-- table: name -->`` and ``<!-- end -->``; nothing in it is written by hand. Where it has several
 seeds, it shows their mean, and their interquartile mean (IQM) with a 95% percentile bootstrap interval, as Agarwal et al.
-(2021, arXiv:2108.13264) recommend.
+(2021, arXiv:2108.13264) recommend. SciPy computes them: rliable 1.2.0, theirs, does not run with pandas 3 and arch 7.
 """
 
 import argparse
