@@ -19,12 +19,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import yaml
 from scipy.stats import bootstrap, spearmanr, trim_mean
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from sb3_pg_extras.offline.evaluation import Value
+from sb3_pg_extras.zoo import hyperparams_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -120,6 +122,17 @@ def learning(
         seeds = [seed_by_seed(own, *column) for column in ((value, digits), *more.values())]
         lines.append([*names, *mean_and_iqm(own, value, digits), *seeds])
     return markdown([*by, "mean", IQM, "seeds", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
+
+
+def zoo_entries(algorithm: str) -> str:
+    """The entries of a hyper-parameter file, and below each what was tried before it."""
+    entries = yaml.safe_load(hyperparams_file(algorithm).read_text())
+    lines = []
+    for (env_id, settings), own in groups(read("zoo_entries"), "env", "variant").items():
+        if own[0]["algorithm"] == algorithm:
+            kind = "entry" if settings == str(entries[env_id]) else "tried before"
+            lines.append([env_id, kind, f"`{settings}`", *mean_and_iqm(own, "return_mean", 1), len(own)])
+    return markdown(["env", "", "settings", "mean", IQM, "seeds"], sorted(lines, key=lambda line: line[:2]))
 
 
 def export() -> str:
@@ -464,7 +477,6 @@ def fine_tune_curves() -> None:
 
 SPEEDS = "group loop steps_per_second lowest highest speed_up"
 ENV_AND_VARIANT = ("env", "variant")
-ZOO_ENTRIES = partial(learning, "zoo_entries", "return_mean", 1, {"std of episodes": ("return_std", 1)}, ENV_AND_VARIANT)
 # Returns of the last 100 training episodes.
 SINGLE_STEP = partial(learning, "single_step_a2c", "train_return", 1)
 TABLES: dict[str, Callable[[], str]] = {
@@ -477,11 +489,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "bear_n_steps": partial(learning, "bear_n_steps", "return_mean", 0, {}),
     "bear_pendulum": partial(
         learning, "bear_pendulum", "return_mean", 0,
-        {"behaviour cloning": ("cloning_return", 0), "the data": ("dataset_return", 0), "SAC agent": ("expert_return", 0)},
+        {"BEAR's VAE": ("cloning_return", 0), "the data": ("dataset_return", 0), "SAC agent": ("expert_return", 0)},
         keep=lambda row: row["variant"] == "zoo entry (unbiased, 0.1)",
     ),
     "bear_pendulum_variants": partial(
-        learning, "bear_pendulum", "return_mean", 0, {"alpha at the end": ("train/alpha", 0)}
+        learning, "bear_pendulum", "return_mean", 0, {"alpha at the end": ("train/alpha", 0)},
+        keep=lambda row: "earlier rule" not in row["variant"],
     ),
     "bear_speed": partial(plain, "bear_speed", "threads loop steps_per_second times_d3rlpy peak_megabytes"),
     "bear_speed_gpu": partial(
@@ -527,8 +540,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "single_step_stream": partial(SINGLE_STEP, {}, ENV_AND_VARIANT, lambda row: row["env"].endswith("-v5")),
     "sb3_suites": sb3_suites,
     "trained_agents": partial(plain, "trained_agents", "algorithm env return_mean return_std episodes kilobytes"),
-    "zoo_entries_reinforce": partial(ZOO_ENTRIES, keep=lambda row: row["algorithm"] == "reinforce"),
-    "zoo_entries_single_step_a2c": partial(ZOO_ENTRIES, keep=lambda row: row["algorithm"] == "single_step_a2c"),
+    "zoo_entries_reinforce": partial(zoo_entries, "reinforce"),
+    "zoo_entries_single_step_a2c": partial(zoo_entries, "single_step_a2c"),
 }  # fmt: skip
 
 

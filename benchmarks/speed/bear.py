@@ -29,7 +29,7 @@ LOOPS: dict[str, tuple[int, dict[str, Any]]] = {
     D3RLPY: (25, {}),
     "BEAR, published preset": (30, PUBLISHED_PRESET),
     "BEAR, published preset, behaviour frozen": (100, PUBLISHED_PRESET | {"behavior_steps": 1}),
-    "BEAR, in the warm-up": (50, {"behavior_steps": None}),
+    "BEAR, behaviour still learning": (50, {"behavior_steps": None}),
     "BEAR": (100, {"behavior_steps": 1}),
     "BEAR, bf16": (150, {"behavior_steps": 1, "precision": "bf16"}),
 }

@@ -266,7 +266,6 @@ class OfflineDataset:
 
         :param path: The PNG to write.
         :param title: Title of the picture.
-        :raises MissingPackageError: when Matplotlib is not installed.
         """
         plot_dataset(self, path, title)
 

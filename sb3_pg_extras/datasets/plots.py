@@ -8,7 +8,6 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space_channels_first
 
 from sb3_pg_extras.common.files import atomic_write
-from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.common.returns import discounted_returns
 from sb3_pg_extras.datasets.summary import Dataset, action_bounds, action_coverage, image_observations, project
 
@@ -25,19 +24,20 @@ def plot_dataset(dataset: Dataset, path: str | Path, title: str = "") -> None:
     :param dataset: The dataset.
     :param path: The PNG to write; it is written whole or not at all.
     :param title: Title of the picture.
-    :raises MissingPackageError: when Matplotlib is not installed.
     """
-    # Without pyplot: the caller's Matplotlib is not touched, and no display is needed.
-    figure = require("matplotlib.figure", "plots").Figure(figsize=(12, 3.8), layout="constrained")
+    # Imported here, as most programs draw nothing. Without pyplot, no display is needed.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
     figure.suptitle(title)
-    returns, actions, observations = figure.add_gridspec(1, 3, width_ratios=(1, 1, 1.25))
-    _draw_returns(figure.add_subplot(returns), dataset)
-    _draw_actions(figure, figure.add_subplot(actions), dataset)
+    grid = figure.add_gridspec(1, 3, width_ratios=(1, 1, 1.25))
+    _draw_returns(figure.add_subplot(grid[0]), dataset)
+    _draw_actions(figure, figure.add_subplot(grid[1]), dataset)
     images = image_observations(dataset)
     if images is None:
-        _draw_projection(figure, figure.add_subplot(observations), dataset)
+        _draw_projection(figure, figure.add_subplot(grid[2]), dataset)
     else:
-        _draw_sheet(figure, observations, *images)
+        _draw_sheet(figure, grid[2], *images)
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=90)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from matplotlib.figure import Figure
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras.common.files import atomic_write
-from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.layout import has_spaces
 from sb3_pg_extras.datasets.plots import COLOR
@@ -52,7 +52,6 @@ def main() -> None:
         parser.error(f"argument --fqe-steps: {args.fqe_steps}: at least 1")
     if args.output is not None and args.output.suffix != ".png":
         parser.error(f"argument -o/--output: {args.output}: the file name must end in .png")
-    require("matplotlib", "plots")  # before time is spent
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     name = (args.env or run_name(args.dataset)).replace("/", "-")
@@ -116,7 +115,7 @@ def _plot(rows: dict[str, dict[str, Any]], path: Path, title: str) -> None:
     # Next to an impossible value, nothing else could be seen.
     for values in (columns["value"], low, high):
         values[possible == 0] = np.nan
-    figure = require("matplotlib.figure", "plots").Figure(figsize=(3.2 * len(columns), 3.4), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(columns), 3.4), layout="constrained")
     figure.suptitle(title)
     for axes, (name, values) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
         axes.plot(steps, values, "o-", color=COLOR)

@@ -7,7 +7,6 @@ from pathlib import Path
 import gymnasium as gym
 from gymnasium import spaces
 
-from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.load import BUNDLED_PREFIX, MINARI_PREFIX
 
@@ -27,8 +26,6 @@ def main() -> None:
     output = args.output or Path(f"{dataset_name(args.dataset)}.png")
     if output.suffix != ".png":
         parser.error(f"argument -o/--output: {output}: the file name must end in .png")
-    if not args.no_plot:
-        require("matplotlib", "plots")  # before time is spent
     dataset = _load(args.dataset, args.env and _action_space(parser, args.env), args.env)
     print(dataset.summary())
     if not args.no_plot:

@@ -82,16 +82,3 @@ def test_wrong_arguments_are_named(tmp_path, arguments, words):
     assert result.returncode == 2
     assert words in result.stderr
     assert os.listdir(tmp_path) == []
-
-
-def test_without_matplotlib_the_table_is_still_there(tmp_path):
-    (tmp_path / "x.py").write_text(
-        "import sys; sys.modules |= {'matplotlib': None, 'matplotlib.figure': None}\n"
-        "from sb3_pg_extras.zoo import main; main()"
-    )
-    arguments = [str(tmp_path / "x.py"), "inspect", "bundled:pendulum-mixed-v0"]
-    results = [this_environment().run(*arguments, *more, folder=tmp_path) for more in ([], ["--no-plot"])]
-    assert [result.returncode for result in results] == [1, 0]
-    assert 'pip install "sb3-pg-extras[plots]"' in results[0].stderr
-    assert results[0].stdout == ""  # said before the dataset was loaded
-    assert "-1093" in results[1].stdout
