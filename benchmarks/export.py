@@ -40,7 +40,13 @@ BOX = spaces.Box(np.array([-2, 0, -1], np.float32), np.array([3, 1, 1], np.float
 ACTIONS = {"Box": BOX, "Discrete": spaces.Discrete(5), "MultiDiscrete": spaces.MultiDiscrete([2, 5])}
 ACTIONS |= {"MultiBinary": spaces.MultiBinary(3)}
 HUGE = "vector, uniform to 1e6"
-ONLINE_OBSERVATIONS = {"vector": VECTOR, HUGE: VECTOR, "vector, normalised": VECTOR, "image": IMAGE, "Dict": DICT}
+ONLINE_OBSERVATIONS: dict[str, spaces.Space] = {
+    "vector": VECTOR,
+    HUGE: VECTOR,
+    "vector, normalised": VECTOR,
+    "image": IMAGE,
+    "Dict": DICT,
+}
 ONLINE_OBSERVATIONS |= {"Discrete": spaces.Discrete(7), "MultiDiscrete": spaces.MultiDiscrete([3, 4])}
 ONLINE_OBSERVATIONS |= {"MultiBinary": spaces.MultiBinary(5)}
 OFFLINE_OBSERVATIONS = {name: ONLINE_OBSERVATIONS[name] for name in ("vector", HUGE, "vector, normalised", "image", "Dict")}
@@ -119,7 +125,8 @@ def draw(space: spaces.Space, n: int, rng: np.random.Generator, large: bool = Tr
 
 
 def run_in_batches(act: Callable[[Any], np.ndarray], observations: Any, sizes: list[int]) -> np.ndarray:
-    n, at, actions = len(arrays_of(observations)[0]), 0, []
+    n, at = len(arrays_of(observations)[0]), 0
+    actions: list[np.ndarray] = []
     while at < n:
         end = min(at + sizes[len(actions) % len(sizes)], n)
         actions.append(act(map_arrays(lambda array: array[at:end], observations)))  # noqa: B023
@@ -161,6 +168,7 @@ def compare(model: BaseAlgorithm, observations: Any) -> Iterator[dict[str, Any]]
 
 
 def cases() -> Iterator[tuple[str, str, str, spaces.Space, Callable[[], BaseAlgorithm]]]:
+    algorithm: Any
     for algorithm in (BEAR, BCQ, TD3BC, BC):
         for kind, space in OFFLINE_OBSERVATIONS.items():
             yield algorithm.__name__, kind, "Box", space, partial(offline, algorithm, space, "normalised" in kind)

@@ -67,8 +67,8 @@ def main() -> None:
         rows += [{"by": "d3rlpy 2.8.1", **json.loads(line)} for line in lines]
         policy = TorchScriptPolicy(policy_file, data.observation_space, data.action_space)
         for seed in map(int, args.seeds):
-            same = {"learning_rate": 3e-4, "gamma": GAMMA, "target_update_interval": 10, "normalize_observations": False}
-            fqe = FQE(policy, data, seed=seed, device="cpu", **same)
+            same: dict[str, Any] = {"learning_rate": 3e-4, "gamma": GAMMA, "target_update_interval": 10}
+            fqe = FQE(policy, data, seed=seed, device="cpu", normalize_observations=False, **same)
             rows.append({"by": "FQE", "seed": seed, "value": fqe.learn(args.steps, log_interval=None).value().mean})
         rows.append({"by": "the environment (other starts)", "seed": "", "value": true_return(policy)})
     with open(HERE / "results" / "fqe_values.csv", "w", newline="") as out:

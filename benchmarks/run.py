@@ -135,7 +135,7 @@ class Watch(BaseCallback):
         self.returns += [info["episode"]["r"] for info in self.locals.get("infos", []) if "episode" in info]
         if self.every and self.num_timesteps % self.every == 0:
             self._evaluate()
-        return len(self.returns) < self.n_episodes and self.model._n_updates < self.n_updates  # type: ignore[attr-defined]
+        return len(self.returns) < self.n_episodes and self.model._n_updates < self.n_updates
 
     def _on_rollout_end(self) -> None:
         self.episodes_at_updates.append(len(self.returns))

@@ -56,17 +56,18 @@ class AveragedActor(BaseCallback):
     """Keeps an exponential average of the actor's weights."""
 
     def _on_training_start(self) -> None:
-        self.actor = copy.deepcopy(self.model.policy.actor)
+        self.actor: Any = copy.deepcopy(self.model.policy.actor)
 
     def _on_step(self) -> bool:
         with th.no_grad():
-            for average, weight in zip(self.actor.parameters(), self.model.policy.actor.parameters(), strict=True):
+            current: Any = self.model.policy.actor
+            for average, weight in zip(self.actor.parameters(), current.parameters(), strict=True):
                 average.lerp_(weight, AVERAGING)
         return True
 
     def rules(self) -> dict[str, Rule]:
         """:return: All rules, with the actor and with its average."""
-        actors = {"": self.model.policy.actor, "averaged actor, ": self.actor}
+        actors: dict[str, Any] = {"": self.model.policy.actor, "averaged actor, ": self.actor}
         return {
             prefix + name: Rule(self.model.policy, actor, name)  # type: ignore[arg-type]
             for prefix, actor in actors.items()
@@ -83,7 +84,7 @@ def layer_norm(module: nn.Module) -> None:
     if not isinstance(module, ContinuousCritic):
         return
     for number, network in enumerate(module.q_networks):
-        *hidden, last = network.children()  # type: ignore[operator]
+        *hidden, last = network.children()
         norms = [nn.LayerNorm(layer.out_features) for layer in hidden[::2]]
         # Linear, norm, activation, ...
         layers = [layer for three in zip(hidden[::2], norms, hidden[1::2], strict=True) for layer in three]
@@ -91,7 +92,4 @@ def layer_norm(module: nn.Module) -> None:
         setattr(module, f"qf{number}", normalized)
         module.q_networks[number] = normalized
         if hasattr(module, "optimizer"):  # the target critics have none
-            norms = [
-                parameter for layer in normalized if isinstance(layer, nn.LayerNorm) for parameter in layer.parameters()
-            ]
-            module.optimizer.add_param_group({"params": norms})
+            module.optimizer.add_param_group({"params": [parameter for norm in norms for parameter in norm.parameters()]})

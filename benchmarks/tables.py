@@ -116,23 +116,24 @@ def learning(
     keep: Callable[[Row], bool] = lambda row: True,
 ) -> str:
     """:return: What learning came to by one column, a line for each variant, and further columns (and digits) by header."""
-    lines = []
+    lines: list[Any] = []
     for key, own in groups(filter(keep, read(suite)), *by).items():
-        names = [f"`{name}`" if name.startswith("{") else name for name in key]
         seeds = [seed_by_seed(own, *column) for column in ((value, digits), *more.values())]
-        lines.append([*names, *mean_and_iqm(own, value, digits), *seeds])
-    return markdown([*by, "mean", IQM, "seeds", *more], sorted(lines, key=lambda line: line[: len(by) - 1]))
+        lines.append([*key, *mean_and_iqm(own, value, digits), *seeds])
+    lines.sort(key=lambda line: line[: len(by) - 1])
+    return markdown([*by, "mean", IQM, "seeds", *more], lines)
 
 
 def zoo_entries(algorithm: str) -> str:
     """The entries of a hyper-parameter file, and below each what was tried before it."""
     entries = yaml.safe_load(hyperparams_file(algorithm).read_text())
-    lines = []
+    lines: list[Any] = []
     for (env_id, settings), own in groups(read("zoo_entries"), "env", "variant").items():
         if own[0]["algorithm"] == algorithm:
             kind = "entry" if settings == str(entries[env_id]) else "tried before"
             lines.append([env_id, kind, f"`{settings}`", *mean_and_iqm(own, "return_mean", 1), len(own)])
-    return markdown(["env", "", "settings", "mean", IQM, "seeds"], sorted(lines, key=lambda line: line[:2]))
+    lines.sort(key=lambda line: line[:2])
+    return markdown(["env", "", "settings", "mean", IQM, "seeds"], lines)
 
 
 def export() -> str:
@@ -223,7 +224,7 @@ def locomotion() -> str:
     return markdown(["dataset", "the data: mean (best)", *names, "BEAR: minutes to BC's return, at most"], lines)
 
 
-def minutes_to(wanted: float, row: Row) -> str:
+def minutes_to(wanted: float | np.floating, row: Row) -> str:
     """:return: Minutes of training (one core) until the first evaluation that reaches a return."""
     minutes = float(row["seconds"]) / int(row["n_timesteps"]) / 60
     steps = [int(step) for step, value in row["evaluations"].items() if value >= wanted]
@@ -302,7 +303,7 @@ def gain(ours: dict[Any, list[float]], theirs: dict[Any, list[float]]) -> tuple[
 def is_stable(row: Row) -> bool:
     """:return: Whether the lowest of the last five evaluations is at least 80% of their mean."""
     evaluations = list(map(float, row["last_evaluations"].split()))
-    return min(evaluations) >= 0.8 * np.mean(evaluations)
+    return bool(min(evaluations) >= 0.8 * np.mean(evaluations))
 
 
 def is_met(row: Row) -> bool:
@@ -365,7 +366,8 @@ def judged(normalized: bool = True) -> list[Row]:
 
 def checkpoints(rows: Iterable[Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """:return: True returns of trained checkpoints, and their offline figures, signed so that more should be better."""
-    returns, figures = [], {name: [] for name in OFFLINE_FIGURES}
+    returns: list[float] = []
+    figures: dict[str, list[float]] = {name: [] for name in OFFLINE_FIGURES}
     for row in rows:
         trained = list(row["evaluations"].values())[1:]  # the first is before training
         returns += trained
@@ -373,7 +375,8 @@ def checkpoints(rows: Iterable[Row]) -> tuple[np.ndarray, dict[str, np.ndarray]]
             for name, (sign, _) in OFFLINE_FIGURES.items():
                 figures[name].append(sign * figure.get(name, np.nan))
             # An impossible value is the worst.
-            if not Value(*[figure["value"]] * 3, 1, figure.get("bound", np.inf)).is_possible:
+            value = figure["value"]
+            if not Value(value, value, value, 1, figure.get("bound", np.inf)).is_possible:
                 figures["value"][-1] = -np.inf
     return np.array(returns), {name: np.array(values) for name, values in figures.items()}
 

@@ -46,7 +46,7 @@ def greedy_returns(policy: Any, env_id: str) -> np.ndarray:
     while len(playing) > 0:
         ends = []
         for number, action in zip(playing, policy.predict(observations[playing]), strict=True):
-            space = envs[number].action_space
+            space: Any = envs[number].action_space
             action = np.clip(action, space.low, space.high).astype(space.dtype)
             observations[number], reward, terminated, truncated, _ = envs[number].step(action)
             total[number] += float(reward)

@@ -27,7 +27,9 @@ from sb3_pg_extras import REINFORCE, SingleStepA2C
 # Environment steps in one turn.
 STEPS, ROLLOUT_STEPS = 3_000, 10_000
 # The network of the course's exercise.
-SAME = {"policy_kwargs": {"net_arch": {"pi": [10, 10], "vf": []}, "activation_fn": th.nn.ReLU, "ortho_init": False}}
+SAME: dict[str, Any] = {
+    "policy_kwargs": {"net_arch": {"pi": [10, 10], "vf": []}, "activation_fn": th.nn.ReLU, "ortho_init": False}
+}
 
 
 def learn(model: Any, steps: int) -> float:
@@ -55,9 +57,9 @@ def play(env: Any) -> float:
     return STEPS / (time.perf_counter() - start)
 
 
-def script(loop: Callable[..., Any]) -> float:
+def script(loop: Callable[[], tuple[Any, dict[str, float]]]) -> float:
     start = time.perf_counter()
-    return loop(0, n_timesteps=ROLLOUT_STEPS)[1]["n_timesteps"] / (time.perf_counter() - start)
+    return loop()[1]["n_timesteps"] / (time.perf_counter() - start)
 
 
 def groups() -> dict[str, dict[str, Callable[[], float]]]:
@@ -80,8 +82,8 @@ def groups() -> dict[str, dict[str, Callable[[], float]]]:
             "REINFORCE": cartpole(REINFORCE, ROLLOUT_STEPS, n_steps=500, **SAME),
             "SB3 A2C, n_steps=500": cartpole(A2C, ROLLOUT_STEPS, n_steps=500, **SAME),
             "SB3 A2C, n_steps=5": cartpole(A2C, ROLLOUT_STEPS, n_steps=5, **SAME),
-            "hand-written loop (course)": partial(script, course),
-            "hand-written loop (vpg)": partial(script, vpg),
+            "hand-written loop (course)": partial(script, partial(course, 0, "CartPole-v1", n_timesteps=ROLLOUT_STEPS)),
+            "hand-written loop (vpg)": partial(script, partial(vpg, 0, "CartPole-v1", n_timesteps=ROLLOUT_STEPS)),
         },
         "whole episodes, CartPole-v1, 8 environments": {
             "REINFORCE": cartpole(REINFORCE, ROLLOUT_STEPS, 8, n_steps=4000, **SAME),
@@ -93,7 +95,7 @@ def groups() -> dict[str, dict[str, Callable[[], float]]]:
 def hopper_model() -> Any:
     """:return: The model of the zoo's entry."""
     entry = entry_of("single_step_a2c", "Hopper-v5")
-    return zoo_experiment("single_step_a2c", "Hopper-v5", entry, 0, tempfile.mkdtemp())[1]
+    return zoo_experiment("single_step_a2c", "Hopper-v5", entry, 0, tempfile.mkdtemp(), "cpu")[1]
 
 
 def main() -> None:

@@ -66,10 +66,7 @@ class BCQPolicy(CandidatePolicy, TD3Policy):
         return super()._get_constructor_parameters() | {"max_perturbation": self.max_perturbation}
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Perturbation:
-        """
-        :param features_extractor: The features extractor; None for a new one.
-        :return: The network that perturbs actions.
-        """
+        """:return: The network that perturbs actions."""
         kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return Perturbation(self.max_perturbation, **kwargs).to(self.device)
 

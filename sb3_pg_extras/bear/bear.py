@@ -6,16 +6,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import FloatSchedule
-from stable_baselines3.sac.policies import Actor
 
 from sb3_pg_extras.bear import losses, sac
 from sb3_pg_extras.bear.behavior_samples import BehaviorSamples
 from sb3_pg_extras.bear.policies import BEARPolicy, CnnPolicy, MlpPolicy, MultiInputPolicy
 from sb3_pg_extras.datasets import DatasetSource
-from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
 from sb3_pg_extras.offline.buffers import OfflineReplayBufferSamples
 from sb3_pg_extras.offline.losses import ensemble_critic_loss, mixed_target_q_values, vae_loss
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
@@ -132,10 +129,10 @@ class BEAR(OfflineAlgorithm):
     to_sac = sac.to_sac
     from_sac: ClassVar[Any] = classmethod(sac.from_sac)
     policy: BEARPolicy
-    actor: Actor
-    critic: ContinuousCritic
-    critic_target: ContinuousCritic
-    behavior_vae: BehaviorVAE
+    actor = property(lambda self: self.policy.actor)
+    critic = property(lambda self: self.policy.critic)
+    critic_target = property(lambda self: self.policy.critic_target)
+    behavior_vae = property(lambda self: self.policy.behavior_vae)
 
     def __init__(
         self,
@@ -281,10 +278,6 @@ class BEAR(OfflineAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self.actor = self.policy.actor
-        self.critic = self.policy.critic
-        self.critic_target = self.policy.critic_target
-        self.behavior_vae = self.policy.behavior_vae
         self.log_alpha = th.log(th.ones(1, device=self.device) * (1.0 if self.alpha == "auto" else float(self.alpha)))
         # What "auto" has added to its threshold, in the unit of losses.mmd_divergence.
         self.mmd_slack = th.zeros(1, device=self.device)
@@ -444,17 +437,12 @@ class BEAR(OfflineAlgorithm):
         return super()._setup_learn(total_timesteps, *args, **kwargs)
 
     def set_dataset(self, dataset: DatasetSource) -> None:
-        """
-        Learn from this dataset from now on; see :meth:`OfflineAlgorithm.set_dataset`.
-
-        :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes.
-        """
+        """As :meth:`OfflineAlgorithm.set_dataset`."""
         super().set_dataset(dataset)
         self._behavior_samples = self._bootstrap_masks = None
 
     def _excluded_save_params(self) -> list[str]:
-        networks = ["actor", "critic", "critic_target", "behavior_vae"]
-        return [*super()._excluded_save_params(), *networks, "_bootstrap_masks", "_behavior_samples"]
+        return [*super()._excluded_save_params(), "_bootstrap_masks", "_behavior_samples"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return super()._get_torch_save_params()[0], ["log_alpha", "mmd_slack"]

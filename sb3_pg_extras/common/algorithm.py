@@ -23,12 +23,7 @@ WHAT_TO_DO = (
 
 
 def is_number(value: Any, lowest: float = -math.inf, highest: float = math.inf) -> bool:
-    """
-    :param value: Anything.
-    :param lowest: The lowest number allowed.
-    :param highest: The highest.
-    :return: Whether it is a finite number between them.
-    """
+    """:return: Whether it is a finite number, at least ``lowest`` and at most ``highest``."""
     return isinstance(value, Real) and math.isfinite(value) and lowest <= float(value) <= highest
 
 

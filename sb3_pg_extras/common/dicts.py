@@ -20,31 +20,16 @@ def map_arrays(function: Callable[..., Any], value: Any, *others: Any) -> Any:
 
 
 def map_named_arrays(function: Callable[..., Any], name: str, value: Any, *others: Any) -> Any:
-    """
-    As :func:`map_arrays`, for a function that has to name what is wrong.
-
-    :param function: Called with the name that messages use, the array, and its counterparts.
-    :param name: What messages call ``value``.
-    :param value: An array, or a dict of arrays.
-    :param others: Like ``value``.
-    :return: What ``function`` returned, as :func:`map_arrays` does.
-    """
+    """As :func:`map_arrays`, for a function that takes what messages call the array (``name`` or ``name['key']``) first."""
     names = {key: f"{name}[{key!r}]" for key in value} if isinstance(value, dict) else name
     return map_arrays(lambda array, name, *rest: function(name, array, *rest), value, names, *others)
 
 
 def arrays_of(value: Any) -> list[Any]:
-    """
-    :param value: An array, or a dict of arrays.
-    :return: The arrays.
-    """
+    """:return: The array, or those of a dict, in a list."""
     return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def named_arrays(name: str, value: Any) -> list[tuple[str, Any]]:
-    """
-    :param name: What messages call ``value``.
-    :param value: An array, or a dict of arrays.
-    :return: The arrays with the names that messages use: ``name``, or ``name['key']`` for each entry of a dict.
-    """
+    """:return: As :func:`arrays_of`, each with what messages call it: ``name``, or ``name['key']`` in a dict."""
     return arrays_of(map_named_arrays(lambda *pair: pair, name, value))

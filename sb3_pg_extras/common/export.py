@@ -107,7 +107,7 @@ class ExportedPolicy(nn.Module):
         actions = policy._predict(map_arrays(self._prepare, observations, keys), deterministic=True)
         actions = actions.reshape(-1, *action_space.shape)
         if not isinstance(action_space, spaces.Box):
-            return actions.to(_torch_dtype(action_space))
+            return actions.to(th.as_tensor(np.zeros(0, action_space.dtype)).dtype)
         low, high = th.as_tensor(action_space.low), th.as_tensor(action_space.high)
         if policy.squash_output:
             return low + 0.5 * (actions + 1.0) * (high - low)
@@ -132,7 +132,7 @@ def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[n
     policy, device = model.policy, model.policy.device
     normalizer = model.get_vec_normalize_env() if vec_normalize is True else vec_normalize or None
     module = ExportedPolicy(policy, _raw_observation_space(model, normalizer), normalizer)
-    observations = _tensors(_examples(module.observation_space, 2))
+    observations = map_arrays(th.as_tensor, _examples(module.observation_space, 2))
     # As predict leaves it.
     policy.set_training_mode(False)
     with th.no_grad(), warnings.catch_warnings():
@@ -162,7 +162,7 @@ def _raw_observation_space(model: BaseAlgorithm, normalizer: VecNormalize | None
 def _check(traced: Any, module: ExportedPolicy) -> None:
     """:raises ValueError: when the traced policy, at another batch size than before, does not act as ``predict`` does."""
     observations = _examples(module.observation_space, 3)
-    actions = traced(_tensors(observations)).numpy()
+    actions = traced(map_arrays(th.as_tensor, observations)).numpy()
     if module.normalizer is not None:
         observations = module.normalizer.normalize_obs(observations)
     wanted = module.policy.predict(observations, deterministic=True)[0]
@@ -171,10 +171,6 @@ def _check(traced: Any, module: ExportedPolicy) -> None:
             f"{type(module.policy).__name__} cannot be exported: its actions would be {actions}, not {wanted}. Are there "
             "decisions in it that depend on values, sizes that are Python numbers (len), or a predict() of its own?"
         )
-
-
-def _tensors(observations: Any) -> Any:
-    return map_arrays(th.as_tensor, observations)
 
 
 def _examples(space: spaces.Space, n: int) -> Any:
@@ -187,7 +183,3 @@ def _examples(space: spaces.Space, n: int) -> Any:
 
 def _part(space: spaces.Space, key: str) -> spaces.Space:
     return space[key] if isinstance(space, spaces.Dict) else space
-
-
-def _torch_dtype(space: spaces.Space) -> th.dtype:
-    return th.as_tensor(np.zeros(0, space.dtype)).dtype

@@ -31,12 +31,7 @@ def check_spaces(dataset: OfflineDataset, observation_space: spaces.Space, actio
 
 
 def has_spaces(dataset: OfflineDataset, observation_space: spaces.Space, action_space: spaces.Space) -> bool:
-    """
-    :param dataset: The dataset.
-    :param observation_space: The model's observation space.
-    :param action_space: The model's action space.
-    :return: Whether :func:`check_spaces` finds nothing wrong.
-    """
+    """:return: Whether :func:`check_spaces` finds nothing wrong."""
     same_actions = _same_actions(dataset.action_space, action_space)
     return same_actions and _same_layout(dataset.observation_space, observation_space)
 

@@ -208,9 +208,6 @@ class OfflineReplayBuffer(ReplayBuffer):
             return rewards / float(np.sqrt(env.ret_rms.var + env.epsilon))
         return self.to_torch(self._normalize_reward(rewards.cpu().numpy(), env))
 
-    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
-        return self.get(batch_inds, env)
-
     def whole_dataset(self) -> OfflineDataset:
         """
         :return: The dataset, to write it or to train on it elsewhere.
@@ -221,37 +218,17 @@ class OfflineReplayBuffer(ReplayBuffer):
         """:raises RuntimeError: always: a dataset does not grow."""
         raise RuntimeError("A dataset does not grow. For a replay buffer that does, see BEAR.to_sac(env, keep_dataset=True)")
 
-    # SB3's names for what the dataset holds, with SB3's axis of environments.
-
-    @property
-    def observations(self) -> Any:  # type: ignore[override]
-        """:return: ``s`` in the policy's layout, shape (N, 1, ...)."""
-        return _one_env(policy_layout(self.dataset.observations, self.observation_space))
-
-    @property
-    def next_observations(self) -> Any:  # type: ignore[override]
-        """:return: ``s'`` likewise."""
-        return _one_env(policy_layout(self.dataset.next_observations, self.observation_space))
-
-    @property
-    def actions(self) -> np.ndarray:  # type: ignore[override]
-        """:return: Scaled actions, shape (N, 1, action_dim)."""
-        return _one_env(self._scaled(self.dataset.actions))
-
-    @property
-    def rewards(self) -> np.ndarray:  # type: ignore[override]
-        """:return: shape (N, 1)."""
-        return _one_env(self.dataset.rewards)
-
-    @property
-    def dones(self) -> np.ndarray:  # type: ignore[override]
-        """:return: 1 where an episode terminated or was truncated, shape (N, 1)."""
-        return _one_env((self.dataset.terminations | self.dataset.truncations).astype(np.float32))
-
-    @property
-    def timeouts(self) -> np.ndarray:  # type: ignore[override]
-        """:return: 1 where it was only truncated, shape (N, 1)."""
-        return _one_env((self.dataset.truncations & ~self.dataset.terminations).astype(np.float32))
+    # SB3's names for what the dataset holds, with SB3's axis of environments: (N, 1, ...).
+    observations: Any = property(lambda self: _one_env(policy_layout(self.dataset.observations, self.observation_space)))
+    next_observations: Any = property(
+        lambda self: _one_env(policy_layout(self.dataset.next_observations, self.observation_space))
+    )
+    actions: Any = property(lambda self: _one_env(self._scaled(self.dataset.actions)))
+    rewards: Any = property(lambda self: _one_env(self.dataset.rewards))
+    dones: Any = property(lambda self: _one_env((self.dataset.terminations | self.dataset.truncations).astype(np.float32)))
+    timeouts: Any = property(
+        lambda self: _one_env((self.dataset.truncations & ~self.dataset.terminations).astype(np.float32))
+    )
 
 
 def _computable(array: np.ndarray) -> np.ndarray:

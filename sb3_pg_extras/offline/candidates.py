@@ -109,11 +109,7 @@ class CandidatePolicy(FinitePolicy):
         return actions.gather(1, values.argmax(dim=1, keepdim=True).expand(-1, -1, actions.shape[2])).squeeze(1)
 
     def set_training_mode(self, mode: bool) -> None:
-        """
-        Put the networks in training or evaluation mode (batch normalisation, dropout).
-
-        :param mode: True for training.
-        """
+        """As in SB3, the VAE too."""
         super().set_training_mode(mode)
         # Called by SB3 before the VAE is made, too.
         if hasattr(self, "behavior_vae"):

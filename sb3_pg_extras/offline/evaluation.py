@@ -242,7 +242,11 @@ class FQE(OfflineAlgorithm):
         """
         if self.evaluated is None:
             raise ValueError("the policy that was evaluated is not saved: FQE.load(path, evaluated=policy, dataset=dataset)")
-        return th.as_tensor(actions_of(self.evaluated, observations, self.action_space, self.deterministic)).to(self.device)
+        n_rows, chosen = len(arrays_of(observations)[0]), []
+        for start in range(0, n_rows, CHUNK):
+            chunk = map_arrays(lambda array, start=start: array[start : start + CHUNK], observations)
+            chosen.append(self.evaluated.predict(_normalized(self.evaluated, chunk), deterministic=self.deterministic)[0])
+        return th.as_tensor(scale_actions(np.concatenate(chosen), self.action_space).reshape(n_rows, -1)).to(self.device)
 
     def _kind_of_step(self) -> bool:
         return (self._n_updates + 1) % self.target_update_interval == 0
@@ -358,22 +362,6 @@ def judge(
         with tqdm(desc=progress, total=n_steps, unit=" steps", delay=2, leave=False, disable=progress is None) as bar:
             fqe.learn(n_steps, lambda *_: bar.update() or True, log_interval=None)
         return fqe.value(), offline_figures(model, fqe)
-
-
-def actions_of(policy: Any, observations: Any, action_space: spaces.Space, deterministic: bool = True) -> np.ndarray:
-    """
-    :param policy: A model or a policy.
-    :param observations: As the environment gives them, (N, ...) or a dict of such arrays.
-    :param action_space: Its action space.
-    :param deterministic: As for ``predict``.
-    :return: Its actions, as replay buffers hold them, (N, A).
-    """
-    n_rows = len(arrays_of(observations)[0])
-    chosen = []
-    for start in range(0, n_rows, CHUNK):
-        chunk = map_arrays(lambda array, start=start: array[start : start + CHUNK], observations)
-        chosen.append(policy.predict(_normalized(policy, chunk), deterministic=deterministic)[0])
-    return scale_actions(np.concatenate(chosen), action_space).reshape(n_rows, -1)
 
 
 def offline_figures(model: BaseAlgorithm, fqe: FQE) -> dict[str, float]:

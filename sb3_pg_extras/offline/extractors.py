@@ -30,10 +30,7 @@ class CombinedExtractor(SB3CombinedExtractor):
         )
 
     def forward(self, observations: TensorDict) -> th.Tensor:
-        """
-        :param observations: Preprocessed observations by key, each (B, ...).
-        :return: Features, (B, features_dim).
-        """
+        """As in SB3."""
         return super().forward({_module_name(key): value for key, value in observations.items()})
 
 

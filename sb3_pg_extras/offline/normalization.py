@@ -1,12 +1,10 @@
 """Means and variances of a dataset, as SB3's ``VecNormalize`` uses them."""
 
-from typing import Any
-
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_pg_extras.common.dicts import map_arrays
 from sb3_pg_extras.common.returns import discounted_returns
 from sb3_pg_extras.datasets import OfflineDataset
 from sb3_pg_extras.datasets.layout import policy_layout
@@ -49,12 +47,7 @@ def freeze_statistics(env: VecNormalize, dataset: OfflineDataset) -> None:
     """
     env.training = False
     if env.norm_obs:
-        observations: Any = policy_layout(dataset.observations, env.observation_space)
-        if isinstance(env.observation_space, spaces.Dict):
-            for key, rms in env.obs_rms.items():
-                set_moments(rms, observations[key])
-        else:
-            set_moments(env.obs_rms, observations)  # type: ignore[arg-type]
+        map_arrays(set_moments, env.obs_rms, policy_layout(dataset.observations, env.observation_space))
     if env.norm_reward:
         set_moments(env.ret_rms, running_returns(dataset, env.gamma))
 

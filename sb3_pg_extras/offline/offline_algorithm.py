@@ -397,11 +397,12 @@ class OfflineAlgorithm(CheckedAlgorithm):
             tb_log_name or type(self).__name__,
             progress_bar,
         )
-        assert self.env is not None
+        assert self.env is not None and self.replay_buffer is not None
         # What callbacks of online algorithms read: no step of an environment ever ends an episode.
         infos: list[dict[str, Any]] = [{} for _ in range(self.env.num_envs)]
         dones = np.zeros(self.env.num_envs, dtype=bool)
-        new_obs = self._first_observations(self.env.num_envs)
+        first = self.replay_buffer.observations
+        new_obs = map_arrays(lambda values: np.repeat(values[0], len(dones), axis=0), first)
         callback.on_training_start(locals(), globals())
 
         while self.num_timesteps < total_timesteps:
@@ -449,10 +450,6 @@ class OfflineAlgorithm(CheckedAlgorithm):
             self.logger.record(f"train/{name}", total.item() / count)
         self._sums.clear()
         self.logger.dump(step=self.num_timesteps)
-
-    def _first_observations(self, n: int) -> Any:
-        assert self.replay_buffer is not None
-        return map_arrays(lambda values: np.repeat(values[0], n, axis=0), self.replay_buffer.observations)
 
     def save(
         self,

@@ -33,17 +33,14 @@ def go_online(
     kwargs: dict[str, Any],
 ) -> OnlineAlgorithm:
     """
+    What ``to_sac`` and ``to_td3`` do; their docstrings say what ``env``, ``keep_dataset`` and errors are.
+
     :param model: The offline model.
     :param algorithm: SB3's algorithm.
     :param policy: Its policy, whose networks are among the offline policy's.
     :param networks: Arguments of that policy.
-    :param env: The environment; None for the model's own.
-    :param keep_dataset: Whether the model's dataset is put into the replay buffer. ``learning_starts`` is then 0 by default,
-        and ``buffer_size`` (1,000,000 by default) is the room for new transitions.
     :param kwargs: Arguments of the algorithm, which take precedence over :func:`shared_arguments`.
     :return: The online model, with the offline one's weights.
-    :raises ValueError: when ``env`` is missing or does not fit, when there is no dataset to keep, or for arguments that
-        would change the networks.
     """
     kwargs = shared_arguments(model) | kwargs
     changes = checked_policy_kwargs(kwargs.pop("policy_kwargs", None), OPTIMIZER_KWARGS)

@@ -20,14 +20,7 @@ class FinitePolicy(WholePolicy):
     """A policy whose ``predict`` raises, as SAC's does, rather than return an action that is not a number; saved whole."""
 
     def predict(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """
-        As in SB3.
-
-        :param args: The observation, ...
-        :param kwargs: As in SB3.
-        :return: Actions in environment units, and the state, unchanged.
-        :raises ValueError: when an action is not finite: the observation is not, or the weights are not.
-        """
+        """:raises ValueError: when an action is not finite: the observation is not, or the weights are not."""
         actions, state = super().predict(*args, **kwargs)
         if not np.isfinite(actions).all():
             raise ValueError(f"the action is not finite: {actions}. Look at the observation, and whether training diverged")

@@ -74,10 +74,6 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
         """:raises DatasetError: always: a sharded dataset does not fit into memory."""
         raise DatasetError(f"{self.shards.path}: a sharded dataset is never in memory as a whole, as this would need")
 
-    def size(self) -> int:
-        """:return: The number of transitions that are held now."""
-        return self.buffer_size if self.full else self.pos
-
     def get(self, indices: th.Tensor | np.ndarray, env: VecNormalize | None = None) -> OfflineReplayBufferSamples:
         """As :meth:`OfflineReplayBuffer.get`; rows are numbered as they are held now."""
         batch = super().get(indices, env)

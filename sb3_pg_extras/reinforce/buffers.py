@@ -70,15 +70,9 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         rewards = rewards.astype(np.float32, copy=False).astype(np.float64)
         self._steps.append((map_arrays(np.array, obs), actions, rewards, dones, self.active.copy()))
 
-    @property
-    def rewards(self) -> np.ndarray:  # type: ignore[override]
-        """:return: Rewards of all steps, with V at a time limit that bootstraps, (size(), n_envs); for callbacks."""
-        return np.array([step[2] for step in self._steps])
-
-    @property
-    def actions(self) -> np.ndarray:  # type: ignore[override]
-        """:return: Actions of all steps, (size(), n_envs, ...); for callbacks."""
-        return np.array([step[1] for step in self._steps])
+    # For callbacks, of all steps, (size(), n_envs, ...); rewards with V at a time limit that bootstraps.
+    actions: Any = property(lambda self: np.array([step[1] for step in self._steps]))
+    rewards: Any = property(lambda self: np.array([step[2] for step in self._steps]))
 
     @property
     def returns(self) -> np.ndarray:  # type: ignore[override]

@@ -166,11 +166,7 @@ class RayPool(Executor):
         self._job = ray.remote(num_cpus=1, max_retries=max_retries)(lambda fn, *args: fn(*args))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> "Future[Any]":
-        """
-        :param fn: A function.
-        :param args: Its arguments, which also name the job on Ray's dashboard.
-        :return: The future of its result.
-        """
+        """The arguments also name the job on Ray's dashboard."""
         return self._job.options(name=" ".join(map(str, args))).remote(fn, *args).future()
 
 

@@ -44,19 +44,12 @@ class Manager(ExperimentManager):
         super().__init__(args, algo, *more, config=config, **kwargs)  # type: ignore[misc]
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
-        """
-        :return: The model, and the hyper-parameters as they are saved; None for a search.
-        :raises UsageError: when no model can be made with the arguments.
-        """
+        """:raises UsageError: when no model can be made with the arguments."""
         with _errors_of_arguments():
             return super().setup_experiment()
 
     def objective(self, trial: optuna.Trial) -> float:
-        """
-        :param trial: The trial to draw hyper-parameters from.
-        :return: The mean return of the last evaluation.
-        :raises UsageError: when no model can be made with the arguments.
-        """
+        """:raises UsageError: when no model can be made with the arguments."""
         with _errors_of_arguments():
             return super().objective(trial)
 
@@ -66,19 +59,11 @@ class Manager(ExperimentManager):
             super().create_log_folder()
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """
-        :param n_envs: Number of environments.
-        :param eval_env: Whether they are for evaluation.
-        :param no_log: Whether to write no monitor files; a search never writes any.
-        :return: The environments.
-        """
+        """As the zoo's; a search writes no monitor files."""
         return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """
-        :return: The hyper-parameters of the entry, of the trial of ``--trial-id`` and of the command line, twice: to
-            preprocess, and sorted, to save.
-        """
+        """As the zoo's, with those of ``--trial-id 0`` too."""
         if self.trial_id == 0 and self.storage and self.study_name:
             print("Loading from Optuna study...")
             drawn = self.load_trial(self.storage, self.study_name, self.trial_id)

@@ -158,13 +158,7 @@ class TrainParser(argparse.ArgumentParser):
     """The zoo's parser of ``train`` with flags for a dataset, with or without an environment."""
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """
-        :param args: As for argparse.
-        :param kwargs: As for argparse.
-        :return: The arguments.
-        :raises UsageError: when arguments exclude each other.
-        :raises DatasetError: when a dataset without an environment cannot be used.
-        """
+        """As argparse's. A dataset without an environment is read at once."""
         group = self.add_argument_group("dataset, for offline algorithms; without --env it stands for the environment")
         group.add_argument("--dataset", help="short for -params dataset:DATASET")
         held_out = f"without --env: share of the episodes to judge by, or 0, or another dataset (default: {HELD_OUT})"
@@ -218,8 +212,6 @@ class OfflineManager(Manager):
 
     :param split: The training data and the held-out data.
     :param fqe_steps: Gradient steps of each evaluation.
-    :param args: As for :class:`Manager`.
-    :param kwargs: As for :class:`Manager`.
     """
 
     def __init__(self, split: Split, fqe_steps: int, *args: Any, **kwargs: Any) -> None:
@@ -227,10 +219,7 @@ class OfflineManager(Manager):
         super().__init__(*args, **kwargs)
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """
-        :return: The hyper-parameters twice: with the episodes to learn from, and with the dataset's name, to save.
-        :raises UsageError: for arguments that need an environment.
-        """
+        """As the zoo's: the first with the episodes to learn from, the second, to save, with the dataset's name."""
         hyperparams, saved = super().read_hyperparameters()
         wrappers = [name for name in WRAPPERS if hyperparams.get(name)]
         if wrappers:
@@ -238,12 +227,7 @@ class OfflineManager(Manager):
         return {**hyperparams, "dataset": self.split.training}, saved
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        """
-        :param n_envs: Not used.
-        :param eval_env: As for :class:`Manager`.
-        :param no_log: Not used.
-        :return: An environment with the dataset's spaces, and nothing to step.
-        """
+        """:return: An environment with the dataset's spaces, and nothing to step."""
         return self._maybe_normalize(DummyVecEnv([lambda: DatasetEnv(self.split.first)]), eval_env)
 
     def create_callbacks(self) -> None:
@@ -279,13 +263,7 @@ class OfflineManager(Manager):
 
 
 class TrialFQECallback(FQECallback):
-    """
-    The zoo's ``TrialEvalCallback`` without an environment: evaluates a trial, reports the values, and prunes it.
-
-    :param trial: The trial.
-    :param args: As for :class:`~sb3_pg_extras.FQECallback`.
-    :param kwargs: As for :class:`~sb3_pg_extras.FQECallback`.
-    """
+    """The zoo's ``TrialEvalCallback`` without an environment: evaluates a trial, reports the values, and prunes it."""
 
     def __init__(self, trial: optuna.Trial, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

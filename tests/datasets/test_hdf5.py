@@ -22,7 +22,6 @@ from gymnasium import spaces
 
 from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.readers.hdf5 import load_hdf5
-from sb3_pg_extras.datasets.readers.robomimic import load_robomimic
 
 # Without next observations, 22 and 51 have none and are lost. What the rows are then:
 #                                                                          step  next  end of episode
@@ -182,7 +181,7 @@ def test_robomimic_of_several_keys_is_a_dict(path, next_obs):
     for key in ("state", "other"):
         np.testing.assert_array_equal(dataset.observations[key], observations([row[0] for row in table]))
         np.testing.assert_array_equal(dataset.next_observations[key], observations([row[1] for row in table]))
-    one = load_robomimic(path, obs_keys=["state"])
+    one = load_dataset(path, observation_keys=["state"])
     np.testing.assert_array_equal(one.observations, dataset.observations["state"])
 
 

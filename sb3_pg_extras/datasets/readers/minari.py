@@ -51,7 +51,8 @@ def load_minari(source: Any) -> OfflineDataset:
     with reading(folder, "a Minari dataset"):
         metadata = _check_metadata(folder)
         if metadata["data_format"] == "hdf5":
-            n_episodes, share = _check_hdf5(folder / HDF5, _is_composite(metadata["observation_space"])), 1.0
+            composite = json.loads(metadata["observation_space"]).get("type") in ("Dict", "Tuple")
+            n_episodes, share = _check_hdf5(folder / HDF5, composite), 1.0
         else:
             n_episodes, share = _check_arrow(folder, metadata["data_format"]), 0.5
         if metadata["total_episodes"] > n_episodes:
@@ -110,12 +111,6 @@ def _check_metadata(folder: Path) -> dict[str, Any]:
     if metadata["data_format"] not in FORMAT_LIBRARIES:
         raise DatasetError(f"{METADATA}: data_format {metadata['data_format']!r} is not one of {sorted(FORMAT_LIBRARIES)}")
     return metadata
-
-
-def _is_composite(space: str) -> bool:
-    """Whether a space, as JSON, has samples of several arrays."""
-    value = json.loads(space)
-    return isinstance(value, dict) and value.get("type") in ("Dict", "Tuple")
 
 
 def _check_hdf5(path: Path, composite: bool) -> int:

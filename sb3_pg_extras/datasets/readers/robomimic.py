@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from sb3_pg_extras.datasets.rows import from_rows
 DEMO_NAME = re.compile("demo_([0-9]{1,18})")
 
 
-def load_robomimic(
-    path: str | Path, action_space: spaces.Space | None = None, obs_keys: Sequence[str] | None = None
-) -> OfflineDataset:
+def load_robomimic(path: str | Path, action_space: spaces.Space | None = None) -> OfflineDataset:
     """
     Read a robomimic file: the groups ``data/demo_0``, ``data/demo_1``, ... in the order of their numbers, each with
     ``obs/<key>``, ``actions``, ``rewards``, ``dones``, and where the file has them ``next_obs/<key>``. One key gives a
@@ -31,7 +28,6 @@ def load_robomimic(
 
     :param path: The file.
     :param action_space: The environment's action space; by default a Box of [-1, 1], which robomimic requires.
-    :param obs_keys: The observations to read; all by default.
     :return: The dataset; its ``env_id`` is the ``env_name`` of ``env_args``.
     :raises DatasetError: when the file is missing, truncated, or not a valid dataset.
     """
@@ -39,7 +35,7 @@ def load_robomimic(
         data = get_member(file, "data", "Group")
         demos = _demo_names(data)
         # A key that only some demonstrations have is then reported as missing from the others.
-        keys = obs_keys or sorted(set().union(*(get_member(data, f"{demo}/obs", "Group") for demo in demos)))
+        keys = sorted(set().union(*(get_member(data, f"{demo}/obs", "Group") for demo in demos)))
         if not keys:
             raise DatasetError("field 'obs' is empty: at least one observation is needed")
         groups = {"obs": "observations"}
