@@ -432,11 +432,14 @@ def offline_scatter() -> None:
 
 
 def acting() -> str:
-    """Ways to act, on the same weights: means of the last evaluations."""
+    """Ways to act, on the same weights: means over the last evaluations and the seeds."""
     rows = sorted(read("acting"), key=data_name)
-    header = ["", *map(data_name, rows)]
-    rules = rows[0]["acting"]
-    return markdown(header, ([rule, *(f"{np.mean(row['acting'][rule]):.0f}" for row in rows)] for rule in rules))
+    datasets = list(groups(rows, "dataset").values())
+    header = ["", *(f"{data_name(own[0])} ({len(own)} seeds)" for own in datasets)]
+    cells = {
+        rule: [f"{np.mean([row['acting'][rule] for row in own]):.0f}" for own in datasets] for rule in rows[0]["acting"]
+    }
+    return markdown(header, ([rule, *own] for rule, own in cells.items()))
 
 
 def plain(name: str, columns: str, keep: Callable[[Row], bool] = lambda row: True) -> str:
