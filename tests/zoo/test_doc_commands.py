@@ -1,6 +1,6 @@
 """
 Every command in a block of README and docs is run, one after the other in an empty folder: with few steps here; those of the
-README as they are typed among the slow tests. test_zoo_commands.py runs those of the table in docs/zoo.md.
+README as they are typed among the slow tests. test_zoo_commands.py runs those of docs/zoo.md that name $ALGO.
 """
 
 import re
@@ -28,9 +28,10 @@ BEFORE = {
 # What is not run here, and why.
 ELSEWHERE = {
     r"python3 -m venv |\. \.venv|pip install |make ": "make demo and make test do this themselves",
-    r"python benchmarks/|git clone .*streaming-drl": "hours; tests/benchmarks reads the suites and runs small ones",
+    r"python benchmarks/|git clone ": "hours; tests/benchmarks reads the suites and runs small ones",
     r"python examples/": "tests/test_examples.py",
     r"jupyter |tensorboard ": "a server, of another project",
+    r".*\$ALGO|sb3-pg-extras (plot_from_file|benchmark) ": "test_zoo_commands.py, for every algorithm",
     r"docker ": "Docker's engine; tests/test_house.py reads the Dockerfile",
     r".*postgresql://|.*--address": "tests/zoo/test_distributed.py, with a server",
 }
