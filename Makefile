@@ -64,7 +64,10 @@ benchmark: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py suites/bear_pendulum.yml suites/baselines.yml suites/fine_tune.yml suites/reinforce.yml
 	$(BIN)/python benchmarks/run.py suites/hopper_dataset.yml --results benchmarks/runs
 	$(BIN)/python benchmarks/run.py suites/bear_hopper.yml suites/bear_n_steps.yml
-	$(BIN)/python benchmarks/make_locomotion.py
+	$(BIN)/python benchmarks/make_locomotion.py Hopper-v5 --steps 35000
+	$(BIN)/python benchmarks/make_locomotion.py Hopper-v5 --steps 50000
+	$(BIN)/python benchmarks/make_locomotion.py HalfCheetah-v5 --steps 40000
+	$(BIN)/python benchmarks/make_locomotion.py Walker2d-v5 --steps 45000
 	$(BIN)/python benchmarks/run.py suites/locomotion.yml suites/locomotion_narrow.yml suites/acting.yml suites/offline_figures.yml
 	$(BIN)/python benchmarks/run.py suites/single_step_a2c.yml suites/zoo_entries.yml suites/trained_agents.yml
 	$(BIN)/python benchmarks/speed/bear.py --d3rlpy $(D3RLPY)/bin/python
