@@ -62,8 +62,8 @@ class BEAR(OfflineAlgorithm):
     data's actions, by a Lagrange multiplier alpha. With few samples and a wide kernel, that keeps the policy within the
     *support* of the data, not close to its distribution.
 
-    The defaults are for short runs; how they compare with the D4RL authors', which ``PUBLISHED_PRESET`` has, is in
-    ``docs/bear.md``.
+    The defaults are for short runs; how such settings compare with the D4RL authors', which ``PUBLISHED_PRESET`` has, is in
+    ``docs/bear_results.md``.
 
     Paper: https://arxiv.org/abs/1906.00949. Code compared: the author's ``algos.py`` and the D4RL authors' version of
     it; deviations are numbered in ``docs/bear.md``.
