@@ -245,7 +245,7 @@ def locomotion_summary(columns: slice = slice(None)) -> str:
         scores = scores_by_dataset(own)
         if len(scores) < LEAST_DATASETS:
             continue
-        mean = np.mean([np.mean(values) for values in scores.values()])
+        mean = float(np.mean([np.mean(values) for values in scores.values()]))
         iqm = mean_and_iqm(own, "score", 0)[1]
         better, above = "", ""
         if variant != "BEAR":
@@ -255,7 +255,7 @@ def locomotion_summary(columns: slice = slice(None)) -> str:
         constraint = f"{sum(met)} of {len(met)}" if met else ""
         stable = [is_stable(row) for row in own if row["dataset"].endswith("-medium.npz") and "evaluations" in row]
         medium = f"{sum(stable)} of {len(stable)}" if stable else ""
-        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{mean:.0f}**", iqm, above, better, medium, constraint])
+        lines.append([variant, f"{len(scores)}, {len(own)}", f"**{round(mean)}**", iqm, above, better, medium, constraint])
     above = "BEAR above it (95% interval over datasets)"
     header = ["", "datasets, runs", "mean over datasets", f"{IQM} over runs", above, "BEAR better"]
     header += ["stable on medium", "constraint met"]
