@@ -272,7 +272,7 @@ def published() -> str:
         scores = {Path(dataset).stem: np.mean(values) for dataset, values in scores_by_dataset(own).items()}
         if variant in (*SHOWN_CURVES, "BEAR, published preset") and len(scores) == len(names):
             lines.append(["this package, our data", variant, *(scores[name] for name in names)])
-    cells = ([*line[:2], *(f"{score:.0f}" for score in line[2:]), f"**{np.mean(line[2:]):.0f}**"] for line in lines)
+    cells = ([*line[:2], *map(round, line[2:]), f"**{np.mean(line[2:]):.0f}**"] for line in lines)
     return markdown(["", "", *names, "mean"], cells)
 
 

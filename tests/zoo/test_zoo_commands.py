@@ -102,8 +102,7 @@ def commands(algo: str) -> dict[str, str]:
     """The lines of docs/zoo.md for an algorithm, by their command."""
     page = (ROOT / "docs" / "zoo.md").read_text()
     (block,) = re.findall(r"^ALGO=.*\n((?:.+\n)+?)```", page, re.MULTILINE)
-    for name, value in {"ALGO": algo, "ENV": ENV_IDS[algo], "N": 400 if algo in OFFLINE else 2000}.items():
-        block = block.replace(f"${name}", str(value))
+    block = block.replace("$ALGO", algo).replace("$ENV", ENV_IDS[algo])
     named = {
         re.search(r"sb3-pg-extras (\w+)", line)[1] + " -optimize" * ("-optimize" in line): line
         for line in block.splitlines()
