@@ -20,7 +20,7 @@ def map_arrays(function: Callable[..., Any], value: Any, *others: Any) -> Any:
 
 
 def map_named_arrays(function: Callable[..., Any], name: str, value: Any, *others: Any) -> Any:
-    """As :func:`map_arrays`, for a function that takes what messages call the array (``name`` or ``name['key']``) first."""
+    """As :func:`map_arrays`; ``function`` first gets what messages call the array: ``name``, or ``name['key']``."""
     names = {key: f"{name}[{key!r}]" for key in value} if isinstance(value, dict) else name
     return map_arrays(lambda array, name, *rest: function(name, array, *rest), value, names, *others)
 
