@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
@@ -103,15 +104,23 @@ class BC(OfflineAlgorithm):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self._check_choices({"actor_type": ("deterministic", "gaussian")})
+        if self.policy_kwargs.get("use_sde"):
+            raise ValueError("policy_kwargs use_sde=True: gSDE explores an environment, which BC never does. Leave it out")
 
     @property
     def has_likelihood(self) -> bool:
         """:return: Whether the actor learns a distribution, not its mean alone."""
         return self.actor_type == "gaussian"
 
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """As in SB3; with ``actor_type="deterministic"`` always the mean: the standard deviation has not been learned."""
+        return super().predict(observation, state, episode_start, deterministic or not self.has_likelihood)
+
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._add_optimizer("policy.actor.optimizer", self.lr_schedule)
+        self._add_optimizer("policy.actor.optimizer")
 
     def _update(self, batch: OfflineReplayBufferSamples, step: Any) -> dict[str, th.Tensor]:
         """

@@ -126,7 +126,7 @@ class BCQ(OfflineAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         for network in ("behavior_vae", "critic", "actor"):
-            self._add_optimizer(f"policy.{network}.optimizer", self.lr_schedule)
+            self._add_optimizer(f"policy.{network}.optimizer")
 
     def _update(self, batch: OfflineReplayBufferSamples, step: Any) -> dict[str, th.Tensor]:
         """

@@ -1,6 +1,7 @@
 """BEAR: offline Q-learning whose policy stays within the support of the data (Kumar et al. 2019, arXiv:1906.00949)."""
 
 import math
+import warnings
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import torch as th
@@ -37,6 +38,8 @@ PUBLISHED_PRESET: dict[str, Any] = {
     "policy_kwargs": {"vae_net_arch": [750, 750]},
 }
 LOG_ALPHA_MIN = -5.0
+# A warm-up that is this many times shorter than warmup_fraction of all steps is warned of.
+FEW_WARMUP_STEPS = 4
 MIN_SIGMA = 1e-9
 
 
@@ -95,7 +98,8 @@ class BEAR(OfflineAlgorithm):
     :param log_alpha_max: Upper bound of log alpha.
     :param vae_kl_weight: Weight of the KL term in the VAE's loss.
     :param warmup_fraction: Share of the first ``learn()``'s gradient steps during which the actor sees only the constraint,
-        not the critics; published are 40,000 of 500,000 steps. ``warmup_steps`` holds their number from then on.
+        not the critics; published are 40,000 of 500,000 steps. ``warmup_steps`` holds their number from then on; set it to
+        train in several calls.
     :param target_q_mixture: Weight of the minimum over critics in the target, the maximum has the rest.
     :param n_target_samples: Actions per next state; the target takes the best.
     :param n_action_samples: Actions drawn when acting; the best under the first critic is taken.
@@ -285,10 +289,10 @@ class BEAR(OfflineAlgorithm):
         if self.alpha == "auto":
             self.log_alpha.requires_grad_(True)
             self.alpha_optimizer = th.optim.Adam([self.log_alpha], FloatSchedule(self.alpha_learning_rate)(1), fused=True)
-            self._add_optimizer("alpha_optimizer", self.alpha_learning_rate)
-        self._add_optimizer("actor.optimizer", self.lr_schedule)
-        self._add_optimizer("critic.optimizer", self.critic_learning_rate)
-        self._add_optimizer("behavior_vae.optimizer", self.vae_learning_rate)
+            self._add_optimizer("alpha_optimizer", "alpha_learning_rate")
+        self._add_optimizer("actor.optimizer")
+        self._add_optimizer("critic.optimizer", "critic_learning_rate")
+        self._add_optimizer("behavior_vae.optimizer", "vae_learning_rate")
         if self._seed_of_dataset_draws is None:
             self._seed_of_dataset_draws = int(th.randint(2**31, (1,)))
 
@@ -322,19 +326,32 @@ class BEAR(OfflineAlgorithm):
         if self.alpha_optimizer is not None:
             logged["alpha_loss"] = losses.alpha_loss(self.log_alpha, divergence, threshold)
             descend(self.alpha_optimizer, logged["alpha_loss"])
-            with th.no_grad():
-                if self.mmd_threshold == "auto":
-                    # In the warm-up the actor sees the constraint alone: alpha waits at its lower bound.
-                    logged["least_alpha"] = losses.least_alpha(current_q_values)
-                    least = logged["least_alpha"].log()
-                    self.log_alpha.copy_(least if step.in_warmup else self.log_alpha.maximum(least))
-                    if not step.in_warmup:
-                        distance = losses.slack_distance(self.log_alpha, self.log_alpha_max, divergence, threshold)
-                        self.mmd_slack.add_(distance, alpha=losses.SLACK_RATE)
-                self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
+            self._bound_alpha(step, current_q_values, divergence, threshold, logged)
         update_target(self.critic, self.critic_target, self.tau)
         logged["alpha"] = self.log_alpha.exp().mean()
         return {name: value.detach() for name, value in logged.items()}
+
+    @th.no_grad()
+    def _bound_alpha(
+        self,
+        step: Step,
+        current_q_values: th.Tensor,
+        divergence: th.Tensor,
+        threshold: th.Tensor,
+        logged: dict[str, th.Tensor],
+    ) -> None:
+        """Keep alpha within its bounds. With ``mmd_threshold="auto"`` its upper bound ends in a larger threshold."""
+        if self.mmd_threshold == "auto":
+            logged["least_alpha"] = losses.least_alpha(current_q_values)
+            least = logged["least_alpha"].log()
+            if step.in_warmup:
+                # The actor sees the constraint alone: alpha waits at its lower bound.
+                self.log_alpha.copy_(least)
+            else:
+                self.log_alpha.copy_(self.log_alpha.maximum(least))
+                distance = losses.slack_distance(self.log_alpha, self.log_alpha_max, divergence, threshold)
+                self.mmd_slack.add_(distance, alpha=losses.SLACK_RATE)
+        self.log_alpha.clamp_(LOG_ALPHA_MIN, self.log_alpha_max)
 
     def _vae_loss(self, batch: OfflineReplayBufferSamples, logged: dict[str, th.Tensor]) -> th.Tensor:
         """``mse(reconstruction, a) + vae_kl_weight KL``."""
@@ -430,11 +447,16 @@ class BEAR(OfflineAlgorithm):
         return self._bootstrap_masks[:, indices].float()
 
     def _setup_learn(self, total_timesteps: int, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        # The user may have changed any argument since.
-        self._check_arguments()
+        # Checks the arguments, too.
+        last_step, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self.warmup_steps is None:
             self.warmup_steps = round(self.warmup_fraction * total_timesteps)
-        return super()._setup_learn(total_timesteps, *args, **kwargs)
+        if self.warmup_steps < self.warmup_fraction * last_step / FEW_WARMUP_STEPS:
+            warnings.warn(
+                f"warmup_steps={self.warmup_steps}: the share of the first learn() only. To train in several calls, set "
+                "model.warmup_steps before the first one"
+            )
+        return last_step, callback
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """As :meth:`OfflineAlgorithm.set_dataset`."""

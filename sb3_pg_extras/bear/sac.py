@@ -1,5 +1,6 @@
 """From offline to online and back: BEAR's actor and critics are SAC's."""
 
+from copy import deepcopy
 from typing import Any, TypeVar
 
 from stable_baselines3 import SAC
@@ -8,6 +9,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_pg_extras.bear.policies import BEARPolicy
 from sb3_pg_extras.datasets import DatasetError, load_dataset
+from sb3_pg_extras.offline.normalization import copy_statistics, what_is_normalized
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.online import OPTIMIZER_KWARGS, checked_policy_kwargs, go_online, shared_arguments
 
@@ -36,7 +38,8 @@ def to_sac(
         default, and ``buffer_size`` (1,000,000 by default) is the room for new transitions.
     :param policy: None keeps BEAR's policy class: SAC acts as BEAR does and takes the best of ``n_action_samples``
         candidates. ``"MlpPolicy"`` (``"CnnPolicy"``, ``"MultiInputPolicy"``, or a class) is SB3's own with the same actor
-        and critics; it takes the actor's mean, and SB3 loads it without this package.
+        and critics; it takes the actor's mean, and SB3 loads it without this package, unless ``normalize_observations``
+        was on (it is by default).
     :param sac_kwargs: Other arguments of ``SAC``; of ``policy_kwargs`` only those of the optimiser.
     :return: The SAC model.
     :raises ValueError: when ``env`` is missing or does not fit, when there is no dataset to keep, or for arguments that
@@ -58,7 +61,8 @@ def from_sac(bear_class: type[SelfBEAR], sac_model: SAC, env: GymEnv | str | Non
     Learn offline from an SB3 ``SAC`` model: from its actor, critics, target critics, and its replay buffer.
 
     ``gamma``, ``tau``, ``batch_size`` and ``policy_kwargs`` are SAC's, its learning rate is that of BEAR's critics.
-    The behaviour VAE is new, unless the model came from :meth:`to_sac`.
+    The behaviour VAE is new, unless the model came from :meth:`to_sac`. Where SAC learned with ``VecNormalize``, BEAR keeps
+    a copy of its statistics.
 
     :param sac_model: The model, without gSDE.
     :param env: As BEAR's; None for the model's own.
@@ -90,14 +94,19 @@ def from_sac(bear_class: type[SelfBEAR], sac_model: SAC, env: GymEnv | str | Non
                 "sac_model.load_replay_buffer(path) first, or pass dataset="
             )
         bear_kwargs["dataset"] = load_dataset(sac_model.replay_buffer)
-    bear = bear_class(
-        policy_class, sac_model.get_env() if env is None else env, policy_kwargs=networks, **defaults | bear_kwargs
-    )
-    # A stock policy has no VAE: BEAR's new one stays, and so does its noise if the number of candidates differs.
-    state = bear.policy.state_dict()
-    noise = state["candidate_noise"]
-    state |= sac_model.policy.state_dict()
-    if state["candidate_noise"].shape != noise.shape:
-        state["candidate_noise"] = noise
-    bear.policy.load_state_dict(state)
+    normalize, env = sac_model.get_vec_normalize_env(), sac_model.get_env() if env is None else env
+    if normalize is not None and env is normalize:
+        # BEAR freezes its own; SAC's goes on.
+        env = deepcopy(normalize)
+        env.set_venv(normalize.venv)
+    bear = bear_class(policy_class, env, policy_kwargs=networks, **defaults | bear_kwargs)
+    # A stock policy has no VAE: BEAR's new one stays.
+    bear.policy.load_state_dict(bear.policy.state_dict() | sac_model.policy.state_dict())
+    if normalize is not None:
+        # The networks have learned with these statistics, not the dataset's.
+        bear._learned_normalized = what_is_normalized(normalize)
+        own = bear.get_vec_normalize_env()
+        copy_statistics(normalize, own)
+        if own is not None:
+            own.training = False
     return bear

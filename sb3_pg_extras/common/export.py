@@ -150,6 +150,9 @@ def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[n
             yield module, traced, observations
         finally:
             policy.to(device)
+            # On a GPU, gradient steps that have been captured know the tensors that were there before.
+            if hasattr(model, "_captured_steps"):
+                model._captured_steps = None
 
 
 def _raw_observation_space(model: BaseAlgorithm, normalizer: VecNormalize | None) -> spaces.Space:

@@ -72,6 +72,14 @@ class CandidatePolicy(FinitePolicy):
         )
         self.register_buffer("candidate_noise", th.randn(1, n_action_samples, self._noise_dim(), device=self.device))
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Weights of a policy with more candidates: the first of its candidates stay; with fewer: this policy's own."""
+        name, own = f"{prefix}candidate_noise", self.candidate_noise
+        if name in state_dict and state_dict[name].shape[1] != own.shape[1]:
+            saved = state_dict[name][:, : own.shape[1]]
+            state_dict[name] = saved if saved.shape == own.shape else own
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _noise_dim(self) -> int:
         """:return: Dimensions of the noise behind a candidate, by default those of the VAE's latent."""
         return self.behavior_vae.latent_dim

@@ -208,7 +208,7 @@ class FQE(OfflineAlgorithm):
         super()._setup_model()
         self.target = FQEPolicy(self.observation_space, self.action_space, self.lr_schedule, **self._full_policy_kwargs())
         self.target.to(self.device).load_state_dict(self.policy.state_dict())
-        self._add_optimizer("policy.optimizer", self.lr_schedule)
+        self._add_optimizer("policy.optimizer")
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """
@@ -226,7 +226,7 @@ class FQE(OfflineAlgorithm):
                 f"action_space={self.action_space}: SB3's policies count actions from 0, start is not supported"
             )
         check_episodes_end(data)
-        if hasattr(self, "target"):
+        if hasattr(self, "target") and self._n_updates == 0:
             set_observation_statistics(self.target, data)
         self._next_actions = None
 

@@ -1,5 +1,8 @@
 """Means and variances of a dataset, as SB3's ``VecNormalize`` uses them."""
 
+from copy import deepcopy
+from typing import Any
+
 import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
@@ -37,14 +40,35 @@ def running_returns(dataset: OfflineDataset, gamma: float) -> np.ndarray:
     return discounted_returns(dataset.rewards[::-1], (len(dataset) - dataset.episode_starts)[::-1], gamma)[::-1]
 
 
+def what_is_normalized(env: VecNormalize | None) -> str:
+    """:return: What ``VecNormalize``, where there is one, normalises, in words."""
+    if env is None or not (env.norm_obs or env.norm_reward):
+        return "off"
+    return f"(norm_obs={env.norm_obs}, norm_reward={env.norm_reward})"
+
+
+def copy_statistics(source: VecNormalize | None, target: VecNormalize | None) -> None:
+    """
+    :param source: The wrapper to copy from, or None.
+    :param target: The wrapper to give the same statistics, or None.
+    """
+    if source is not None and target is not None and source is not target:
+        target.ret_rms = deepcopy(source.ret_rms)
+        if target.norm_obs:
+            target.obs_rms = deepcopy(source.obs_rms)
+
+
 def freeze_statistics(env: VecNormalize, dataset: OfflineDataset) -> None:
     """
     Give ``VecNormalize`` the statistics of a dataset and stop it from changing them: offline training never steps the
-    environment, whose own statistics would stay empty.
+    environment, whose own statistics would stay empty. Those of a wrapper that has stopped already stay.
 
     :param env: The wrapper.
     :param dataset: The dataset, as it is before any normalisation.
     """
+    rms: Any = env.obs_rms if env.norm_obs else env.ret_rms
+    if not env.training and all(part.count >= 1 for part in (rms.values() if isinstance(rms, dict) else [rms])):
+        return
     env.training = False
     if env.norm_obs:
         map_arrays(set_moments, env.obs_rms, policy_layout(dataset.observations, env.observation_space))

@@ -14,24 +14,26 @@ from typing import Any, ClassVar, Literal, TypeVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import recursive_getattr
+from stable_baselines3.common.save_util import load_from_pkl, recursive_getattr, save_to_pkl
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
 from sb3_pg_extras.common.algorithm import CheckedAlgorithm
 from sb3_pg_extras.common.dicts import map_arrays
+from sb3_pg_extras.common.files import open_to_save
 from sb3_pg_extras.datasets import DatasetSource
+from sb3_pg_extras.datasets.layout import to_replay_buffer
 from sb3_pg_extras.datasets.sharded import ShardedParquet, is_sharded
 from sb3_pg_extras.fast.cuda_graphs import CapturedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
 from sb3_pg_extras.offline.extractors import CombinedExtractor, NormalizedExtractor, has_vectors, set_observation_statistics
-from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics
+from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics, what_is_normalized
 from sb3_pg_extras.offline.policies import seeded_dropout
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
-from sb3_pg_extras.offline.saved_buffer import SavedBuffer
 from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
 from sb3_pg_extras.offline.sources import HOW_TO_PASS_A_DATASET, DatasetEnv, check_supported, dataset_for, open_dataset
 
@@ -130,11 +132,12 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self.gamma = gamma
         self.n_collect_steps = n_collect_steps
         self.n_steps = n_steps
+        self.normalize_observations: Any = normalize_observations
+        self._check_choices({"normalize_observations": (True, False, "auto")})
         if normalize_observations == "auto":
             env = self._vec_normalize_env
             vectors = has_vectors(getattr(self, "observation_space", None))
-            normalize_observations = vectors and not (env is not None and env.norm_obs)
-        self.normalize_observations = normalize_observations
+            self.normalize_observations = vectors and not (env is not None and env.norm_obs)
         self.precision = precision
         self.replay_buffer_kwargs = replay_buffer_kwargs or {}
         self.dataset: DatasetSource | None = dataset
@@ -143,7 +146,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self._generator_state: tuple[Any, ...] | None = None
         # As saved: the path of a sharded dataset, and how far it had been read.
         self._sharded_position: tuple[str, dict[str, Any] | None] = ("", None)
-        self._saved_buffer = SavedBuffer()
+        # Whether VecNormalize normalised the observations and rewards that the networks learned from; None before.
+        self._learned_normalized: str | None = None
         # Sum and count of each logged quantity since the last log; sums are tensors, so that no step waits for the device.
         self._sums: dict[str, tuple[Any, int]] = {}
 
@@ -189,7 +193,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self.policy = policy.to(self.device)
         if self.replay_buffer is not None:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
-        self._optimizers: dict[str, tuple[th.optim.Optimizer, Schedule]] = {}
+        self._optimizers: dict[str, tuple[th.optim.Optimizer, str]] = {}
         self._captured_steps: CapturedSteps | None = None
         self._largest_matrix = max((parameter.numel() for parameter in self.policy.parameters()), default=0)
         if self._generator_state is not None:
@@ -208,12 +212,12 @@ class OfflineAlgorithm(CheckedAlgorithm):
         inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
         return {**kwargs, "features_extractor_class": NormalizedExtractor, "features_extractor_kwargs": inner}
 
-    def _add_optimizer(self, name: str, learning_rate: float | Schedule) -> None:
+    def _add_optimizer(self, name: str, learning_rate: str = "lr_schedule") -> None:
         """
         :param name: The attribute that is one of the algorithm's optimisers, such as "policy.actor.optimizer".
-        :param learning_rate: Its learning rate, a number or a function of the remaining progress.
+        :param learning_rate: The attribute that is its learning rate, a number or a function of the remaining progress.
         """
-        self._optimizers[name] = (recursive_getattr(self, name), FloatSchedule(learning_rate))
+        self._optimizers[name] = (recursive_getattr(self, name), learning_rate)
 
     @abstractmethod
     def _update(self, batch: OfflineReplayBufferSamples, step: Any) -> dict[str, th.Tensor]:
@@ -238,8 +242,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
         """
         assert self.replay_buffer is not None
         self.policy.set_training_mode(True)
-        for optimizer, schedule in self._optimizers.values():
-            update_learning_rate(optimizer, schedule(self._current_progress_remaining))
+        for optimizer, name in self._optimizers.values():
+            update_learning_rate(optimizer, FloatSchedule(getattr(self, name))(self._current_progress_remaining))
         self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
         autocast = th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
         update = partial(self._captured(), self._update) if self.captures_steps else self._update
@@ -290,7 +294,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
 
     def set_dataset(self, dataset: DatasetSource) -> None:
         """
-        Learn from this dataset from now on.
+        Learn from this dataset from now on. Networks that have learned go on normalising observations with the statistics of
+        their first dataset.
 
         :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, or ``"sharded:<path>"`` for parquet files that do
             not fit into memory.
@@ -307,13 +312,13 @@ class OfflineAlgorithm(CheckedAlgorithm):
             self.replay_buffer = ShardedReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
         else:
             self.replay_buffer = OfflineReplayBuffer(loaded, self.observation_space, self.action_space, **kwargs)
-        self._sharded_position, self._saved_buffer = ("", None), SavedBuffer()
+        self._sharded_position = ("", None)
         # A path is saved with the model; arrays are not.
         self.dataset = str(dataset) if isinstance(dataset, (str, pathlib.Path)) else loaded
         if self.env is None:
             self.env = self._wrap_env(DatasetEnv(loaded), self.verbose)
             self.n_envs = 1
-        if getattr(self, "policy", None) is not None:
+        if getattr(self, "policy", None) is not None and self._n_updates == 0:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
         self._captured_steps = None
 
@@ -326,7 +331,12 @@ class OfflineAlgorithm(CheckedAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         """As in ``BaseAlgorithm``, but the environment, which may be a robot, is not reset."""
+        # The user may have changed any argument since.
+        self._check_arguments()
         self._check_device()
+        buffer = self.replay_buffer
+        if buffer is not None and (buffer.n_steps, buffer.gamma) != (self.n_steps, self.gamma):
+            self.replay_buffer = None
         if self.replay_buffer is None:
             if self.dataset is None and self.num_timesteps == 0 and self.env is not None:
                 self._check_replay_buffer_kwargs(None)
@@ -337,12 +347,18 @@ class OfflineAlgorithm(CheckedAlgorithm):
                     f"Pass dataset= to load() or call set_dataset(). {HOW_TO_PASS_A_DATASET}"
                 )
             self.set_dataset(self.dataset)
+        normalized = what_is_normalized(self._vec_normalize_env)
+        if self._learned_normalized not in (None, normalized):
+            raise ValueError(
+                f"VecNormalize is {normalized}, but this {type(self).__name__} learned with {self._learned_normalized}: "
+                "pass load(), or set_env(), an env= that is wrapped in the same way"
+            )
+        self._learned_normalized = normalized
         if self._vec_normalize_env is not None:
             assert self.replay_buffer is not None
             normalizes_rewards = self.replay_buffer.return_rms is not None
             check_normalized_once(self._vec_normalize_env, self.normalize_observations, normalizes_rewards)
             freeze_statistics(self._vec_normalize_env, self.replay_buffer.dataset)
-        # The user may have changed any argument since.
         self._captured_steps = None
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
@@ -469,34 +485,40 @@ class OfflineAlgorithm(CheckedAlgorithm):
         if isinstance(self.replay_buffer, ShardedReplayBuffer):
             self._sharded_position = (str(self.dataset), self.replay_buffer.position())
         super().save(path, exclude, include)
+        self._sharded_position = ("", None)
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
         """
-        Save the dataset as a pickled replay buffer of SB3's own, which its off-policy algorithms load and go on filling.
-
-        The dataset does not change: when it is saved again, as by ``CheckpointCallback(save_replay_buffer=True)``, the new
-        file is a hard link to the last one.
+        Save the dataset as a pickled replay buffer of SB3's own, which its off-policy algorithms load. It is full: what they
+        add takes the place of the dataset's first transitions.
 
         :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object. A file is written whole or
             not at all.
         :raises DatasetError: for a sharded dataset, which is never in memory as a whole.
         """
         assert self.replay_buffer is not None, "The replay buffer is not defined"
-        spaces_of_model = (self.observation_space, self.action_space)
-        self._saved_buffer.save(self.replay_buffer.whole_dataset(), *spaces_of_model, path, self.verbose)
+        dataset = self.replay_buffer.whole_dataset()
+        buffer_class: Any = DictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else ReplayBuffer
+        buffer = buffer_class(len(dataset), self.observation_space, self.action_space, "cpu")
+        to_replay_buffer(dataset, buffer)
+        with open_to_save(path, ".pkl") as file:
+            save_to_pkl(file, buffer, self.verbose)
 
-    def load_replay_buffer(self, path: str | pathlib.Path, truncate_last_traj: bool = True) -> None:
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
         Learn from a pickled replay buffer from now on: the same as :meth:`set_dataset`.
 
-        :param path: Path of the file.
+        :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object.
         :param truncate_last_traj: Ignored, as there is no unfinished trajectory to continue.
         """
         del truncate_last_traj
-        self.set_dataset(path)
+        if not isinstance(path, (str, pathlib.Path)):
+            self.set_dataset(load_from_pkl(path, self.verbose))
+        else:
+            self.set_dataset(path if pathlib.Path(path).suffix else f"{path}.pkl")
 
     def _excluded_save_params(self) -> list[str]:
-        memory_only = ["generator", "_sums", "_optimizers", "_captured_steps", "_saved_buffer"]
+        memory_only = ["generator", "_sums", "_optimizers", "_captured_steps"]
         return [*super()._excluded_save_params(), *memory_only, *([] if isinstance(self.dataset, str) else ["dataset"])]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

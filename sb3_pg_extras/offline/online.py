@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize, 
 
 from sb3_pg_extras.datasets import OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.layout import check_spaces, has_spaces, to_replay_buffer
+from sb3_pg_extras.offline.normalization import copy_statistics, what_is_normalized
 from sb3_pg_extras.offline.sources import DatasetEnv
 
 OnlineAlgorithm = TypeVar("OnlineAlgorithm", bound=OffPolicyAlgorithm)
@@ -112,16 +113,14 @@ def _online_env(model: Any, env: GymEnv | str | None) -> VecEnv:
             f"env has observation_space={vec_env.observation_space} and action_space={vec_env.action_space}, "
             f"the model {model.observation_space} and {model.action_space}"
         )
-    normalized, normalized_by_model = unwrap_vec_normalize(vec_env), model._vec_normalize_env
-    if model.env is not None and _normalizes(normalized) != _normalizes(normalized_by_model):
+    normalized = unwrap_vec_normalize(vec_env)
+    learned = model._learned_normalized or what_is_normalized(model._vec_normalize_env)
+    if what_is_normalized(normalized) != learned:
         raise ValueError(
-            f"env: VecNormalize (norm_obs, norm_reward) is {_normalizes(normalized)}, but the model learned with "
-            f"{_normalizes(normalized_by_model)}: wrap env in the same way"
+            f"env: VecNormalize is {what_is_normalized(normalized)}, but the model learned with {learned}: wrap env in "
+            "the same way"
         )
-    if normalized is not None and normalized_by_model is not None and normalized is not normalized_by_model:
-        normalized.ret_rms = deepcopy(normalized_by_model.ret_rms)
-        if normalized.norm_obs:
-            normalized.obs_rms = deepcopy(normalized_by_model.obs_rms)
+    copy_statistics(model._vec_normalize_env, normalized)
     return vec_env
 
 
@@ -139,7 +138,3 @@ def _with_normalized_rewards(model: Any, env: VecEnv) -> VecEnv:
 def _images(space: spaces.Space) -> list[bool]:
     """Which observations a network treats as images: arrays of the same shape may be plain numbers to it."""
     return [is_image_space(part) for part in (space.spaces.values() if isinstance(space, spaces.Dict) else [space])]
-
-
-def _normalizes(env: VecNormalize | None) -> tuple[bool, bool]:
-    return (False, False) if env is None else (env.norm_obs, env.norm_reward)

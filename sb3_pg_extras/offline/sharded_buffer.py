@@ -86,8 +86,9 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
 
     def position(self) -> dict[str, Any]:
         """:return: Which transitions are held, and which come next: what a saved model needs to resume."""
-        names = ("pos", "full", "_n_newest", "_n_drawn", "_n_parts", "_parts_held")
-        return {"seed": self._seed} | {name: getattr(self, name) for name in names}
+        names = ("pos", "full", "_n_newest", "_n_drawn", "_n_parts")
+        # A copy: training goes on.
+        return {"seed": self._seed, "_parts_held": list(self._parts_held)} | {name: getattr(self, name) for name in names}
 
     def _go_to(self, position: dict[str, Any]) -> None:
         order = [next(self._indices) for _ in range(position["_n_parts"])]

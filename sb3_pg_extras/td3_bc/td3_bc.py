@@ -141,7 +141,7 @@ class TD3BC(OfflineAlgorithm):
     def _setup_model(self) -> None:
         super()._setup_model()
         for network in ("critic", "actor"):
-            self._add_optimizer(f"policy.{network}.optimizer", self.lr_schedule)
+            self._add_optimizer(f"policy.{network}.optimizer")
 
     def _kind_of_step(self) -> bool:
         return (self._n_updates + 1) % self.policy_delay == 0

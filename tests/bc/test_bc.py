@@ -24,6 +24,14 @@ def imitable(n: int = 500) -> dict:
     return make_arrays(n) | {"observations": observations, "actions": actions}
 
 
+def test_a_standard_deviation_that_was_not_learned_is_not_drawn_from():
+    obs = make_arrays()["observations"]
+    for actor_type, acts_by_the_mean in (("deterministic", True), ("gaussian", False)):
+        model = tiny_bc(actor_type=actor_type)
+        same = np.array_equal(model.predict(obs)[0], model.predict(obs, deterministic=True)[0])
+        assert same == acts_by_the_mean
+
+
 @pytest.mark.parametrize("actor_type", ["deterministic", "gaussian"])
 def test_clones_a_function_of_the_state(actor_type):
     data = imitable()
@@ -104,6 +112,8 @@ def test_images_dicts_and_the_bundled_dataset():
     [
         ({"actor_type": "tanh"}, "actor_type='tanh'"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"policy_kwargs": {"use_sde": True}}, "use_sde=True"),
+        ({"normalize_observations": "never"}, "normalize_observations='never'"),
         ({"learning_rate": "1e-3"}, "learning_rate='1e-3'"),
     ],
 )

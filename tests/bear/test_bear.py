@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -428,6 +429,16 @@ def test_bootstrap_masks_are_drawn_once_per_transition_and_critic():
     assert everything.mean().item() == pytest.approx(0.7, abs=0.02)
     assert not th.equal(everything[0], everything[1])
     th.testing.assert_close(model._masks_of(np.array([5, 3])), everything[:, [5, 3]])
+
+
+def test_a_warmup_that_many_short_calls_outlast_is_warned_of():
+    model = tiny_bear(warmup_fraction=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.learn(4)
+        model.learn(4, reset_num_timesteps=False)
+    with pytest.warns(UserWarning, match=r"warmup_steps=2: .*several calls, set model\.warmup_steps"):
+        model.learn(20, reset_num_timesteps=False)
 
 
 def test_the_warmup_is_a_share_of_the_first_learn():

@@ -168,8 +168,12 @@ def test_bf16_multiplies_by_the_weights_as_they_are_after_each_update():
 
 @pytest.mark.usefixtures("bf16")
 def test_bf16_for_cloning():
-    model = BC("MlpPolicy", None, make_arrays(), precision="bf16", policy_kwargs={"net_arch": [8]}, device="cpu").learn(2)
-    assert {parameter.dtype for parameter in model.policy.parameters()} == {th.float32}
+    kwargs = {"policy_kwargs": {"net_arch": [8]}, "seed": 0, "device": "cpu"}
+    bf16, fp32 = (BC("MlpPolicy", None, make_arrays(), precision=p, **kwargs).learn(20) for p in ("bf16", "fp32"))
+    assert {parameter.dtype for parameter in bf16.policy.parameters()} == {th.float32}
+    weights = [model.actor.latent_pi[0].weight for model in (bf16, fp32)]
+    assert not th.equal(*weights)
+    th.testing.assert_close(*weights, rtol=0.05, atol=0.01)
 
 
 def test_bf16_is_refused_by_name_where_the_processor_lacks_it(monkeypatch):

@@ -396,9 +396,13 @@ def test_a_loaded_model_takes_the_statistics_that_come_with_the_environment(tmp_
 @pytest.mark.parametrize(
     ("bears", "online", "words"),
     [
-        (normalized, vector_env, r"\(False, False\).*\(True, True\)"),
-        (vector_env, normalized, r"\(True, True\).*\(False, False\)"),
-        (normalized, lambda: normalized(norm_reward=False), r"\(True, False\).*\(True, True\)"),
+        (normalized, vector_env, r"off, but .* learned with \(norm_obs=True, norm_reward=True\)"),
+        (vector_env, normalized, r"\(norm_obs=True, norm_reward=True\), but .* learned with off"),
+        (
+            normalized,
+            lambda: normalized(norm_reward=False),
+            r"norm_reward=False\), but .* learned with \(norm_obs=True, norm_reward=True\)",
+        ),
     ],
 )
 def test_an_environment_that_normalises_otherwise_is_refused(bears, online, words):
@@ -526,6 +530,25 @@ def test_from_sac_with_images_and_dicts(space, policy):
     bear = BEAR.from_sac(sac, warmup_fraction=0, policy_kwargs={"vae_net_arch": [8]})
     assert_same_networks(sac, bear)
     assert len(bear.learn(2).dataset) == 10
+
+
+@pytest.mark.parametrize("own_env", [True, False])
+def test_from_sac_takes_a_copy_of_its_statistics(own_env):
+    """They belong to its networks; and SAC goes on adding to its own."""
+    env = normalized()
+    sac = SAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, learning_starts=5, device="cpu").learn(30)
+    env.obs_rms.mean = env.obs_rms.mean + 1.0  # other than the replay buffer's
+    mean, count = env.obs_rms.mean.copy(), env.obs_rms.count
+    bear = BEAR.from_sac(sac, None if own_env else normalized(), warmup_fraction=0).learn(2)
+    own = bear.get_vec_normalize_env()
+    assert own is not env and not own.training and env.training
+    np.testing.assert_array_equal(own.obs_rms.mean, mean)
+    np.testing.assert_array_equal(env.obs_rms.mean, mean)
+    assert own.ret_rms.var == env.ret_rms.var
+    sac.learn(5, reset_num_timesteps=False)
+    assert env.obs_rms.count > count and own.obs_rms.count == count
+    with pytest.raises(ValueError, match="VecNormalize is off, but this BEAR learned with"):
+        BEAR.from_sac(sac, vector_env()).learn(1)
 
 
 def test_there_and_back_is_the_same_bear():

@@ -4,6 +4,7 @@ very tensors that a graph would read: what reaches it, what it leaves behind, an
 """
 
 import gc
+import io
 
 import pytest
 import torch as th
@@ -162,7 +163,12 @@ def test_saves_and_loads(capturer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda model: model.set_parameters(model.get_parameters()), lambda model: model.set_dataset(make_arrays(300))]
+    "change",
+    [
+        lambda model: model.set_parameters(model.get_parameters()),
+        lambda model: model.set_dataset(make_arrays(300)),
+        lambda model: model.export_torchscript(io.BytesIO()),
+    ],
 )
 def test_what_moves_tensors_during_learning_is_captured_anew(capturer, change):
     before = []

@@ -407,7 +407,7 @@ def test_a_failed_save_of_the_buffer_leaves_the_old_file(tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("sb3_pg_extras.offline.saved_buffer.save_to_pkl", fail)
+    monkeypatch.setattr("sb3_pg_extras.offline.offline_algorithm.save_to_pkl", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save_replay_buffer(tmp_path / "buffer.pkl")
     assert (tmp_path / "buffer.pkl").read_bytes() == before

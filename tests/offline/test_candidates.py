@@ -29,6 +29,24 @@ def test_rounding_does_not_choose(algorithm):
     assert actions.dtype == np.float32
 
 
+@pytest.mark.parametrize("algorithm", [BCQ, BEAR])
+def test_a_loaded_model_may_have_other_candidates(algorithm, tmp_path):
+    obs = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    kwargs = {"policy_kwargs": TINY, "n_action_samples": 20, "seed": 0, "device": "cpu"}
+    model = algorithm("MlpPolicy", None, make_arrays(), **kwargs)
+    model.save(tmp_path / "model")
+    fewer = algorithm.load(tmp_path / "model", n_action_samples=1, device="cpu")
+    assert th.equal(fewer.policy.candidate_noise, model.policy.candidate_noise[:, :1])
+    first = model.policy.candidates(th.from_numpy(obs), model.policy.candidate_noise[:, :1].expand(20, -1, -1)).squeeze(1)
+    expected = model.policy.unscale_action(first.detach().numpy())
+    np.testing.assert_allclose(fewer.predict(obs, deterministic=True)[0], expected, atol=1e-5)
+    more = algorithm.load(tmp_path / "model", n_action_samples=30, device="cpu")
+    assert more.policy.candidate_noise.shape[1] == 30 and more.policy.candidate_noise.std() > 0.5
+    more.save(tmp_path / "more")
+    again = algorithm.load(tmp_path / "more", device="cpu")
+    np.testing.assert_array_equal(again.predict(obs, deterministic=True)[0], more.predict(obs, deterministic=True)[0])
+
+
 @pytest.mark.parametrize("activation_fn", [nn.ELU, nn.GELU, nn.SELU, nn.Softplus, nn.Mish, nn.LeakyReLU])
 def test_double_precision_knows_activations(activation_fn):
     model = model_of(BEAR, activation_fn=activation_fn)

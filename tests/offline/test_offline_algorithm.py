@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from conftest import TINY, make_arrays
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -18,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pg_extras import BEAR, OfflineAlgorithm
+from sb3_pg_extras import BC, BEAR, OfflineAlgorithm
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
 
 BUNDLED = "bundled:pendulum-mixed-v0"
@@ -185,6 +186,50 @@ def test_learn_twice_with_another_dataset():
     model.set_dataset(make_arrays(60))
     model.learn(2)
     assert model.replay_buffer.size() == 60
+
+
+def test_networks_that_have_learned_keep_their_statistics():
+    """Else another dataset would change what a trained policy does, before it has learned anything from it."""
+    other = make_arrays()
+    other["observations"] = other["observations"] * 3 + 5
+    model = BC("MlpPolicy", None, make_arrays(), normalize_observations=True, seed=0, device="cpu")
+    untrained = model.predict(other["observations"])[0]
+    model.set_dataset(other)
+    assert not np.allclose(model.predict(other["observations"])[0], untrained)
+    trained = model.learn(1).predict(other["observations"])[0]
+    model.set_dataset(make_arrays())
+    np.testing.assert_array_equal(model.predict(other["observations"])[0], trained)
+
+
+def test_a_model_does_not_learn_on_with_another_vec_normalize(tmp_path):
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    model = BC("MlpPolicy", env, "bundled:pendulum-mixed-v0", policy_kwargs={"net_arch": [8]}, seed=0, device="cpu").learn(2)
+    model.save(tmp_path / "model")
+    env.save(str(tmp_path / "statistics.pkl"))
+    loaded = BC.load(tmp_path / "model", device="cpu")
+    with pytest.raises(
+        ValueError, match=r"VecNormalize is off, but this BC learned with \(norm_obs=True, norm_reward=True\)"
+    ):
+        loaded.learn(1, reset_num_timesteps=False)
+    same = VecNormalize.load(str(tmp_path / "statistics.pkl"), make_vec_env("Pendulum-v1"))
+    loaded.set_env(same)
+    loaded.learn(1, reset_num_timesteps=False)
+    np.testing.assert_array_equal(same.obs_rms.mean, env.obs_rms.mean)
+
+
+def test_arguments_that_change_between_two_calls_count():
+    model = BC("MlpPolicy", None, make_arrays(), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu").learn(1)
+    model.lr_schedule = lambda progress: 0.0
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model.learn(2)
+    assert all(map(th.equal, before, model.policy.parameters()))
+    model.batch_size = 0
+    with pytest.raises(ValueError, match="batch_size=0"):
+        model.learn(1)
+    bear = BEAR("MlpPolicy", None, make_arrays(), policy_kwargs=TINY, warmup_fraction=0, device="cpu").learn(1)
+    bear.n_steps, bear.gamma = 1, 0.5
+    bear.learn(1)
+    assert (bear.replay_buffer.n_steps, bear.replay_buffer.gamma) == (1, 0.5)
 
 
 @pytest.mark.parametrize(

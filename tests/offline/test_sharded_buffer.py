@@ -207,6 +207,22 @@ def test_going_on_equals_never_having_stopped(shards, tmp_path, monkeypatch):
     assert th.equal(weights(loaded), weights(model.learn(40, reset_num_timesteps=False)))
 
 
+def test_training_goes_on_beside_a_saved_position(shards, tmp_path):
+    kwargs = {"policy_kwargs": TINY, "warmup_fraction": 0, "batch_size": 16, "device": "cpu", "seed": 3}
+    model = BEAR(
+        "MlpPolicy", TwoNumbers(), f"sharded:{shards}", replay_buffer_kwargs={"max_bytes": 200 * 28}, **kwargs
+    ).learn(40)
+    position = model.replay_buffer.position()
+    model.save(tmp_path / "model")
+    held = list(position["_parts_held"])
+    model.learn(80, reset_num_timesteps=False)
+    assert position["_parts_held"] == held
+    # The dataset anew: from its beginning, not from where it was when the model was saved.
+    model.set_dataset(f"sharded:{shards}")
+    assert model.replay_buffer._n_parts < position["_n_parts"]
+    model.learn(5, reset_num_timesteps=False)
+
+
 def test_a_damaged_part_ends_in_one_error(shards):
     path = shards / "b.parquet"
     content = bytearray(path.read_bytes())
