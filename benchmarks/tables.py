@@ -204,24 +204,24 @@ def locomotion_rows() -> list[Row]:
 
 
 def locomotion() -> str:
-    """Returns by dataset and variant, means over the seeds."""
-    rows = locomotion_rows()
-    variants = list(groups(rows, "variant"))
-    lines = []
-    for _, own in groups(sorted(rows, key=data_name), "dataset").items():
-        by_variant = groups(own, "variant")
-        data = next(row for row in own if "dataset_return" in row)
-        cells = [f"{data['dataset_return']:.0f} ({data['dataset_best']:.0f})"]
-        for variant in variants:
-            returns = [float(row["return_mean"]) for row in by_variant.get(variant, [])]
-            cells.append(
-                f"{np.mean(returns):.0f}" + (f" ({len(returns)} seeds)" if len(returns) > 1 else "") if returns else ""
-            )
-        cloned = np.mean([float(row["return_mean"]) for row in by_variant.get(("BC",), [])])
-        minutes = [minutes_to(cloned, row) for row in by_variant.get(("BEAR",), [])]
-        lines.append([data_name(own[0]), *cells, ", ".join(minutes)])
-    names = [variant for (variant,) in variants]
-    return markdown(["dataset", "the data: mean (best)", *names, "BEAR: minutes to BC's return, at most"], lines)
+    """Returns by variant and dataset, means over the seeds."""
+    rows = sorted(locomotion_rows(), key=data_name)
+    datasets = list(groups(rows, "dataset").values())
+    data = [next(row for row in own if "dataset_return" in row) for own in datasets]
+    lines: list[list[Any]] = [
+        ["the data: mean (best)", "", *(f"{row['dataset_return']:.0f} ({row['dataset_best']:.0f})" for row in data)]
+    ]
+    for (variant,) in groups(locomotion_rows(), "variant"):
+        returns = [[float(row["return_mean"]) for row in own if row["variant"] == variant] for own in datasets]
+        seeds = sorted({len(values) for values in returns if values})
+        cells = [f"{np.mean(values):.0f}" if values else "" for values in returns]
+        lines.append([variant, seeds[0] if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}", *cells])
+    minutes = []
+    for own in datasets:
+        cloned = np.mean([float(row["return_mean"]) for row in own if row["variant"] == "BC"])
+        minutes.append(", ".join(minutes_to(cloned, row) for row in own if row["variant"] == "BEAR"))
+    lines.append(["BEAR: minutes to BC's return, at most", "", *minutes])
+    return markdown(["", "seeds", *map(data_name, data)], lines)
 
 
 def minutes_to(wanted: float | np.floating, row: Row) -> str:
