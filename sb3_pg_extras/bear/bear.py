@@ -451,7 +451,7 @@ class BEAR(OfflineAlgorithm):
         last_step, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self.warmup_steps is None:
             self.warmup_steps = round(self.warmup_fraction * total_timesteps)
-        if self.warmup_steps < self.warmup_fraction * last_step / FEW_WARMUP_STEPS:
+        elif self.warmup_steps < self.warmup_fraction * last_step / FEW_WARMUP_STEPS:
             warnings.warn(
                 f"warmup_steps={self.warmup_steps}: the share of the first learn() only. To train in several calls, set "
                 "model.warmup_steps before the first one"

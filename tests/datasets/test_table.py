@@ -147,3 +147,23 @@ def test_columns_are_for_tables_and_files_name_themselves(tmp_path):
         load_dataset(tmp_path / "log.csv", ACTIONS, columns=COLUMNS)
     with pytest.raises(DatasetError, match=r"missing\.csv"):
         load_dataset(tmp_path / "missing.csv", ACTIONS, columns=COLUMNS)
+
+
+def test_delimiters_at_the_ends_of_rows_shift_no_column(tmp_path):
+    header, *rows = log().to_csv(index=False).splitlines()
+    (tmp_path / "log.csv").write_text("\n".join([header, *(f"{row}," for row in rows)]))
+    log().to_csv(tmp_path / "plain.csv", index=False)
+    shifted, plain = (load_dataset(tmp_path / name, ACTIONS, columns=COLUMNS) for name in ("log.csv", "plain.csv"))
+    for field in ("observations", "actions", "rewards", "terminations", "episode_starts"):
+        np.testing.assert_array_equal(getattr(shifted, field), getattr(plain, field))
+
+
+@pytest.mark.parametrize("dtype", [bool, "boolean", "Int64"])
+def test_flags_and_counts_stand_beside_numbers(dtype):
+    table = log()
+    table["contact"] = np.arange(len(table)) % 2
+    data = [
+        load_dataset(table.astype({"contact": kind}), ACTIONS, columns=COLUMNS | {"observations": ["x", "contact"]})
+        for kind in (float, dtype)
+    ]
+    np.testing.assert_array_equal(data[0].observations, data[1].observations)

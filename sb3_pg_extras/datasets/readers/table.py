@@ -33,7 +33,8 @@ def load_csv(path: str | Path, action_space: spaces.Space | None = None, columns
     import pandas as pd
 
     with reading(path, "a CSV file"):
-        return from_table(pd.read_csv(path), action_space, columns)
+        # Without these, delimiters at the ends of rows shift all columns by one, and a column's type depends on the chunk.
+        return from_table(pd.read_csv(path, index_col=False, low_memory=False), action_space, columns)
 
 
 def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: Columns | None) -> OfflineDataset:
@@ -149,5 +150,6 @@ def _array(table: "DataFrame", field: str, names: Any) -> np.ndarray:
             raise DatasetError(f"{field}: column {name!r} must hold numbers, not {table[name].dtype}")
         _check_filled(table, field, name)
     with naming(field):
-        # A copy: rows are moved in place, and pandas' arrays are read-only.
-        return np.array(table[chosen[0] if isinstance(names, str) else chosen], order="C")
+        # Copies: rows are moved in place, and pandas' arrays are read-only.
+        arrays = [table[name].to_numpy(dtype=getattr(table[name].dtype, "numpy_dtype", None), copy=True) for name in chosen]
+        return arrays[0] if isinstance(names, str) else np.stack(arrays, axis=1)
