@@ -38,8 +38,8 @@ PUBLISHED_PRESET: dict[str, Any] = {
     "policy_kwargs": {"vae_net_arch": [750, 750]},
 }
 LOG_ALPHA_MIN = -5.0
-# A warm-up that is this many times shorter than warmup_fraction of all steps is warned of.
-FEW_WARMUP_STEPS = 4
+# Later calls of learn() that take the training to this many times the first one's steps are warned of.
+MANY_TIMES_THE_FIRST = 4
 MIN_SIGMA = 1e-9
 
 
@@ -216,6 +216,8 @@ class BEAR(OfflineAlgorithm):
         self.vae_kl_weight = vae_kl_weight
         self.warmup_fraction = warmup_fraction
         self.warmup_steps: int | None = None
+        # Of the learn() that set warmup_steps; None if the user did.
+        self._steps_of_first_learn: int | None = None
         self.target_q_mixture = target_q_mixture
         self.n_target_samples = n_target_samples
         self.n_action_samples = n_action_samples
@@ -451,10 +453,11 @@ class BEAR(OfflineAlgorithm):
         last_step, callback = super()._setup_learn(total_timesteps, *args, **kwargs)
         if self.warmup_steps is None:
             self.warmup_steps = round(self.warmup_fraction * total_timesteps)
-        elif self.warmup_steps < self.warmup_fraction * last_step / FEW_WARMUP_STEPS:
+            self._steps_of_first_learn = total_timesteps
+        elif self.warmup_fraction > 0 and last_step > MANY_TIMES_THE_FIRST * (self._steps_of_first_learn or math.inf):
             warnings.warn(
-                f"warmup_steps={self.warmup_steps}: the share of the first learn() only. To train in several calls, set "
-                "model.warmup_steps before the first one"
+                f"warmup_steps={self.warmup_steps} is a share of the first learn() alone: to train in several calls, set "
+                "model.warmup_steps before the first"
             )
         return last_step, callback
 

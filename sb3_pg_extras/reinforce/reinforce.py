@@ -36,7 +36,8 @@ class REINFORCE(PolicyGradientAlgorithm):
     :param gamma: Discount factor.
     :param credit: "reward_to_go" weights each action by the return that follows it, "episode" by the whole episode's return.
     :param discount_weighting: Whether to multiply the weight of step t by ``gamma^t`` (Sutton & Barto 13.3), which the
-        gradient of the discounted return requires and hardly any implementation does.
+        gradient of the discounted return requires and hardly any implementation does. Not with ``credit="episode"``, whose
+        returns are discounted from the first step already.
     :param normalize_advantage: Whether to standardise the weights over the batch.
     :param baseline: None for none; "mean", the batch's mean return; "value", the policy's value head, trained by mean
         squared error, which also bootstraps at time limits.
@@ -125,6 +126,11 @@ class REINFORCE(PolicyGradientAlgorithm):
         super()._check_arguments()
         self._check_choices({"credit": ("reward_to_go", "episode"), "baseline": (None, "mean", "value")})
         self._check_numbers({"n_episodes": (1, math.inf), "n_steps": (0, math.inf)}, integer=True)
+        if self.credit == "episode" and self.discount_weighting:
+            raise ValueError(
+                'discount_weighting=True with credit="episode" is not a policy gradient: the return of an episode is discounted '
+                "from its first step already. Leave one of them out"
+            )
         if not issubclass(self.rollout_buffer_class, EpisodeRolloutBuffer):  # type: ignore[arg-type]
             raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
 

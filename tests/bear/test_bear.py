@@ -437,8 +437,14 @@ def test_a_warmup_that_many_short_calls_outlast_is_warned_of():
         warnings.simplefilter("error")
         model.learn(4)
         model.learn(4, reset_num_timesteps=False)
-    with pytest.warns(UserWarning, match=r"warmup_steps=2: .*several calls, set model\.warmup_steps"):
+    with pytest.warns(UserWarning, match=r"warmup_steps=2 is .*several calls, set model\.warmup_steps"):
         model.learn(20, reset_num_timesteps=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = tiny_bear(warmup_fraction=0.5)
+        own.warmup_steps = 1
+        for model in (own, tiny_bear(warmup_fraction=0)):
+            model.learn(4).learn(20, reset_num_timesteps=False)
 
 
 def test_the_warmup_is_a_share_of_the_first_learn():

@@ -1,5 +1,7 @@
 """Returns, advantages, losses and TD errors: values that can be checked by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch as th
@@ -76,3 +78,20 @@ def test_td_errors_by_hand():
     assert next_values.grad is None
     with pytest.raises(AssertionError):
         policy_gradients.td_errors(rewards, terminations, values, next_values.unsqueeze(1), 0.1)
+
+
+@pytest.mark.parametrize(("credit", "discount_weighting", "unbiased"), [
+    ("reward_to_go", True, True), ("reward_to_go", False, False), ("episode", False, True), ("episode", True, False),
+])  # fmt: skip
+def test_what_the_gradient_of_the_discounted_return_needs(credit, discount_weighting, unbiased):
+    """Two steps, each with an action of 0 or 1 by a fair coin's logit, which is its reward: all four episodes."""
+    gamma, timesteps = 0.5, th.arange(2)
+    gradient = th.zeros(2)
+    for actions in itertools.product([0.0, 1.0], repeat=2):
+        rewards = th.tensor(actions)
+        whole = rewards[0] + gamma * rewards[1]
+        returns = th.stack([whole, rewards[1] if credit == "reward_to_go" else whole])
+        psi = policy_gradients.advantages(returns, timesteps, gamma, discount_weighting=discount_weighting)
+        gradient += (rewards - 0.5) * psi / 4
+    exact = 0.25 * gamma**timesteps
+    assert th.allclose(gradient, exact) == unbiased

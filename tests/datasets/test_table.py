@@ -158,6 +158,13 @@ def test_delimiters_at_the_ends_of_rows_shift_no_column(tmp_path):
         np.testing.assert_array_equal(getattr(shifted, field), getattr(plain, field))
 
 
+def test_rows_with_more_fields_than_the_header_are_refused(tmp_path):
+    header, *rows = log().to_csv(index=False).splitlines()
+    (tmp_path / "log.csv").write_text("\n".join([header, *(f"{i},{row}" for i, row in enumerate(rows))]))
+    with pytest.raises(DatasetError, match=r"log\.csv: cannot be read as a CSV file .*header"):
+        load_dataset(tmp_path / "log.csv", ACTIONS, columns=COLUMNS)
+
+
 @pytest.mark.parametrize("dtype", [bool, "boolean", "Int64"])
 def test_flags_and_counts_stand_beside_numbers(dtype):
     table = log()

@@ -535,9 +535,10 @@ def test_learns_a_bandit_of_two_states():
         assert evaluate_policy(model, make_vec_env(Match, seed=1), n_eval_episodes=20)[0] == 4.0, kwargs
 
 
-@pytest.mark.parametrize("credit", ["reward_to_go", "episode"])
+@pytest.mark.parametrize(
+    ("credit", "discount_weighting"), [("reward_to_go", False), ("reward_to_go", True), ("episode", False)]
+)
 @pytest.mark.parametrize("baseline", [None, "mean", "value"])
-@pytest.mark.parametrize("discount_weighting", [False, True])
 @pytest.mark.parametrize("normalize_advantage", [False, True])
 def test_every_switch_does_to_the_update_what_it_says(credit, baseline, discount_weighting, normalize_advantage):
     """One step of SGD with learning rate 1 moves the actor by its gradient, written out here."""
@@ -614,6 +615,7 @@ def test_vec_normalize_and_set_env():
     [
         ({"credit": "future"}, ["credit", "future"]),
         ({"baseline": "median"}, ["baseline", "median"]),
+        ({"credit": "episode", "discount_weighting": True}, ["discount_weighting=True", 'credit="episode"']),
         ({"n_episodes": 0}, ["n_episodes", "0"]),
         ({"n_steps": -1}, ["n_steps", "-1"]),
         ({"gamma": 1.5}, ["gamma", "1.5"]),

@@ -33,8 +33,12 @@ def load_csv(path: str | Path, action_space: spaces.Space | None = None, columns
     import pandas as pd
 
     with reading(path, "a CSV file"):
-        # Without these, delimiters at the ends of rows shift all columns by one, and a column's type depends on the chunk.
-        return from_table(pd.read_csv(path, index_col=False, low_memory=False), action_space, columns)
+        with warnings.catch_warnings():
+            # Rows with more fields than the header, of which pandas would drop the last.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            # Else delimiters at the ends of rows shift all columns by one, and types depend on where chunks end.
+            table = pd.read_csv(path, index_col=False, low_memory=False)
+        return from_table(table, action_space, columns)
 
 
 def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: Columns | None) -> OfflineDataset:
