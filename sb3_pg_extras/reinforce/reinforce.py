@@ -128,8 +128,8 @@ class REINFORCE(PolicyGradientAlgorithm):
         self._check_numbers({"n_episodes": (1, math.inf), "n_steps": (0, math.inf)}, integer=True)
         if self.credit == "episode" and self.discount_weighting:
             raise ValueError(
-                'discount_weighting=True with credit="episode" is not a policy gradient: the return of an episode is discounted '
-                "from its first step already. Leave one of them out"
+                'discount_weighting=True with credit="episode" is not a policy gradient: the return of an episode is '
+                "discounted from its first step already. Leave one of them out"
             )
         if not issubclass(self.rollout_buffer_class, EpisodeRolloutBuffer):  # type: ignore[arg-type]
             raise ValueError(f"rollout_buffer_class={self.rollout_buffer_class}: must be an EpisodeRolloutBuffer")
