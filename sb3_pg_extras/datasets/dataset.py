@@ -20,6 +20,9 @@ Observations = np.ndarray | dict[str, np.ndarray]
 
 # How far outside the action space an action may lie, as a share of the space's width: room for float32 rounding only.
 ACTION_TOLERANCE = 1e-4
+# Numbers whose range is such a share of their size are warned of: float32 tells apart less than 200 values in it. A smaller
+# range is rounding.
+LOST_RANGE = (1e-10, 1e-5)
 # Spaces of integers that stand for choices.
 CHOICES = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 # The spaces of a reward and of a flag.
@@ -125,8 +128,11 @@ class OfflineDataset:
         """
         :param rows: Successive transitions, ``dataset[start:stop]``.
         :return: A dataset of views. An episode that the slice cuts neither terminates nor is truncated there.
+        :raises TypeError: when it is not a slice.
         :raises DatasetError: when it is empty, or its rows do not follow each other.
         """
+        if not isinstance(rows, slice):
+            raise TypeError(f"dataset[{rows!r}]: must be a slice such as dataset[:9]. Fields have rows: dataset.rewards[0]")
         start, stop, step = rows.indices(len(self))
         if step != 1 or start >= stop:
             raise DatasetError(
@@ -320,12 +326,28 @@ def check_finite(name: str, array: np.ndarray, first_row: int = 0) -> None:
     raise DatasetError(f"{name} row {first_row + row} is not finite: {array[row]}. Remove or repair that row")
 
 
-def _as_float32(array: np.ndarray) -> np.ndarray:
+def _as_float32(array: np.ndarray, name: str) -> np.ndarray:
     # A mapped array would be copied into memory: batches of it are converted instead.
     if isinstance(array, np.memmap) and array.dtype.kind == "f":
         return array
+    if array.dtype.itemsize > 4:
+        _warn_of_merged_values(array.reshape(len(array), -1), name)
     with np.errstate(over="ignore"):
         return np.asarray(array).astype(np.float32, copy=False)
+
+
+def _warn_of_merged_values(columns: np.ndarray, name: str) -> None:
+    low, high = (np.asarray(bound, np.float64) for bound in (columns.min(axis=0), columns.max(axis=0)))
+    with np.errstate(all="ignore"):
+        share = (high - low) / np.maximum(np.abs(low), np.abs(high))
+    merged = np.flatnonzero((share > LOST_RANGE[0]) & (share < LOST_RANGE[1]))
+    if len(merged):
+        i = merged[0]
+        step = np.spacing(np.float32(max(abs(low[i]), abs(high[i]))))
+        warnings.warn(
+            f"{name}: column {i} goes from {low[i]:.10g} to {high[i]:.10g}, of which float32 keeps steps of {step:.2g}: "
+            "subtract its first value, or leave it out"
+        )
 
 
 def _check_observations(name: str, value: Any, space: spaces.Space) -> Observations:
@@ -345,7 +367,7 @@ def _check_values(name: str, value: Any, space: spaces.Space, bounded: tuple[typ
         raise DatasetError(f"{name}: spaces of type {type(space).__name__} are not supported")
     array = as_array(name, value)
     if array.dtype.kind == "f" or (isinstance(space, spaces.Box) and space.dtype.kind == "f"):
-        array = _as_float32(array)
+        array = _as_float32(array, name)
     check_finite(name, array)
     if array.size == len(array) and space.shape is not None and np.prod(space.shape) == 1:
         # A single number per row may have its own axis or not.
@@ -368,7 +390,7 @@ def _clipped(actions: np.ndarray, space: spaces.Box) -> np.ndarray:
     excess = np.abs(actions - clipped).reshape(len(actions), -1).max(axis=1)
     n_outside, furthest = np.count_nonzero(excess), excess.max()
     warnings.warn(f"{n_outside} of {len(actions)} actions were outside {space}, by at most {furthest:.3g}: they are clipped")
-    return np.asarray(_as_float32(clipped)) if clipped.dtype.kind == "f" else clipped
+    return np.asarray(clipped.astype(np.float32, copy=False)) if clipped.dtype.kind == "f" else clipped
 
 
 def _first_outside(array: np.ndarray, space: spaces.Space) -> int | None:

@@ -68,7 +68,8 @@ def load_dataset(
 
     :param source: An :class:`OfflineDataset` (returned as it is), an SB3 ``ReplayBuffer``, a ``minari.MinariDataset``, a
         dict of arrays, a pandas DataFrame, the path of a file or a folder in one of the formats of ``docs/datasets.md``,
-        ``"minari:<id>"``, or ``"bundled:<name>"``. A file that has not changed since it was last loaded is not read again.
+        ``"minari:<id>"``, or ``"bundled:<name>"``. The file that was loaded last is not read again until it changes, unless
+        it is a CSV file.
     :param action_space: The action space to assume for a source that names none (a dict of arrays, a bare ``.npz``,
         HDF5, trajectories of ``imitation``, parquet files).
     :param verbose: 0 for no output, 1 for a progress bar (on stderr) on a load that takes more than two seconds.
@@ -76,7 +77,7 @@ def load_dataset(
         how many, instead of refused. Actions are never clipped to bounds that are only assumed because no space is known.
     :param observation_keys: Which of several observations to keep; one gives a Box observation space, several a Dict.
     :param columns: For a CSV file or a DataFrame, which of its columns hold ``"observations"``, ``"actions"``,
-        ``"rewards"``, ``"terminations"``, ``"truncations"``, and the ``"episode"``.
+        ``"rewards"``, ``"terminations"``, ``"truncations"``, the ``"episode"`` and ``"next_observations"``.
     :return: The dataset.
     :raises DatasetError: when the source is unknown, missing, truncated or invalid.
     :raises MissingPackageError: when the format needs a package that is not installed.
@@ -108,7 +109,7 @@ def _load(source: Any, action_space: spaces.Space | None, verbose: int, columns:
     if pandas is not None and isinstance(source, pandas.DataFrame):
         return from_table(source, action_space, columns)
     if columns is not None:
-        if Path(str(source)).suffix != ".csv":
+        if Path(str(source)).suffix.lower() != ".csv":
             raise DatasetError(f"columns={columns}: only CSV files and DataFrames have columns to name, not {source!r}")
         return load_csv(source, action_space, columns)
     if isinstance(source, OfflineDataset):
@@ -186,7 +187,8 @@ def _path_and_loader(source: str) -> tuple[Path, Loader]:
             if is_format(path):
                 return path, loader
         raise DatasetError(f"dataset={source!r}: unknown kind of folder, expected Minari's, imitation's or .parquet files")
-    if path.suffix not in FILE_LOADERS:
+    suffix = path.suffix.lower()
+    if suffix not in FILE_LOADERS:
         hint = ""
         if source in BUNDLED_DATASETS.values():
             hint = f'. Did you mean "{BUNDLED_PREFIX}{source}"?'
@@ -195,7 +197,7 @@ def _path_and_loader(source: str) -> tuple[Path, Loader]:
         raise DatasetError(f"dataset={source!r}: unknown file format, expected one of {sorted(FILE_LOADERS)}{hint}")
     if not path.is_file():
         raise DatasetError(f"dataset={source!r}: no such file")
-    return path, FILE_LOADERS[path.suffix]
+    return path, FILE_LOADERS[suffix]
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """Rows of episodes with one observation per step, as in many files -> OfflineDataset, with next observations."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from sb3_pg_extras.datasets.dataset import ACTION_TOLERANCE, DatasetError, Offli
 
 # Rows moved at a time: copies stay small next to the data.
 CHUNK = 1 << 14
+# Dropped rewards are warned of when their mean size is so many times that of all.
+LARGE_REWARD = 2
 
 
 def from_rows(
@@ -26,7 +29,8 @@ def from_rows(
     - Otherwise the row is dropped. The row before it is then the episode's last, as ``episode_ends`` says. Its next
       observation is the dropped row's, a real one, and its value is bootstrapped like any other. If the dropped row was
       truncated, the row before it is marked truncated instead, so that the episode still counts as one that reached its
-      time limit; its return lacks the dropped reward. An episode of that single row disappears.
+      time limit; its return lacks the dropped reward. An episode of that single row disappears. Dropped rewards that are
+      much larger than the others, such as one for success in the last row, are warned of.
 
     :param fields: ``observations`` (an array or a dict of arrays), ``actions``, ``rewards``, ``terminations``,
         ``truncations`` (bool), and ``next_observations`` where the file has them. The arrays are changed in place and
@@ -53,6 +57,7 @@ def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[d
     terminations, truncations = fields["terminations"], fields["truncations"]
     last = ends - 1
     lost = last[~terminations[last]]
+    _warn_of_lost_rewards(fields["rewards"], lost)
     keep = np.ones(len(terminations), bool)
     keep[lost] = False
     if not keep.any():
@@ -73,6 +78,17 @@ def _with_next_observations(fields: dict[str, Any], ends: np.ndarray) -> tuple[d
     return fields | {"next_observations": next_observations}, ends[np.diff(ends, prepend=0) > 0]
 
 
+def _warn_of_lost_rewards(rewards: Any, lost: np.ndarray) -> None:
+    rewards = as_array("rewards", rewards)
+    size, lost_size = np.abs(rewards).mean(), np.abs(rewards[lost]).mean() if len(lost) else 0.0
+    if lost_size > LARGE_REWARD * size:
+        warnings.warn(
+            f"the last rows of {len(lost)} episodes that do not terminate are dropped, having no next observation, and with "
+            f"them rewards of {lost_size:.3g} on average, where all rows have {size:.3g}. If an episode ends there, as with "
+            "success, mark the row as terminated; otherwise give next observations, or move the reward one row up"
+        )
+
+
 def _fill(target: np.ndarray, array: np.ndarray, keep: np.ndarray, shift: np.ndarray | None = None) -> np.ndarray:
     """Write the kept rows, or where ``shift`` is set those that follow them, to the front of ``target``, part by part."""
     stop = 0
@@ -88,7 +104,12 @@ def _assumed_action_space(actions: np.ndarray) -> spaces.Space:
     if actions.dtype.kind in "biu":
         if flat.shape[1] != 1 or flat.min() < 0:
             raise DatasetError(f"actions are integers of shape {actions.shape}, minimum {flat.min()}: pass action_space")
-        return spaces.Discrete(int(flat.max()) + 1)
+        space = spaces.Discrete(int(flat.max()) + 1)
+        warnings.warn(
+            f"actions are integers: they are taken for choices, {space}. Pass action_space if there are more of them, or a "
+            "Box if they are quantities"
+        )
+        return space
     if max(flat.max(), -flat.min()) > 1 + ACTION_TOLERANCE:
         row = int(np.argmax((np.abs(flat) > 1 + ACTION_TOLERANCE).any(axis=1)))
         raise DatasetError(f"actions row {row} is {actions[row]}, outside the [-1, 1] assumed: pass action_space")

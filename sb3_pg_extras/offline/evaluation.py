@@ -301,7 +301,7 @@ class FQE(OfflineAlgorithm):
         """
         :param confidence: Confidence level of the interval, between 0 and 1.
         :return: The mean of the initial states' values, with a bootstrap interval over episodes. It does not include the
-            error of the learnt Q function. An impossible mean is warned of.
+            error of the learnt Q function, and is NaN where there is one episode. An impossible mean is warned of.
         """
         values = self.initial_values()
         mean = float(values.mean())
@@ -312,7 +312,10 @@ class FQE(OfflineAlgorithm):
                 f"the value {mean:.4g} is impossible: rewards like the dataset's add up to {bound:.4g} at most. The policy "
                 "leaves the data, which cannot tell what it is worth"
             )
-        if len(values) < 2 or np.ptp(values) == 0:
+        if len(values) < 2:
+            warnings.warn("the data has one episode: the value of one initial state, without an interval")
+            return value._replace(low=np.nan, high=np.nan)
+        if np.ptp(values) == 0:
             return value
         from scipy.stats import bootstrap  # here, as it takes a second to import
 

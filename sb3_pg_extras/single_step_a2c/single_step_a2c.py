@@ -385,6 +385,28 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         own = [name for name in ("critic_optimizer", "traces") if getattr(self, name) is not None]
         return [*state_dicts, *own], tensors
 
+    def set_parameters(self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto") -> None:
+        """
+        As SB3's. Traces stay as they are where another ``trace_decay`` saved none, and are left out where this one has none.
+
+        :param load_path_or_dict: A saved model, or parameters by name as :meth:`get_parameters` returns them.
+        :param exact_match: Whether no other name may be missing.
+        :param device: The device to load to.
+        :raises ValueError: when one of the two models has an optimiser of its critic, and the other has not.
+        """
+        if isinstance(load_path_or_dict, dict) and exact_match:
+            if ("critic_optimizer" in load_path_or_dict) != (self.critic_optimizer is not None):
+                has = "has an" if self.critic_optimizer is None else "has no"
+                raise ValueError(
+                    f"critic_learning_rate={self.critic_learning_rate!r}: the saved model {has} optimiser of its critic. "
+                    "Leave the argument as it was, or begin a new model"
+                )
+            load_path_or_dict = dict(load_path_or_dict)
+            saved = load_path_or_dict.pop("traces", None)
+            if self.traces is not None:
+                load_path_or_dict["traces"] = saved or self.traces.state_dict()
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
 
 def successors(new_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> tuple[Any, np.ndarray]:
     """

@@ -36,6 +36,8 @@ def test_rows_keep_the_episodes_that_they_cut(dataset):
     assert part.rewards.tolist() == [1.0] * 5 + [3.0] * 10 + [2.0] * 5
     assert not part.terminations[-1]
     assert same(dataset[:], dataset)
+    with pytest.raises(TypeError, match=r"dataset\[0\]: must be a slice"):
+        dataset[0]
     for rows in (slice(3, 3), slice(0, 10, 2), slice(50, 60)):
         with pytest.raises(DatasetError, match="of 40 transitions: must be successive rows"):
             dataset[rows]

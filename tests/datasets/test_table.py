@@ -1,5 +1,7 @@
 """Robot logs as tables: CSV files and DataFrames with named columns."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,7 +71,7 @@ def test_ends_without_terminations_are_time_limits():
         ({"columns": COLUMNS | {"reward": "r"}}, "columns='reward' is unknown"),
         ({"columns": {**COLUMNS, "observations": ["x", "y"]}}, "observations: column 'y' is missing"),
         ({"columns": {**COLUMNS, "observations": ["x", "note"]}}, "observations: column 'note' must hold numbers"),
-        ({"columns": {name: COLUMNS[name] for name in ("observations", "actions", "rewards")}}, "nothing says where"),
+        ({"columns": {name: COLUMNS[name] for name in ("observations", "actions", "rewards")}}, "a single long run"),
         ({"table": log().assign(x=[0, 1, np.nan, 3, 4, 5, 6])}, "observations: column 'x' is empty in row 2"),
         ({"table": log().assign(crashed=[0, 1, 0, 0, 0, 0, 0])}, "row 1 terminates or is truncated, but episode a goes on"),
         ({"table": log().assign(crashed=[0, 0, 2, 0, 0, 0, 0])}, "terminations"),
@@ -174,3 +176,49 @@ def test_flags_and_counts_stand_beside_numbers(dtype):
         for kind in (float, dtype)
     ]
     np.testing.assert_array_equal(data[0].observations, data[1].observations)
+
+
+def test_next_observations_of_their_own_drop_no_row():
+    table = log()
+    table["x'"], table["v'"] = table["x"] + 1, table["v"] + 0.1
+    columns = COLUMNS | {"next_observations": ["x'", "v'"]}
+    dataset = load_dataset(table, ACTIONS, columns=columns)
+    assert dataset.next_observations[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert dataset.truncations.tolist() == [False] * 6 + [True]
+    with pytest.raises(DatasetError, match="next_observations has shape"):
+        load_dataset(table, ACTIONS, columns=columns | {"next_observations": ["x'"]})
+    with pytest.raises(DatasetError, match="actions row 4"):
+        load_dataset(table.assign(u=[0, 0, 0, 0, 9, 0, 0]), ACTIONS, columns=columns)
+
+
+def test_rewards_in_dropped_rows_are_warned_of():
+    with pytest.warns(UserWarning, match="last rows of 1 episodes .* rewards of 1 on average, where all rows have 0.143"):
+        load_dataset(log().assign(r=[0, 0, 0, 0, 0, 0, 1.0]), ACTIONS, columns=COLUMNS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(log().assign(r=1.0), ACTIONS, columns=COLUMNS)
+        # A terminal row is not dropped.
+        load_dataset(log().assign(r=[0, 0, 1.0, 0, 0, 0, 0]), ACTIONS, columns=COLUMNS)
+
+
+def test_values_that_float32_merges_are_warned_of():
+    table = log().assign(x=1.7e9 + np.arange(7.0) * 20)
+    with pytest.warns(UserWarning, match="observations: column 0 goes from 1700000000 to 1700000100, .* steps of 1.3e.02"):
+        load_dataset(table, ACTIONS, columns=COLUMNS)
+    # Rounding errors are not values.
+    rounded = 0.3 + np.arange(7) * 1e-16
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(log().assign(x=rounded), ACTIONS, columns=COLUMNS)
+
+
+def test_integers_taken_for_choices_are_warned_of():
+    with pytest.warns(UserWarning, match=r"taken for choices, Discrete\(7\).*Box if they are quantities"):
+        load_dataset(log().assign(u=range(7)), columns=COLUMNS)
+
+
+def test_suffixes_may_be_capitals(tmp_path):
+    log().to_csv(tmp_path / "LOG.CSV", index=False)
+    assert len(load_dataset(tmp_path / "LOG.CSV", ACTIONS, columns=COLUMNS)) == 6
+    with pytest.raises(DatasetError, match="pass columns="):
+        load_dataset(tmp_path / "LOG.CSV", ACTIONS)

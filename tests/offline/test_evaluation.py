@@ -101,7 +101,10 @@ def test_interval_is_over_episodes():
     # 1.96 standard errors of 0.1.
     assert (value.low, value.high) == pytest.approx((1.8, 2.2), abs=0.03)
     fqe.initial_values = lambda: np.array([4.0])
-    assert fqe.value()[:4] == (4.0, 4.0, 4.0, 1)
+    with pytest.warns(UserWarning, match="one episode"):
+        value = fqe.value()
+    assert value.mean == 4.0
+    assert np.isnan([value.low, value.high]).all()
 
 
 def test_values_that_rewards_cannot_add_up_to_are_impossible():

@@ -295,9 +295,7 @@ def test_save_load_and_going_on_equals_never_having_stopped(settings, backend, t
         th.manual_seed(1)
         one.learn(100, reset_num_timesteps=False)
     assert th.equal(vector(model), vector(loaded))
-    # And it matters: without the saved state it would not be equal.
-    stripped = SingleStepA2C.load(tmp_path / "model.zip", env=env, force_reset=True)
-    assert stripped._n_updates == 17 and stripped.num_timesteps == 34
+    assert loaded._n_updates == 17 + 50 and loaded.num_timesteps == 134
 
 
 def test_the_saved_traces_and_optimizers_matter(tmp_path):
@@ -312,6 +310,24 @@ def test_the_saved_traces_and_optimizers_matter(tmp_path):
             th.manual_seed(1)
             one.learn(3, reset_num_timesteps=False)
         assert not th.equal(vector(loaded), vector(intact)), name
+
+
+@pytest.mark.parametrize(("saved", "given"), [(0.0, 0.8), (0.8, 0.0), (0.8, 0.5)])
+def test_another_trace_decay_can_be_loaded(saved, given, tmp_path):
+    model = make(trace_decay=saved).learn(20)
+    model.save(tmp_path / "model.zip")
+    loaded = SingleStepA2C.load(tmp_path / "model.zip", env=model.env, trace_decay=given)
+    assert th.equal(vector(loaded), vector(model))
+    assert (loaded.traces is None) == (given == 0)
+    loaded.learn(10, reset_num_timesteps=False)
+    assert not th.equal(vector(loaded), vector(model))
+
+
+@pytest.mark.parametrize(("saved", "given", "words"), [(1e-3, None, "has an"), (None, 1e-3, "has no")])
+def test_another_number_of_optimizers_cannot_be_loaded(saved, given, words, tmp_path):
+    make(critic_learning_rate=saved).save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=f"critic_learning_rate={given}: the saved model {words} optimiser"):
+        SingleStepA2C.load(tmp_path / "model.zip", critic_learning_rate=given)
 
 
 def test_a_new_start_forgets_the_traces():

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 # Which columns hold what: a name, several names, or for Dict observations a dict of names.
 Columns = Mapping[str, str | Sequence[str] | Mapping[str, str | Sequence[str]]]
-FIELDS = ("observations", "actions", "rewards", "terminations", "truncations", "episode")
+FIELDS = ("observations", "actions", "rewards", "terminations", "truncations", "episode", "next_observations")
+# Those that say where an episode ends.
+ENDS = FIELDS[3:6]
 
 
 def load_csv(path: str | Path, action_space: spaces.Space | None = None, columns: Columns | None = None) -> OfflineDataset:
@@ -43,21 +45,25 @@ def load_csv(path: str | Path, action_space: spaces.Space | None = None, columns
 
 def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: Columns | None) -> OfflineDataset:
     """
-    Make a dataset of rows ``(s_t, a_t, r_t)`` in time order. The next observation is that of the episode's next row:
-    :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
+    Make a dataset of rows ``(s_t, a_t, r_t)`` in time order. Without columns of next observations, the next one is that of
+    the episode's next row: :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
 
     :param table: One step per row.
     :param action_space: The action space; None assumes ``[-1, 1]`` for floats and ``0 ... max`` for integers.
     :param columns: The columns of ``"observations"``, ``"actions"`` and ``"rewards"``; of ``"episode"``, whose value changes
         where an episode begins; of ``"terminations"`` and ``"truncations"``, flags that are set in an episode's last row.
-        At least one of these three is needed; an end that is not a termination is a truncation.
+        At least one of these three is needed; an end that is not a termination is a truncation. ``"next_observations"``
+        are columns in the order of those of ``"observations"``.
     :return: The dataset.
     :raises DatasetError: when ``columns`` is malformed, a column is missing, has an empty cell or holds anything but finite
         numbers (the episodes may have any names), or an action is out of bounds. Rows are those of the table, from 0.
     """
     columns = _checked(table, columns)
-    if not set(columns) & set(FIELDS[3:]):
-        raise DatasetError(f"columns names none of {FIELDS[3:]}: nothing says where an episode ends")
+    if not set(columns) & set(ENDS):
+        raise DatasetError(
+            f"columns names none of {ENDS}: nothing says where an episode ends. For a single long run, name as 'episode' a "
+            "column that has the same value in all rows"
+        )
     if len(table) == 0:
         raise DatasetError("the table has no rows")
     flags = {name: as_flags(name, _array(table, name, columns[name])) for name in FIELDS[3:5] if name in columns}
@@ -84,6 +90,8 @@ def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: C
     try:
         return from_rows(fields, ends, action_space)
     except DatasetError as error:
+        if "next_observations" in fields:
+            raise
         wrong = error
     # Errors count the rows that from_rows keeps. Given next observations it keeps all: then they name the table's row.
     fields = _fields(table, columns, flags)
@@ -100,10 +108,11 @@ def _checked(table: "DataFrame", columns: Any) -> dict[str, Any]:
         what = f"columns={unknown[0]!r} is unknown"
     elif lacking := [name for name in FIELDS[:3] if name not in columns]:
         what = f"columns lacks {lacking[0]!r}"
+        what += ", a column that you compute if the log has none" * (lacking[0] == "rewards")
     else:
         return dict(columns)
     raise DatasetError(
-        f"{what}: pass columns= to load_dataset, with {FIELDS[:3]} and one or more of {FIELDS[3:]}, for example "
+        f"{what}: pass columns= to load_dataset, with {FIELDS[:3]}, one or more of {ENDS}, for example "
         f'{{"observations": ["x", "y"], "actions": ["u"], "rewards": "r", "episode": "run"}}; '
         f"the table has {list(table)}"
     )
@@ -111,17 +120,18 @@ def _checked(table: "DataFrame", columns: Any) -> dict[str, Any]:
 
 def _fields(table: "DataFrame", columns: dict[str, Any], flags: dict[str, np.ndarray]) -> dict[str, Any]:
     """What :func:`from_rows` takes, in arrays of its own."""
-    observations = columns["observations"]
     return {
-        "observations": (
-            {key: _array(table, f"observations[{key!r}]", names) for key, names in observations.items()}
-            if isinstance(observations, Mapping) and observations
-            else _array(table, "observations", [observations] if isinstance(observations, str) else observations)
-        ),
+        **{name: _observations(table, name, columns[name]) for name in (FIELDS[0], FIELDS[6]) if name in columns},
         "actions": _array(table, "actions", columns["actions"]),
         "rewards": _array(table, "rewards", columns["rewards"]),
         **{name: flag.copy() for name, flag in flags.items()},
     }
+
+
+def _observations(table: "DataFrame", field: str, names: Any) -> Any:
+    if isinstance(names, Mapping) and names:
+        return {key: _array(table, f"{field}[{key!r}]", listed) for key, listed in names.items()}
+    return _array(table, field, [names] if isinstance(names, str) else names)
 
 
 def _known(table: "DataFrame", field: str, name: Any) -> Any:
