@@ -34,7 +34,8 @@ class BCQ(OfflineAlgorithm):
     :param vae_kl_weight: Weight of the KL term in the VAE's loss.
     :param target_q_mixture: Weight of the minimum over critics in the target, the maximum has the rest (lambda).
     :param n_target_samples: Actions per next state; the target takes the best.
-    :param n_action_samples: Candidates when acting; the best under the first critic is taken.
+    :param n_action_samples: Candidates when acting; the best under the first critic is taken. ``load`` takes another number
+        and another ``max_perturbation`` for a trained model.
     :param n_collect_steps: Random steps to take when there is no dataset.
     :param n_steps: Steps of the return in the critics' target. The steps are the data's, uncorrected.
     :param normalize_observations: Whether the networks normalise vectors with the dataset's mean and standard deviation.

@@ -102,7 +102,8 @@ class BEAR(OfflineAlgorithm):
         train in several calls.
     :param target_q_mixture: Weight of the minimum over critics in the target, the maximum has the rest.
     :param n_target_samples: Actions per next state; the target takes the best.
-    :param n_action_samples: Actions drawn when acting; the best under the first critic is taken.
+    :param n_action_samples: Actions drawn when acting; the best under the first critic is taken. ``load`` takes another
+        number for a trained model.
     :param q_reduction: How the actor's loss reduces the critics: "min", "max" or "mean".
     :param variance_penalty: Weight of the critics' disagreement in the actor's loss.
     :param bootstrap_probability: Probability that a critic learns from a transition, drawn once for each (1: all).
