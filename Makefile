@@ -53,7 +53,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The figures of README and docs (hours; runs that have a result are not repeated).
+# The figures of README and docs (days; runs that have a result are not repeated).
 benchmark: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mujoco]"
 	test -d benchmarks/runs/streaming-drl || git clone --quiet https://github.com/mohmdelsayed/streaming-drl benchmarks/runs/streaming-drl

@@ -286,7 +286,7 @@ def train_model(spec: dict[str, Any], seed: int, device: str) -> dict[str, Any]:
 
 def offline_figures(model: Any, held_out: sb3_pg_extras.OfflineDataset, n_steps: int) -> dict[str, float]:
     """:return: FQE's value of the model on held-out data, and the figures beside it."""
-    value, figures = evaluation.judge(model, held_out, n_steps, seed=0)
+    value, figures = evaluation.evaluate_offline(model, held_out, n_steps, seed=0)
     figures |= {"value": value.mean, "bound": value.bound}
     return {name: float(f"{x:.4g}") for name, x in figures.items()}
 

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--sac-steps", type=int, default=2_500, help="steps of SAC in the environment before it is stopped")
     parser.add_argument("--steps", type=int, default=3_000, help="gradient steps of behaviour cloning and of BEAR")
     parser.add_argument("--online-steps", type=int, default=1_000, help="steps in the environment from BEAR's networks on")
-    parser.add_argument("--episodes", type=int, default=20, help="greedy episodes that judge each policy")
+    parser.add_argument("--episodes", type=int, default=20, help="deterministic episodes to evaluate each policy")
     args = parser.parse_args()
     th.set_num_threads(1)
 

@@ -2,7 +2,7 @@
 From a robot's log to a policy in one file, without an environment: ``python examples/log_to_robot.py``, under five minutes.
 
 The log is a CSV file, here written from the dataset that comes with the package. It is looked at, split and learnt from, the
-policies are judged by the held-out part, the better one is exported, and a loop that needs NumPy and onnxruntime runs it.
+policies are evaluated on the held-out part, the better one is exported, and a loop that needs NumPy and onnxruntime runs it.
 """
 
 import argparse

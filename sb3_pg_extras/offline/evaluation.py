@@ -191,7 +191,7 @@ class FQE(OfflineAlgorithm):
         self.cuda_graphs = deterministic
         self._next_actions: th.Tensor | None = None
         if self._vec_normalize_env is not None:
-            raise ValueError("env: FQE judges by the dataset's own rewards, leave VecNormalize out; the policy keeps its")
+            raise ValueError("env: FQE evaluates with the dataset's own rewards, leave VecNormalize out; the policy keeps its")
         if _init_setup_model:
             if not hasattr(self.evaluated, "predict"):
                 raise ValueError(f"policy={policy!r}: must be a model or a policy, with predict()")
@@ -341,7 +341,7 @@ def check_episodes_end(dataset: OfflineDataset) -> None:
         )
 
 
-def judge(
+def evaluate_offline(
     model: Any,
     dataset: DatasetSource,
     n_steps: int = 10_000,
@@ -471,7 +471,7 @@ class FQECallback(BaseCallback):
 
     def evaluate(self) -> tuple[Value, dict[str, float]]:
         """:return: The model's value, and the cheaper figures."""
-        return judge(self.model, self.dataset, self.n_steps, self.seed, self.progress, **self.fqe_kwargs)
+        return evaluate_offline(self.model, self.dataset, self.n_steps, self.seed, self.progress, **self.fqe_kwargs)
 
     def _on_step(self) -> bool:
         if self.eval_freq <= 0 or self.n_calls % self.eval_freq:

@@ -17,7 +17,7 @@ from sb3_pg_extras.datasets import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.layout import has_spaces
 from sb3_pg_extras.datasets.plots import COLOR
 from sb3_pg_extras.datasets.summary import aligned
-from sb3_pg_extras.offline.evaluation import judge
+from sb3_pg_extras.offline.evaluation import evaluate_offline
 from sb3_pg_extras.offline.sources import DatasetEnv
 from sb3_pg_extras.zoo import UsageError, new_file, register
 from sb3_pg_extras.zoo.collect import _load_model
@@ -57,11 +57,11 @@ def main() -> None:
     name = (args.env or run_name(args.dataset)).replace("/", "-")
     paths = _models(args, name)
     data, described = held_out_of(paths[0].parent, args.dataset)
-    print(f"Judging by {described}: {data}")
+    print(f"Evaluating on {described}: {data}")
     rows = {path.name: _figures(args, path, data) for path in paths}
     print("\n".join(["", *aligned(rows)]))
     output = args.output or new_file(f"{args.algo}-{name}-offline", ".png")
-    _plot(rows, output, f"{args.algo}, judged by {described}")
+    _plot(rows, output, f"{args.algo}, evaluated on {described}")
     print(f"\nPicture: {output}")
 
 
@@ -105,7 +105,7 @@ def _figures(args: argparse.Namespace, path: Path, data: OfflineDataset) -> dict
     for statistics in path.parent.glob("*/vecnormalize.pkl"):
         model.set_env(VecNormalize.load(str(statistics), DummyVecEnv([lambda: DatasetEnv(data)])))
     gamma = {} if args.gamma is None else {"gamma": args.gamma}
-    value, figures = judge(model, data, args.fqe_steps, args.seed, path.name, **gamma)
+    value, figures = evaluate_offline(model, data, args.fqe_steps, args.seed, path.name, **gamma)
     return {"timesteps": model.num_timesteps, **value.row(), **figures}
 
 

@@ -102,7 +102,7 @@ class Split:
                 try:
                     self.training, self.held_out = data.split(1 - float(held_out), SPLIT_SEED)
                 except DatasetError as error:
-                    hint = "--held-out takes another share, another file, or 0 to judge by what is learnt from"
+                    hint = "--held-out takes another share, another file, or 0 to evaluate on the training data"
                     raise DatasetError(f"{source}: {error}. {hint}") from error
         if isinstance(data, OfflineDataset):
             self.facts |= fingerprint(data)
@@ -161,7 +161,7 @@ class TrainParser(argparse.ArgumentParser):
         """As argparse's. A dataset without an environment is read at once."""
         group = self.add_argument_group("dataset, for offline algorithms; without --env it stands for the environment")
         group.add_argument("--dataset", help="short for -params dataset:DATASET")
-        held_out = f"without --env: share of the episodes to judge by, or 0, or another dataset (default: {HELD_OUT})"
+        held_out = f"without --env: share of the episodes to evaluate on, or 0, or another dataset (default: {HELD_OUT})"
         group.add_argument("--held-out", help=held_out, type=share_or_dataset)
         group.add_argument("--fqe-steps", help=f"gradient steps of each offline evaluation (default: {FQE_STEPS})", type=int)
         env = self.get_default("env")
@@ -201,7 +201,7 @@ def _prepare(args: argparse.Namespace) -> None:
     args.env = run_name(args.dataset)
     # Not gym.register: it refuses "Hopper", since there is "Hopper-v5".
     gym.registry[args.env] = EnvSpec(args.env, no_environment)
-    print(f"Learning from {split.training}, judging by {split.held_out}")
+    print(f"Training on {split.training}, evaluating on {split.held_out}")
     train: Any = importlib.import_module("rl_zoo3.train")
     train.ExperimentManager = functools.partial(OfflineManager, split, args.fqe_steps)
 

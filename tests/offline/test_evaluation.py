@@ -290,9 +290,9 @@ def test_a_predict_is_enough():
 def test_a_long_evaluation_shows_its_progress(monkeypatch, capsys):
     monkeypatch.setattr(evaluation, "tqdm", lambda **kwargs: tqdm(**kwargs | {"delay": 0}))
     model = BC("MlpPolicy", None, make_arrays(), policy_kwargs={"net_arch": [8]}, device="cpu")
-    evaluation.judge(model, make_arrays(), 5)
+    evaluation.evaluate_offline(model, make_arrays(), 5)
     assert capsys.readouterr().err == ""
-    evaluation.judge(model, make_arrays(), 5, progress="robot.zip")
+    evaluation.evaluate_offline(model, make_arrays(), 5, progress="robot.zip")
     assert "robot.zip: " in capsys.readouterr().err
 
 
@@ -332,4 +332,4 @@ def test_wrong_input_ends_in_one_error():
 
 def test_models_without_a_discount_factor_are_judged_with_that_of_fqe():
     model = ARS("LinearPolicy", "Pendulum-v1", n_delta=1)
-    assert np.isfinite(evaluation.judge(model, PENDULUM, 2)[0].mean)
+    assert np.isfinite(evaluation.evaluate_offline(model, PENDULUM, 2)[0].mean)

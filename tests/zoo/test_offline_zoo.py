@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras import BC, FQE, OfflineDataset, load_dataset, save_dataset
 from sb3_pg_extras.datasets import DatasetError
-from sb3_pg_extras.offline.evaluation import judge
+from sb3_pg_extras.offline.evaluation import evaluate_offline
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.sources import DatasetEnv
 from sb3_pg_extras.zoo import ALGORITHMS, main
@@ -152,18 +152,18 @@ def test_training_goes_on_from_a_run(folder, train):
 
 
 def test_held_out_may_be_nothing_or_another_file(folder, run, train):
-    assert "judging by OfflineDataset(100 transitions" in train("--held-out", "0")
+    assert "evaluating on OfflineDataset(100 transitions" in train("--held-out", "0")
     evaluate = ("evaluate", "--algo", "bc", "--dataset", "robot.npz", "--fqe-steps", "3")
-    assert "Judging by all of robot.npz: OfflineDataset(100" in run(*evaluate)
+    assert "Evaluating on all of robot.npz: OfflineDataset(100" in run(*evaluate)
     save_dataset(OfflineDataset(**arrays(40)), "other.npz")
-    assert "judging by OfflineDataset(40 transitions" in train("--held-out", "other.npz")
-    assert f"Judging by {folder}/other.npz: OfflineDataset(40" in run(*evaluate)
+    assert "evaluating on OfflineDataset(40 transitions" in train("--held-out", "other.npz")
+    assert f"Evaluating on {folder}/other.npz: OfflineDataset(40" in run(*evaluate)
     # Of other data all is used.
     save_dataset(OfflineDataset(**arrays(60)), "fresh.npz")
     output = run(
         "evaluate", "--algo", "bc", "--dataset", "fresh.npz", "--model", "logs/bc/robot_1/robot.zip", "--fqe-steps", "3"
     )
-    assert "Judging by all of fresh.npz: OfflineDataset(60" in output
+    assert "Evaluating on all of fresh.npz: OfflineDataset(60" in output
 
 
 def write_shards(folder: Path) -> None:
@@ -186,14 +186,14 @@ def test_a_dataset_larger_than_memory_is_judged_by_another(folder, run, train):
     assert (path / "best_model.zip").is_file()
     evaluate = ("evaluate", "--algo", "bc", "--fqe-steps", "3")
     output = run(*evaluate, "--dataset", "sharded:shards")
-    assert f"Judging by {folder}/robot.npz: OfflineDataset(100" in output
+    assert f"Evaluating on {folder}/robot.npz: OfflineDataset(100" in output
     with np.load(path / "offline_evaluations.npz") as saved:
         assert figures(output)["sharded-shards.zip"]["value"] == f"{saved['value'][-1]:.4g}"
-    # Other shards cannot be judged by; a file can, as the error says.
+    # Other shards cannot be evaluated on; a file can, as the error says.
     file = ("--dataset", "robot.npz", "--env", "sharded-shards")
     with pytest.raises(SystemExit, match=f"sharded:others: never in memory.*: evaluate {' '.join(file)}$"):
         run(*evaluate, "--dataset", "sharded:others", "--env", "sharded-shards")
-    assert "Judging by all of robot.npz" in run(*evaluate, *file)
+    assert "Evaluating on all of robot.npz" in run(*evaluate, *file)
 
 
 TRAIN, EVALUATE = ("train", "--algo", "bc", "--dataset"), ("evaluate", "--algo", "bc", "--env", "robot", "--dataset")
@@ -362,10 +362,10 @@ def test_evaluate_sees_what_an_agent_of_an_environment_saw(folder, run):
     output = run(
         "evaluate", "--algo", "ppo", "--env", "Robot-v0", "--dataset", "log.npz", "--fqe-steps", "5", "--gamma", "0.5"
     )
-    value, _ = judge(model, data, 5, gamma=0.5)
+    value, _ = evaluate_offline(model, data, 5, gamma=0.5)
     assert figures(output)["Robot-v0.zip"]["value"] == f"{value.mean:.4g}"
     model.set_env(DummyVecEnv([lambda: DatasetEnv(data)]))
-    assert figures(output)["Robot-v0.zip"]["value"] != f"{judge(model, data, 5, gamma=0.5)[0].mean:.4g}"
+    assert figures(output)["Robot-v0.zip"]["value"] != f"{evaluate_offline(model, data, 5, gamma=0.5)[0].mean:.4g}"
 
 
 def test_names_of_runs():
