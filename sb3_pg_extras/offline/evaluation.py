@@ -191,7 +191,9 @@ class FQE(OfflineAlgorithm):
         self.cuda_graphs = deterministic
         self._next_actions: th.Tensor | None = None
         if self._vec_normalize_env is not None:
-            raise ValueError("env: FQE evaluates with the dataset's own rewards, leave VecNormalize out; the policy keeps its")
+            raise ValueError(
+                "env: FQE evaluates with the dataset's own rewards, leave VecNormalize out; the policy keeps its"
+            )
         if _init_setup_model:
             if not hasattr(self.evaluated, "predict"):
                 raise ValueError(f"policy={policy!r}: must be a model or a policy, with predict()")

@@ -292,6 +292,11 @@ class OfflineAlgorithm(CheckedAlgorithm):
             self.generator = th.Generator(device=self.device)
         self.generator.manual_seed(int(th.randint(2**31, (1,))))
 
+    @property
+    def learned_normalized(self) -> bool:
+        """:return: Whether it has learned with a ``VecNormalize`` that normalises."""
+        return self._learned_normalized not in (None, what_is_normalized(None))
+
     def set_dataset(self, dataset: DatasetSource) -> None:
         """
         Learn from this dataset from now on. Networks that have learned go on normalising observations with the statistics of

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+import yaml
 from matplotlib.figure import Figure
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -18,9 +19,11 @@ from sb3_pg_extras.datasets.layout import has_spaces
 from sb3_pg_extras.datasets.plots import COLOR
 from sb3_pg_extras.datasets.summary import aligned
 from sb3_pg_extras.offline.evaluation import evaluate_offline
+from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.sources import DatasetEnv
 from sb3_pg_extras.zoo import UsageError, new_file, register
 from sb3_pg_extras.zoo.collect import _load_model
+from sb3_pg_extras.zoo.manager import errors_of_arguments
 from sb3_pg_extras.zoo.offline import FQE_STEPS, held_out_of, run_name
 
 
@@ -58,7 +61,8 @@ def main() -> None:
     paths = _models(args, name)
     data, described = held_out_of(paths[0].parent, args.dataset)
     print(f"Evaluating on {described}: {data}")
-    rows = {path.name: _figures(args, path, data) for path in paths}
+    with errors_of_arguments():
+        rows = {path.name: _figures(args, path, data) for path in paths}
     print("\n".join(["", *aligned(rows)]))
     output = args.output or new_file(f"{args.algo}-{name}-offline", ".png")
     _plot(rows, output, f"{args.algo}, evaluated on {described}")
@@ -102,11 +106,23 @@ def _figures(args: argparse.Namespace, path: Path, data: OfflineDataset) -> dict
         raise DatasetError(
             f"{path} is for the spaces {theirs}, {args.dataset} has {data.observation_space} and {data.action_space}"
         )
-    for statistics in path.parent.glob("*/vecnormalize.pkl"):
+    files = list(path.parent.glob("*/vecnormalize.pkl"))
+    if not files and _learned_normalized(model, path):
+        raise DatasetError(
+            f"{path} learned with VecNormalize, whose vecnormalize.pkl is not beside it: evaluate a whole run"
+        )
+    for statistics in files:
         model.set_env(VecNormalize.load(str(statistics), DummyVecEnv([lambda: DatasetEnv(data)])))
     gamma = {} if args.gamma is None else {"gamma": args.gamma}
     value, figures = evaluate_offline(model, data, args.fqe_steps, args.seed, path.name, **gamma)
     return {"timesteps": model.num_timesteps, **value.row(), **figures}
+
+
+def _learned_normalized(model: Any, path: Path) -> bool:
+    if isinstance(model, OfflineAlgorithm):
+        return model.learned_normalized
+    configs = [yaml.unsafe_load(file.read_text()) for file in path.parent.glob("*/config.yml")]
+    return any(config.get("normalize") for config in configs)
 
 
 def _plot(rows: dict[str, dict[str, Any]], path: Path, title: str) -> None:

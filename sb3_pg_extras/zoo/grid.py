@@ -13,6 +13,7 @@ import contextlib
 import csv
 import functools
 import io
+import itertools
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import yaml
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -41,8 +43,20 @@ from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register
 from sb3_pg_extras.zoo.jobs import run_missing
 from sb3_pg_extras.zoo.manager import Manager
+from sb3_pg_extras.zoo.offline import fingerprint
 
-FIELDS = ["algo", "dataset", "seed", "n_timesteps", "return_mean", "return_std", "starts", "seconds"]
+FIELDS = [
+    "algo",
+    "dataset",
+    "seed",
+    "n_timesteps",
+    "settings",
+    "eval_episodes",
+    "return_mean",
+    "return_std",
+    "starts",
+    "seconds",
+]
 
 
 class Start(NamedTuple):
@@ -80,6 +94,14 @@ def save_checkpoint(model: BaseAlgorithm, run: Path, env_id: str) -> None:
         shutil.rmtree(path)
 
 
+class Data(NamedTuple):
+    """A dataset: where it is, the id of its environment, and figures that identify its content."""
+
+    source: str
+    env_id: str
+    fingerprint: dict[str, Any]
+
+
 class Plan(NamedTuple):
     """What the runs of a grid share."""
 
@@ -88,21 +110,29 @@ class Plan(NamedTuple):
     eval_episodes: int
     # The hyper-parameters; None for ours.
     conf_file: Path | None
-    # Name of a dataset -> where it is, and the id of its environment.
-    datasets: dict[str, tuple[str, str]]
+    datasets: dict[str, Data]
 
 
 def hyperparams(plan: Plan, algo: str, env_id: str) -> dict[str, Any]:
     """:return: The entry for an environment, or the algorithm's default one."""
-    entries = yaml.safe_load((plan.conf_file or hyperparams_file(algo)).read_text())
+    file = plan.conf_file or hyperparams_file(algo)
+    entries = yaml.safe_load(file.read_text())
+    if not {env_id, "default"} & set(entries):
+        raise ValueError(f"{file} has neither an entry {env_id} nor one that is called default")
     return entries[env_id if env_id in entries else "default"]
+
+
+def settings(plan: Plan, algo: str, dataset: str, n_timesteps: int) -> str:
+    """:return: What differs where the data or the hyper-parameters of two runs do."""
+    data = plan.datasets[dataset]
+    what = [data, n_timesteps, sorted(hyperparams(plan, algo, data.env_id).items())]
+    return f"{zlib.crc32(repr(what).encode()):08x}"
 
 
 def run_folder(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> Path:
     """:return: The folder of a run's checkpoints, a different one for different settings."""
-    source, env_id = plan.datasets[dataset]
-    settings = zlib.crc32(f"{source} {n_timesteps} {sorted(hyperparams(plan, algo, env_id).items())}".encode())
-    return plan.folder / f"{algo}-{re.sub(r'[^a-zA-Z0-9.-]+', '-', Path(dataset).name)}-{seed}-{settings:08x}"
+    name = re.sub(r"[^a-zA-Z0-9.-]+", "-", Path(dataset).name)
+    return plan.folder / f"{algo}-{name}-{seed}-{settings(plan, algo, dataset, n_timesteps)}"
 
 
 def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dict[str, Any]:
@@ -125,7 +155,7 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     step, checkpoint = list(checkpoints(folder).items())[-1] if checkpoints(folder) else (0, None)
     with open(folder / "starts.csv", "a", newline="") as file:
         csv.writer(file).writerow(Start(socket.gethostname(), os.getpid(), step))
-    source, env_id = plan.datasets[dataset]
+    source, env_id, _ = plan.datasets[dataset]
     manager = Manager(
         argparse.Namespace(), algo, env_id, str(folder / "zoo"), n_timesteps=n_timesteps, eval_freq=-1, seed=seed, verbose=0,
         config=None if plan.conf_file is None else str(plan.conf_file), device="cpu",
@@ -137,21 +167,27 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     if step < n_timesteps:
 
         def save(*_: Any) -> bool:
-            save_checkpoint(model, folder, env_id)
+            save_checkpoint(model, folder, manager.env_name)
             return True
 
         callback = EveryNTimesteps(plan.checkpoint_freq, ConvertCallback(save))
         callback.last_time_trigger = step
         model.learn(n_timesteps - step, callback, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         if model.num_timesteps not in checkpoints(folder):
-            save_checkpoint(model, folder, env_id)
+            save_checkpoint(model, folder, manager.env_name)
     # Greedy episodes, always with the same seeds.
     manager.seed = 1_000
     env = manager.create_envs(min(plan.eval_episodes, 20), eval_env=True)
     sync_envs_normalization(model.env, env)  # type: ignore[arg-type]
     returns, _ = evaluate_policy(model, env, plan.eval_episodes, return_episode_rewards=True)
-    figures = (f"{np.mean(returns):.1f}", f"{np.std(returns):.1f}", len(read_starts(folder)))
-    return dict(zip(FIELDS, (algo, dataset, seed, n_timesteps, *figures, f"{time.perf_counter() - start:.1f}"), strict=True))
+    row = [algo, dataset, seed, n_timesteps, settings(plan, algo, dataset, n_timesteps), plan.eval_episodes]
+    row += [
+        f"{np.mean(returns):.1f}",
+        f"{np.std(returns):.1f}",
+        len(read_starts(folder)),
+        f"{time.perf_counter() - start:.1f}",
+    ]
+    return dict(zip(FIELDS, row, strict=True))
 
 
 class RayPool(Executor):
@@ -216,23 +252,29 @@ def main() -> None:
         ray = start_ray(args.address, args.workers)
         datasets = {}
         for name in args.datasets:
-            env_id = load_dataset(name).env_id
+            data = load_dataset(name)
+            env_id = data.env_id
             if env_id is None:
                 raise DatasetError(
                     f"{name}: env_id is not set, so there is no environment to evaluate in: save it with env_id="
                 )
-            datasets[name] = (os.path.abspath(name) if os.path.exists(name) else name, env_id)
+            gym.spec(env_id)
+            datasets[name] = Data(os.path.abspath(name) if os.path.exists(name) else name, env_id, fingerprint(data))
         plan = Plan(args.folder.resolve(), args.checkpoint_freq, args.eval_episodes, args.conf_file, datasets)
-        jobs = [
-            (algo, name, seed, args.n_timesteps or int(hyperparams(plan, algo, datasets[name][1])["n_timesteps"]))
-            for algo in args.algos
-            for name in args.datasets
-            for seed in args.seeds
-        ]
-        run_missing(
-            args.output, FIELDS, jobs,
-            lambda row: (row["algo"], row["dataset"], int(row["seed"]), int(row["n_timesteps"])),
-            functools.partial(run, plan), RayPool(ray, args.max_retries),
-        )  # fmt: skip
+        jobs = []
+        for algo, name in itertools.product(args.algos, datasets):
+            n_timesteps = args.n_timesteps or hyperparams(plan, algo, datasets[name].env_id).get("n_timesteps")
+            if n_timesteps is None:
+                raise ValueError(f"no n_timesteps for {algo} on {name}: give -n")
+            jobs += [(algo, name, seed, int(n_timesteps)) for seed in dict.fromkeys(args.seeds)]
+
+        def job_of(row: dict[str, str]) -> tuple[Any, ...]:
+            # Rows of other settings stay in the file, and their jobs are run.
+            job = (row["algo"], row["dataset"], int(row["seed"]), int(row["n_timesteps"]))
+            same = job in jobs and row.get("settings") == settings(plan, job[0], job[1], job[3])
+            return job if same and row["eval_episodes"] == str(args.eval_episodes) else ()
+
+        pool = RayPool(ray, args.max_retries)
+        run_missing(args.output, FIELDS, jobs, job_of, functools.partial(run, plan), pool)
     except (ConnectionError, ValueError) as error:
         sys.exit(f"sb3-pg-extras grid: error: {error}")

@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from sb3_pg_extras.datasets import DatasetError, OfflineDataset, load_dataset
 from sb3_pg_extras.datasets.load import BUNDLED_PREFIX, MINARI_PREFIX
+from sb3_pg_extras.zoo import new_file
 
 
 def main() -> None:
@@ -20,10 +21,10 @@ def main() -> None:
     parser.add_argument(
         "--env", help="id of the environment, for a file that names none (its action space, its reference scores)"
     )
-    parser.add_argument("-o", "--output", type=Path, help="the PNG to write (default: the dataset's name, in this folder)")
+    parser.add_argument("-o", "--output", type=Path, help="the PNG to write (default: a new file in this folder)")
     parser.add_argument("--no-plot", action="store_true", help="print the table only")
     args = parser.parse_args()
-    output = args.output or Path(f"{dataset_name(args.dataset)}.png")
+    output = args.output or new_file(dataset_name(args.dataset), ".png")
     if output.suffix != ".png":
         parser.error(f"argument -o/--output: {output}: the file name must end in .png")
     dataset = _load(args.dataset, args.env and _action_space(parser, args.env), args.env)

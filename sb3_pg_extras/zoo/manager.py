@@ -2,24 +2,39 @@
 
 import argparse
 import contextlib
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium as gym
 import optuna
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.zoo import CLASSES, UsageError, hyperparams_file, new_file
 from sb3_pg_extras.zoo.storage import SharedStudy, open_storage
 
 
 @contextlib.contextmanager
-def _errors_of_arguments() -> Iterator[None]:
+def errors_of_arguments() -> Iterator[None]:
+    """:raises UsageError: for an error of Python's in this block, unless an environment of the user's raised it."""
     try:
         yield
     except (AssertionError, NameError, SyntaxError, TypeError, ValueError) as error:
+        if _is_from_an_environment(error):
+            raise
         raise UsageError(" ".join(str(error).split()) or repr(error)) from error
+
+
+def _is_from_an_environment(error: Exception) -> bool:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        isinstance(frame.f_locals.get("self"), gym.Env) and not frame.f_globals["__name__"].startswith("gymnasium.")
+        for frame in frames
+    )
 
 
 class Manager(ExperimentManager):
@@ -45,12 +60,12 @@ class Manager(ExperimentManager):
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """:raises UsageError: when no model can be made with the arguments."""
-        with _errors_of_arguments():
+        with errors_of_arguments():
             return super().setup_experiment()
 
     def objective(self, trial: optuna.Trial) -> float:
         """:raises UsageError: when no model can be made with the arguments."""
-        with _errors_of_arguments():
+        with errors_of_arguments():
             return super().objective(trial)
 
     def create_log_folder(self) -> None:
@@ -61,6 +76,33 @@ class Manager(ExperimentManager):
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """As the zoo's; a search writes no monitor files."""
         return super().create_envs(n_envs, eval_env, no_log or self.optimize_hyperparameters)
+
+    def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
+        """:raises UsageError: when there is no such trial."""
+        try:
+            if not storage.endswith(".log"):
+                open_storage(storage)
+            return super().load_trial(storage, study_name, trial_id, convert)
+        except (IndexError, KeyError) as error:
+            raise UsageError(f"--storage {storage} has no trial {trial_id} of --study-name {study_name}") from error
+
+    def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
+        if "n_timesteps" not in hyperparams:
+            if self.n_timesteps <= 0:
+                raise UsageError(f"no n_timesteps for {self.env_name} in {self.config}: give -n")
+            hyperparams["n_timesteps"] = self.n_timesteps
+        preprocessed = super()._preprocess_hyperparams(hyperparams)
+        if issubclass(ALGOS[self.algo], OfflineAlgorithm):
+            # Each gradient step counts as one: --eval-freq and --save-freq must not be divided.
+            self.n_envs = 1
+        return preprocessed
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+        """As the zoo's, but a replay buffer beside the model does not replace the dataset that the command names."""
+        model = super()._load_pretrained_agent(hyperparams, env)
+        if "dataset" in (self.custom_hyperparams or {}):
+            model.set_dataset(hyperparams["dataset"])  # type: ignore[attr-defined]
+        return model
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """As the zoo's, with those of ``--trial-id 0`` too."""
@@ -91,7 +133,7 @@ class Manager(ExperimentManager):
         if self.storage is not None:
             # The study counts them.
             total, self.max_total_trials = self.max_total_trials, None
-            with _errors_of_arguments():
+            with errors_of_arguments():
                 if total is not None and total < 1:
                     raise ValueError(f"--max-total-trials {total}: at least 1")
                 storage = open_storage(self.storage)
@@ -107,7 +149,9 @@ class Manager(ExperimentManager):
 
         optuna.create_study = create
         try:
-            super().hyperparameters_optimization()
+            # Such as a search that was stopped before its first trial was complete.
+            with errors_of_arguments():
+                super().hyperparameters_optimization()
         finally:
             optuna.create_study = create_study
         if not no_plots:

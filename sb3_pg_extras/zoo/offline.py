@@ -19,6 +19,7 @@ import optuna
 import rl_zoo3.exp_manager
 import yaml
 from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_pg_extras.datasets import DatasetError, DatasetSource, OfflineDataset, load_dataset
@@ -173,6 +174,13 @@ class TrainParser(argparse.ArgumentParser):
                 "--held-out and --fqe-steps are for --dataset without --env: an environment evaluates by itself"
             )
         known.env = known.env or env
+        agent = Path(known.trained_agent)
+        if known.trained_agent and not (agent.is_file() and agent.suffix == ".zip"):
+            raise UsageError(f"--trained-agent {agent}: not a model, a file that ends in .zip")
+        if known.trained_agent and known.optimize_hyperparameters:
+            raise UsageError("-optimize searches with new models: leave out --trained-agent")
+        if known.trial_id is not None and not (known.storage and known.study_name):
+            raise UsageError(f"--trial-id {known.trial_id} is of a study: name its --storage and --study-name")
         if known.dataset is None:
             return known
         algorithms: dict[str, type] = ALGORITHMS
@@ -241,6 +249,7 @@ class OfflineManager(Manager):
                 self.split.held_out, eval_freq, self.fqe_steps, folder, folder, verbose=1, progress_bar=bar
             )
             self.callbacks.append(callback)
+            self.callbacks.append(SaveStatistics(self.params_path))
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         super()._save_config(saved_hyperparams)
@@ -260,6 +269,26 @@ class OfflineManager(Manager):
         gamma = self._hyperparams.get("gamma", 0.99)
         what = (self.split.held_out, eval_freq, self.fqe_steps, log_path, log_path)
         return TrialFQECallback(trial, *what, progress_bar=True, gamma=gamma)
+
+
+class SaveStatistics(BaseCallback):
+    """
+    Saves ``VecNormalize`` when training starts, since its statistics are the dataset's: a run that is killed has them.
+
+    :param folder: Where to save them.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def _on_training_start(self) -> None:
+        statistics = self.model.get_vec_normalize_env()
+        if statistics is not None:
+            statistics.save(os.path.join(self.folder, "vecnormalize.pkl"))
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class TrialFQECallback(FQECallback):

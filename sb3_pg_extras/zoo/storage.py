@@ -228,10 +228,14 @@ def open_storage(storage: str) -> BaseStorage:
         ) from error
     if url.drivername in ("postgresql", "postgresql+psycopg"):
         require("psycopg", "search")
+        # Before SQLAlchemy 2.1, "postgresql" alone is psycopg2.
+        storage = url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     for attempt in itertools.count(1):
         try:
             # Connections that the server has closed are reopened.
             return RDBStorage(storage, {"pool_pre_ping": True})
+        except ImportError as error:
+            raise ValueError(f"--storage {url.render_as_string()}: its driver is not installed: {error}") from error
         except (IntegrityError, OperationalError, ProgrammingError) as error:
             no_server = isinstance(error, OperationalError) and url.get_backend_name() != "sqlite"
             if no_server or attempt == CREATE_ATTEMPTS:

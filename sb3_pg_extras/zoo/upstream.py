@@ -25,9 +25,17 @@ import numpy as np
 from sb3_pg_extras.common.files import atomic_write
 from sb3_pg_extras.zoo import CLASSES, UsageError, new_file
 
+# How YAML writes what Python writes in another way.
+YAML_WORDS = {"true": True, "false": False, "null": None, "none": None}
+# What record_training leaves in its folder.
+VIDEO_FILES = r"\.(mp4|gif|meta\.json)$|^tmp\.txt$"
+
 
 def take_strings_without_quotes() -> None:
-    """The zoo evaluates ``name:value`` as Python: take what is not Python, such as ``dataset:hopper.npz``, as a string."""
+    """
+    The zoo evaluates ``name:value`` as Python: take what is not Python, such as ``dataset:hopper.npz``, as a string. Not so
+    ``false`` and the like, which as a string would be true.
+    """
     utils: Any = importlib.import_module("rl_zoo3.utils")
 
     def store(self: argparse.Action, parser: Any, namespace: argparse.Namespace, values: list[str], *more: Any) -> None:
@@ -39,7 +47,7 @@ def take_strings_without_quotes() -> None:
             except Exception as error:
                 if not value or re.search(r"[][(){}'\"]", value):
                     raise argparse.ArgumentError(self, f"{argument!r}: expected name:value ({error})") from error
-                evaluated[name] = value
+                evaluated[name] = YAML_WORDS.get(value.lower(), value)
         setattr(namespace, self.dest, evaluated)
 
     utils.StoreDict.__call__ = store
@@ -95,13 +103,27 @@ def refuse_runs_without_environment() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--env", default="")
     parser.add_argument("--algo", default="")
-    parser.add_argument("-f", "--folder", default="")
+    parser.add_argument("-f", "--folder", default="logs" if sys.argv[0].endswith("collect") else "rl-trained-agents")
+    parser.add_argument("--exp-id", default=0, type=int)
     known, _ = parser.parse_known_args(sys.argv[1:])
-    name = known.env.replace("/", "-")
-    runs = Path(known.folder, known.algo).glob(f"{name}_*/{name}/split.yml") if name else []
-    if any(runs):
+    name, folder = known.env.replace("/", "-"), Path(known.folder, known.algo)
+    run = known.exp_id or importlib.import_module("rl_zoo3.utils").get_latest_run_id(str(folder), name)
+    if (folder / f"{name}_{run}" / name / "split.yml").is_file():
         command = f"sb3-pg-extras evaluate --algo {known.algo} --dataset DATASET -f {known.folder}"
-        raise UsageError(f"{name} is a dataset, with no environment to act in. Judge its models with {command}")
+        raise UsageError(f"{name} is a dataset, with no environment to act in. Evaluate its models with {command}")
+
+
+def keep_other_files() -> None:
+    """``record_training`` deletes its output folder, whatever is in it."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-o", "--output-folder")
+    known, _ = parser.parse_known_args(sys.argv[1:])
+    folder = Path(known.output_folder) if known.output_folder else None
+    others = (
+        [path for path in folder.iterdir() if not re.search(VIDEO_FILES, path.name)] if folder and folder.is_dir() else []
+    )
+    if others:
+        raise UsageError(f"--output-folder {folder}: record_training would delete {others[0]}: name a new folder")
 
 
 def refuse_paths_with_spaces() -> None:
@@ -256,13 +278,13 @@ def skip_title_of_pybullet() -> None:
 
 
 # Of the commands that let a model act.
-ACTING = [refuse_runs_without_environment, find_models, take_strings_without_quotes]
+ACTING = [find_models, refuse_runs_without_environment, take_strings_without_quotes]
 # Command -> the workarounds to apply before it runs.
 WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
     "train": [take_strings_without_quotes, refuse_unknown_environments, use_our_manager],
-    "record_training": [*ACTING, refuse_paths_with_spaces, provide_ffmpeg, start_our_commands],
+    "record_training": [*ACTING, keep_other_files, refuse_paths_with_spaces, provide_ffmpeg, start_our_commands],
     "record_video": ACTING,
-    "benchmark": [start_our_commands, raise_the_error_for_missing_files],
+    "benchmark": [find_models, start_our_commands, raise_the_error_for_missing_files],
     "enjoy": [*ACTING, raise_the_error_for_missing_files],
     "collect": ACTING,
     "push_to_hub": [*ACTING, provide_ffmpeg, provide_generate_metadata],

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import postgres
 
 from sb3_pg_extras import BEAR
-from sb3_pg_extras.zoo.grid import Plan, checkpoints, read_starts, run_folder
+from sb3_pg_extras.zoo.grid import Data, Plan, checkpoints, read_starts, run_folder
 from sb3_pg_extras.zoo.grid import run as run_one
 from sb3_pg_extras.zoo.jobs import run_missing
 from sb3_pg_extras.zoo.storage import HEARTBEAT, open_storage
@@ -195,7 +195,7 @@ def weights_of(run: Path) -> dict[str, th.Tensor]:
 def undisturbed_weights(folder: Path) -> dict[str, th.Tensor]:
     """:return: The weights of the grid's run when nobody disturbs it, trained in this process."""
     (folder / "grid.yml").write_text(GRID_ENTRY)
-    plan = Plan(folder, CHECKPOINT, 1, folder / "grid.yml", {DATASET: (DATASET, "Pendulum-v1")})
+    plan = Plan(folder, CHECKPOINT, 1, folder / "grid.yml", {DATASET: Data(DATASET, "Pendulum-v1", {})})
     run_one(plan, "bear", DATASET, 0, GRID_STEPS)
     return weights_of(run_folder(plan, "bear", DATASET, 0, GRID_STEPS))
 

@@ -12,8 +12,10 @@ import threading
 import types
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import kills
 import numpy as np
 import optuna
@@ -26,7 +28,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from warm_python import this_environment
 
-from sb3_pg_extras import SingleStepA2C
+from sb3_pg_extras import SingleStepA2C, load_dataset, save_dataset
 from sb3_pg_extras.common.algorithm import WholeVecNormalize
 from sb3_pg_extras.common.optional import MissingPackageError
 from sb3_pg_extras.zoo import grid
@@ -438,11 +440,12 @@ def test_grid_without_ray_names_the_command_that_installs_it(tmp_path):
 
 
 DATASET = "bundled:pendulum-mixed-v0"
+DATA = grid.Data(DATASET, "Pendulum-v1", {})
 
 
 @pytest.mark.parametrize("algo", ["reinforce", "single_step_a2c"])
 def test_online_algorithms_go_on_from_a_checkpoint_with_their_statistics(algo, tmp_path):
-    plan = grid.Plan(tmp_path, 400, 1, None, {DATASET: (DATASET, "Pendulum-v1")})
+    plan = grid.Plan(tmp_path, 400, 1, None, {DATASET: DATA})
     folder = grid.run_folder(plan, algo, DATASET, 0, 1600)
 
     class Killed(Exception):
@@ -492,8 +495,8 @@ def test_typed_again_the_grid_runs_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(grid, "start_ray", lambda address, workers: None)
     monkeypatch.setattr(grid, "RayPool", lambda ray, max_retries: ThreadPoolExecutor(1))
 
-    def typed(*seeds: str) -> list[list[str]]:
-        arguments = ["-conf", "grid.yml", "-n", "205", "--eval-episodes", "1", "--folder", "runs", "--output", "grid.csv"]
+    def typed(*seeds: str, conf: str = "grid.yml", episodes: str = "1") -> list[list[str]]:
+        arguments = ["-conf", conf, "-n", "205", "--eval-episodes", episodes, "--folder", "runs", "--output", "grid.csv"]
         monkeypatch.setattr(sys, "argv", ["grid", "--seeds", *seeds, *arguments])
         grid.main()
         return [line.split(",")[:4] for line in (tmp_path / "grid.csv").read_text().splitlines()[1:]]
@@ -503,12 +506,48 @@ def test_typed_again_the_grid_runs_what_is_missing(tmp_path, monkeypatch):
     assert typed("0") == [first]
     assert typed("0", "1") == [first, ["bear", DATASET, "1", "205"]]
     assert [len(grid.read_starts(run)) for run in (tmp_path / "runs").iterdir()] == [1, 1]
+    # Rows of another entry, or of other evaluations, do not count. The second needs no training.
+    (tmp_path / "other.yml").write_text(kills.GRID_ENTRY + "  gamma: 0.9\n")
+    assert len(typed("0", "0", conf="other.yml")) == 3
+    assert len(typed("0", episodes="2")) == 4
+    assert sorted(len(grid.read_starts(run)) for run in (tmp_path / "runs").iterdir()) == [1, 1, 2]
+
+
+def test_what_a_grid_cannot_run_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(grid, "start_ray", lambda address, workers: None)
+    (tmp_path / "x.yml").write_text("Hopper-v5: {policy: MlpPolicy}")
+    arguments = ["grid", "-conf", str(tmp_path / "x.yml"), "--output", str(tmp_path / "grid.csv")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match=r"x\.yml has neither an entry Pendulum-v1 nor one that is called default"):
+        grid.main()
+    (tmp_path / "x.yml").write_text("default: {policy: MlpPolicy}")
+    with pytest.raises(SystemExit, match="no n_timesteps for bear on bundled:pendulum-mixed-v0: give -n"):
+        grid.main()
+    nowhere = replace(load_dataset(DATASET)[:10], env_id="Nowhere-v0")
+    save_dataset(nowhere, tmp_path / "nowhere.npz")
+    monkeypatch.setattr(sys, "argv", [*arguments, "--datasets", str(tmp_path / "nowhere.npz")])
+    with pytest.raises(gym.error.Error, match="Nowhere"):
+        grid.main()
+
+
+def test_statistics_of_an_environment_with_a_namespace_are_found(tmp_path):
+    gym.register("lab/Pendulum-v0", "gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=200)
+    try:
+        plan = grid.Plan(tmp_path, 50, 1, None, {DATASET: DATA._replace(env_id="lab/Pendulum-v0")})
+        conf = tmp_path / "x.yml"
+        conf.write_text("default: {normalize: true, policy: MlpPolicy}")
+        run = ("single_step_a2c", DATASET, 0, 60)
+        plan = plan._replace(conf_file=conf)
+        grid.run(plan, *run)
+        assert (grid.run_folder(plan, *run) / "step_60" / "lab-Pendulum-v0" / "vecnormalize.pkl").is_file()
+    finally:
+        gym.registry.pop("lab/Pendulum-v0")
 
 
 def test_an_entry_may_stack_frames_and_have_schedules(tmp_path):
     conf_file = tmp_path / "stacked.yml"
     conf_file.write_text("Pendulum-v1: {n_timesteps: 60, policy: MlpPolicy, frame_stack: 2, learning_rate: lin_0.001}")
-    plan = grid.Plan(tmp_path, 50, 1, conf_file, {DATASET: (DATASET, "Pendulum-v1")})
+    plan = grid.Plan(tmp_path, 50, 1, conf_file, {DATASET: DATA})
     grid.run(plan, "single_step_a2c", DATASET, 0, 60)
     model = SingleStepA2C.load(grid.run_folder(plan, "single_step_a2c", DATASET, 0, 60) / "step_60" / "model.zip")
     assert model.observation_space.shape == (6,)
@@ -516,7 +555,7 @@ def test_an_entry_may_stack_frames_and_have_schedules(tmp_path):
 
 
 def test_a_checkpoint_cut_short_is_none(tmp_path, monkeypatch):
-    plan = grid.Plan(tmp_path, 50, 1, None, {DATASET: (DATASET, "Pendulum-v1")})
+    plan = grid.Plan(tmp_path, 50, 1, None, {DATASET: DATA})
     run = ("single_step_a2c", DATASET, 0, 60)
     folder = grid.run_folder(plan, *run)
     with monkeypatch.context() as disk:
@@ -538,14 +577,17 @@ def test_a_checkpoint_cut_short_is_none(tmp_path, monkeypatch):
 def test_other_settings_have_another_folder(tmp_path):
     (tmp_path / "a.yml").write_text("default: {n_timesteps: 10, policy: MlpPolicy}")
     datasets = {
-        DATASET: (DATASET, "Pendulum-v1"),
-        "x/d.npz": ("/x/d.npz", "Pendulum-v1"),
-        "d.npz": ("/d.npz", "Pendulum-v1"),
+        DATASET: DATA,
+        "x/d.npz": DATA._replace(source="/x/d.npz"),
+        "d.npz": DATA._replace(source="/d.npz"),
     }
     plan = grid.Plan(tmp_path, 50, 1, None, datasets)
     runs = [("bear", DATASET, 0, 60), ("bear", DATASET, 1, 60), ("bear", DATASET, 0, 70), ("reinforce", DATASET, 0, 60)]
     runs += [("bear", "x/d.npz", 0, 60), ("bear", "d.npz", 0, 60)]
     folders = [grid.run_folder(plan, *run) for run in runs]
     folders.append(grid.run_folder(plan._replace(conf_file=tmp_path / "a.yml"), *runs[0]))
-    assert len(set(folders)) == 7
+    # Other data at the same path, and another environment.
+    for other in (DATA._replace(fingerprint={"transitions": 7}), DATA._replace(env_id="MountainCarContinuous-v0")):
+        folders.append(grid.run_folder(plan._replace(datasets={DATASET: other}), *runs[0]))
+    assert len(set(folders)) == 9
     assert grid.run_folder(plan._replace(checkpoint_freq=7), *runs[0]) == folders[0]

@@ -1,6 +1,7 @@
 """The zoo's commands on a log, while nothing may make an environment."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.offline.evaluation import evaluate_offline
 from sb3_pg_extras.offline.offline_algorithm import OfflineAlgorithm
 from sb3_pg_extras.offline.sources import DatasetEnv
-from sb3_pg_extras.zoo import ALGORITHMS, main
-from sb3_pg_extras.zoo.offline import Split, TrainParser, TrialFQECallback, run_name
+from sb3_pg_extras.zoo import ALGORITHMS, UsageError, main, upstream
+from sb3_pg_extras.zoo.offline import OfflineManager, Split, TrainParser, TrialFQECallback, run_name
 
 OFFLINE = [algo for algo, cls in ALGORITHMS.items() if issubclass(cls, OfflineAlgorithm)]
 
@@ -274,17 +275,75 @@ def test_an_impossible_value_wins_no_search(monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["enjoy", "record_video", "record_training", "collect", "push_to_hub"])
-def test_commands_that_act_name_evaluate(folder, run, train, command):
+def test_commands_that_act_name_evaluate(folder, run, train, command, monkeypatch):
     (folder / "logs" / "bear" / "robot_1" / "robot").mkdir(parents=True)
     (folder / "logs" / "bear" / "robot_1" / "robot" / "split.yml").write_text("{}")
+    (folder / "logs" / "bear" / "robot_1" / "robot.zip").touch()
     with pytest.raises(SystemExit, match=r"no environment.*evaluate --algo bear --dataset"):
         run(command, "--algo", "bear", "--env", "robot", "-f", "logs")
+    # Of a run with an environment of the same name, they act.
+    other = folder / "logs" / "bear" / "robot_2"
+    other.mkdir()
+    (other / "robot.zip").touch()
+    monkeypatch.setattr(sys, "argv", [command, "--algo", "bear", "--env", "robot", "-f", "logs"])
+    upstream.refuse_runs_without_environment()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--exp-id", "1"])
+    with pytest.raises(UsageError, match="no environment to act in"):
+        upstream.refuse_runs_without_environment()
+
+
+def test_a_replay_buffer_beside_the_model_does_not_replace_the_dataset(folder, run, train):
+    train("--save-replay-buffer")
+    save_dataset(OfflineDataset(**arrays(60)), "other.npz")
+    words = ("--algo", "bc", "-n", "4", "--fqe-steps", "3", "-i", "logs/bc/robot_1/robot.zip")
+    run("train", "--dataset", "other.npz", "--held-out", "0", *words)
+    assert BC.load(folder / "logs" / "bc" / "other_1" / "other.zip").dataset == "other.npz"
+
+
+def test_a_run_that_is_killed_has_its_statistics_and_a_model_without_them_is_not_evaluated(
+    folder, run, train, monkeypatch, capsys
+):
+    (folder / "norm.yml").write_text('default: {n_timesteps: 4, policy: MlpPolicy, normalize: "dict(norm_reward=False)"}')
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OfflineManager, "save_trained_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train("-conf", "norm.yml")
+    capsys.readouterr()
+    words = ("evaluate", "--algo", "bc", "--dataset", "robot.npz", "--fqe-steps", "3")
+    path = folder / "logs" / "bc" / "robot_1"
+    with np.load(path / "offline_evaluations.npz") as saved:
+        best = int(np.argmax(saved["value"]))
+        assert figures(run(*words, "--load-best"))["best_model.zip"]["value"] == f"{saved['value'][best]:.4g}"
+    shutil.copy(path / "best_model.zip", folder / "x.zip")
+    with pytest.raises(SystemExit, match=r"x.zip learned with VecNormalize, whose vecnormalize.pkl is not beside it"):
+        run(*words, "--model", "x.zip")
+
+
+def test_evaluate_ends_in_one_line(folder, run, train):
+    train()
+    words = ("evaluate", "--algo", "bc", "--dataset", "robot.npz", "--fqe-steps", "3")
+    with pytest.raises(SystemExit, match=r"error: gamma=2\.0: must be"):
+        run(*words, "--gamma", "2")
+    with pytest.raises(SystemExit, match="error: "):
+        run("evaluate", "--algo", "bear", *words[3:], "--model", "logs/bc/robot_1/robot.zip")
+
+
+EMPTY = {"--trained-agent": {"default": ""}, "--trial-id": {}}
 
 
 def test_a_dataset_with_an_environment_is_a_hyperparameter():
     words = ["--algo", "bc", "--env", "Pendulum-v1", "--dataset", "x.npz"]
     parser = TrainParser()
-    for name, kwargs in {"--algo": {}, "--env": {"default": "CartPole-v1"}, "--hyperparams": {"action": StoreDict}}.items():
+    for name, kwargs in {
+        "--algo": {},
+        "--env": {"default": "CartPole-v1"},
+        "--hyperparams": {"action": StoreDict},
+        **EMPTY,
+    }.items():
         parser.add_argument(name, **kwargs)
     args = parser.parse_args(words)
     assert args.env == "Pendulum-v1" and args.hyperparams == {"dataset": "x.npz"}
@@ -295,6 +354,10 @@ BAD_TRAIN = {
     ("--held-out", "1.5"): "^2$",
     ("--held-out", "0.01"): r"robot.npz: split\(0.99\) of 10 episodes leaves one part empty.*--held-out",
     ("--held-out", "missing.npz"): "no such file",
+    ("-i", "missing.zip"): "--trained-agent missing.zip: not a model",
+    ("-i", "robot.npz"): "--trained-agent robot.npz: not a model",
+    ("-i", "agent.zip", "-optimize"): "-optimize searches with new models",
+    ("--trial-id", "0"): "--trial-id 0 is of a study: name its --storage and --study-name",
     ("--held-out", "other.npz"): r"--held-out other.npz has the spaces .*2,.* robot.npz has",
     ("--held-out", "endless.npz"): "terminations and truncations are False",
     ("--dataset", "endless.npz"): "terminations and truncations are False",
@@ -315,6 +378,7 @@ def test_train_says_what_is_wrong_before_time_is_spent(folder, run, monkeypatch,
     save_dataset(OfflineDataset(**other), "other.npz")
     endless = np.zeros(100, bool)
     save_dataset(OfflineDataset(**arrays(terminations=endless, truncations=endless)), "endless.npz")
+    Path("agent.zip").touch()
     Path("stack.yml").write_text("default: {policy: MlpPolicy, n_timesteps: 4, frame_stack: 2}")
     monkeypatch.setattr(BC, "learn", refuse)
     with pytest.raises(SystemExit, match=BAD_TRAIN[words]):

@@ -25,8 +25,8 @@ from warm_python import this_environment
 import sb3_pg_extras
 from sb3_pg_extras import BEAR, PUBLISHED_PRESET, REINFORCE, OfflineAlgorithm, OfflineDataset, SingleStepA2C
 from sb3_pg_extras.datasets import save_dataset
-from sb3_pg_extras.zoo import ALGORITHMS, hyperparams_file, register, upstream
-from sb3_pg_extras.zoo.manager import Manager
+from sb3_pg_extras.zoo import ALGORITHMS, UsageError, hyperparams_file, register, upstream
+from sb3_pg_extras.zoo.manager import Manager, errors_of_arguments
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
 ROOT = Path(__file__).parents[2]
@@ -332,6 +332,10 @@ def test_a_crashed_run_is_passed_over(trained):
         ("policy:MlpPolicy", "MlpPolicy"),
         ("policy_kwargs:dict(net_arch=[8])", {"net_arch": [8]}),
         ("baseline:None", None),
+        ("use_sde:false", False),
+        ("normalize:TRUE", True),
+        ("baseline:null", None),
+        ("baseline:none", None),
     ],
 )
 def test_values_on_the_command_line(argument, expected, monkeypatch):
@@ -340,6 +344,40 @@ def test_values_on_the_command_line(argument, expected, monkeypatch):
     parser = argparse.ArgumentParser()
     parser.add_argument("-params", nargs="+", action=StoreDict)
     assert parser.parse_args(["-params", argument]).params == {argument.split(":")[0]: expected}
+
+
+def test_a_gradient_step_counts_as_one_whatever_the_number_of_environments(tmp_path):
+    register()
+    for algo, expected in (("bc", 1), ("reinforce", 4)):
+        manager = Manager(
+            argparse.Namespace(), algo, "Pendulum-v1", str(tmp_path), n_timesteps=40, eval_freq=-1, save_freq=20, verbose=0,
+            hyperparams={"n_envs": 4},
+        )  # fmt: skip
+        manager.setup_experiment()
+        assert (manager.n_envs, manager.save_freq) == (expected, 20 // expected)
+
+
+class Broken(gym.Env):
+    observation_space = action_space = spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        return None + 1
+
+
+def test_errors_of_the_users_environment_keep_their_traceback():
+    with pytest.raises(UsageError, match=r"^wrong$"), errors_of_arguments():
+        raise ValueError("wrong")
+    with pytest.raises(TypeError), errors_of_arguments():
+        Broken().reset()
+
+
+def test_record_training_deletes_no_files_of_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["record_training", "-o", str(tmp_path)])
+    (tmp_path / "training.mp4").touch()
+    upstream.keep_other_files()
+    (tmp_path / "precious.txt").touch()
+    with pytest.raises(UsageError, match=r"would delete .*precious.txt: name a new folder"):
+        upstream.keep_other_files()
 
 
 def test_literal_zoo_command_with_custom_envs(tmp_path):

@@ -192,7 +192,12 @@ def test_plot_from_file(column):
 
 
 def test_benchmark(column):
+    column.run("train")
+    # A run without a model, which a failed training leaves.
+    failed = column.folder / "logs" / column.algo / f"{column.env_id}_2"
+    failed.mkdir()
     column.run("benchmark")
+    failed.rmdir()
     rows = re.findall(r"\|\s*(\w+)\s*\|\s*([\w-]+)\s*\|", (column.folder / "benchmark.md").read_text())
     assert (column.algo, column.env_id) in rows
 
@@ -212,6 +217,7 @@ def test_hub(column):
 
 def test_optimize_leaves_a_report_and_no_run(column):
     assert "Number of finished trials:  2" in column.run("train -optimize").stdout
+    assert f"Saved logs/{column.algo}/optimization_history" in column.run("train -optimize").stdout
     column.run("train")
     for name in ("optimization_history", "param_importances"):
         saved = f"logs/{column.algo}/{name}_{column.env_id}.png"
