@@ -65,17 +65,17 @@ class BEAR(OfflineAlgorithm):
     data's actions, by a Lagrange multiplier alpha. With few samples and a wide kernel, that keeps the policy within the
     *support* of the data, not close to its distribution.
 
-    The defaults are for short runs; how such settings compare with the D4RL authors', which ``PUBLISHED_PRESET`` has, is in
-    ``docs/bear_results.md``.
+    The defaults are for short runs. ``PUBLISHED_PRESET`` has the D4RL authors' settings. Returns of the zoo's entries and of
+    that preset are in ``docs/bear_results.md``, of the defaults on Pendulum-v1 in ``docs/bear.md``.
 
     Paper: https://arxiv.org/abs/1906.00949. Code compared: the author's ``algos.py`` and the D4RL authors' version of
     it; deviations are numbered in ``docs/bear.md``.
 
     :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
     :param env: The environment that the policy is for: an id, an Env, a VecEnv, or None with a dataset.
-    :param dataset: An ``.npz`` or ``replay_buffer.pkl`` path, an SB3 ReplayBuffer, a dict of arrays, ``"bundled:<name>"``
-        or an ``OfflineDataset``. None takes the dataset that is bundled for the environment, or else, with a warning,
-        ``n_collect_steps`` uniformly random steps of the environment.
+    :param dataset: Whatever :func:`~sb3_pg_extras.load_dataset` takes, or ``"sharded:<path>"``. None takes the
+        dataset that is bundled for the environment, or else, with a warning, ``n_collect_steps`` uniformly random steps of
+        the environment.
     :param learning_rate: Learning rate of the actor, a number or a function of the remaining progress (from 1 to 0).
     :param critic_learning_rate: Likewise, of the critics.
     :param vae_learning_rate: Likewise, of the behaviour VAE.
@@ -101,7 +101,7 @@ class BEAR(OfflineAlgorithm):
         not the critics; published are 40,000 of 500,000 steps. ``warmup_steps`` holds their number from then on; set it to
         train in several calls.
     :param target_q_mixture: Weight of the minimum over critics in the target, the maximum has the rest.
-    :param n_target_samples: Actions per next state; the target takes the best.
+    :param n_target_samples: Actions per next state; the target takes the best (published: 10).
     :param n_action_samples: Actions drawn when acting; the best under the first critic is taken. ``load`` takes another
         number for a trained model.
     :param q_reduction: How the actor's loss reduces the critics: "min", "max" or "mean".
@@ -162,7 +162,7 @@ class BEAR(OfflineAlgorithm):
         vae_kl_weight: float = 0.5,
         warmup_fraction: float = 0.2,
         target_q_mixture: float = 0.75,
-        n_target_samples: int = 4,
+        n_target_samples: int = 1,
         n_action_samples: int = 100,
         q_reduction: Literal["min", "max", "mean"] = "min",
         variance_penalty: float = 0.0,

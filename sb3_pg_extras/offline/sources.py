@@ -13,7 +13,7 @@ from sb3_pg_extras.datasets import DatasetSource, OfflineDataset, bundled_datase
 from sb3_pg_extras.datasets.layout import has_spaces
 from sb3_pg_extras.datasets.sharded import ShardedParquet, is_sharded
 
-HOW_TO_PASS_A_DATASET = "dataset= takes an .npz or replay_buffer.pkl path, an SB3 ReplayBuffer, or a dict of arrays"
+HOW_TO_PASS_A_DATASET = "dataset= takes what load_dataset() does: a file, an SB3 ReplayBuffer, a dict of arrays, ..."
 
 
 def open_dataset(

@@ -30,11 +30,9 @@ def errors_of_arguments() -> Iterator[None]:
 
 
 def _is_from_an_environment(error: Exception) -> bool:
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(
-        isinstance(frame.f_locals.get("self"), gym.Env) and not frame.f_globals["__name__"].startswith("gymnasium.")
-        for frame in frames
-    )
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    modules = [frame.f_globals["__name__"] for frame in frames if isinstance(frame.f_locals.get("self"), gym.Env)]
+    return any(not name.startswith(("gymnasium.", "stable_baselines3.")) for name in modules)
 
 
 class Manager(ExperimentManager):

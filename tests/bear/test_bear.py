@@ -378,7 +378,7 @@ KNOBS = [
     ({"critic_learning_rate": 1e-2}, {"critic", "critic_target", "actor"}),
     ({"target_q_mixture": 0.0}, {"critic", "critic_target", "actor"}),
     ({"gamma": 0.5}, {"critic", "critic_target", "actor"}),
-    ({"n_target_samples": 1}, {"critic", "critic_target", "actor"}),
+    ({"n_target_samples": 4}, {"critic", "critic_target", "actor"}),
     ({"bootstrap_probability": 0.5}, {"critic", "critic_target", "actor"}),
     ({"tau": 0.5}, {"critic_target"}),
     ({"learning_rate": 1e-2}, {"actor"}),

@@ -157,7 +157,7 @@ def test_bf16_multiplies_by_the_weights_as_they_are_after_each_update():
     changes = {}
     for precision in ("fp32", "bf16"):
         rates = dict.fromkeys(("learning_rate", "critic_learning_rate", "vae_learning_rate"), 1e-2)
-        model = pendulum(precision=precision, warmup_steps=0, batch_size=256, **rates)
+        model = pendulum(precision=precision, warmup_steps=0, batch_size=256, n_target_samples=4, **rates)
         model._setup_learn(20)
         before = {name: parameter.detach().clone() for name, parameter in model.policy.named_parameters()}
         model.train(20, 256)
