@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import optuna
 from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -78,11 +79,11 @@ class Manager(ExperimentManager):
     def load_trial(self, storage: str, study_name: str, trial_id: int | None = None, convert: bool = True) -> dict[str, Any]:
         """:raises UsageError: when there is no such trial."""
         try:
-            if not storage.endswith(".log"):
-                open_storage(storage)
-            return super().load_trial(storage, study_name, trial_id, convert)
+            study = optuna.load_study(storage=open_storage(storage), study_name=study_name)
+            params = study.best_trial.params if trial_id is None else study.trials[trial_id].params
         except (IndexError, KeyError) as error:
             raise UsageError(f"--storage {storage} has no trial {trial_id} of --study-name {study_name}") from error
+        return HYPERPARAMS_CONVERTER[self.algo](params) if convert else params
 
     def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> Any:
         if "n_timesteps" not in hyperparams:

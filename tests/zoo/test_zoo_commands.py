@@ -35,7 +35,7 @@ import sb3_pg_extras
 from sb3_pg_extras import BEAR, load_dataset, save_dataset
 from sb3_pg_extras.datasets import DatasetError
 from sb3_pg_extras.datasets.load import FILE_LOADERS
-from sb3_pg_extras.zoo import ALGORITHMS, ZOO_COMMANDS, hyperparams_file, register, upstream
+from sb3_pg_extras.zoo import ALGORITHMS, ZOO_COMMANDS, UsageError, hyperparams_file, register, upstream
 from sb3_pg_extras.zoo.manager import Manager
 from sb3_pg_extras.zoo.search_spaces import CONVERTERS, SAMPLERS
 
@@ -418,6 +418,8 @@ def test_trial_0_is_loaded_and_the_command_line_comes_before_it(cls, tmp_path):
     loaded = hyperparams.get("learning_rate") == study.trials[0].params["learning_rate"]
     assert loaded == (cls is Manager)
     assert hyperparams["gamma"] == 0.5
+    with pytest.raises(KeyError if cls is ExperimentManager else UsageError, match="no trial 1 of --study-name other|exist"):
+        made.load_trial(f"{tmp_path}/study.log", "other", 1)
 
 
 def test_children_are_our_commands_in_this_python(monkeypatch, capfd):
