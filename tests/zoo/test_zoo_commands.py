@@ -408,6 +408,7 @@ def test_a_search_makes_no_run_folder(cls, tmp_path):
 
 @pytest.mark.parametrize("cls", [ExperimentManager, Manager])
 def test_trial_0_is_loaded_and_the_command_line_comes_before_it(cls, tmp_path):
+    register()
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(f"{tmp_path}/study.log"))
     study = optuna.create_study(storage=storage, study_name="study")
     SAMPLERS["reinforce"](study.ask(), 2, 1, {})
@@ -418,7 +419,9 @@ def test_trial_0_is_loaded_and_the_command_line_comes_before_it(cls, tmp_path):
     loaded = hyperparams.get("learning_rate") == study.trials[0].params["learning_rate"]
     assert loaded == (cls is Manager)
     assert hyperparams["gamma"] == 0.5
-    with pytest.raises(KeyError if cls is ExperimentManager else UsageError, match="no trial 1 of --study-name other|exist"):
+    with pytest.raises(
+        KeyError if cls is ExperimentManager else UsageError, match=r"no trial 1 of --study-name other|exist"
+    ):
         made.load_trial(f"{tmp_path}/study.log", "other", 1)
 
 
