@@ -20,7 +20,7 @@ Observations = np.ndarray | dict[str, np.ndarray]
 
 # How far outside the action space an action may lie, as a share of the space's width: room for float32 rounding only.
 ACTION_TOLERANCE = 1e-4
-# Numbers whose range is such a share of their size are warned of: float32 tells apart less than 200 values in it. A smaller
+# Numbers whose range is such a share of their size are warned of: float32 tells fewer than 200 values apart in it. A smaller
 # range is rounding.
 LOST_RANGE = (1e-10, 1e-5)
 # Spaces of integers that stand for choices.

@@ -350,6 +350,15 @@ def test_postgresql_without_its_driver(monkeypatch):
         shared.open_storage("postgresql://me@host/name")
 
 
+def test_postgresql_is_reached_with_the_driver_that_the_extra_installs(monkeypatch):
+    """SQLAlchemy 2.0 takes psycopg2 for a bare postgresql://."""
+    urls = []
+    monkeypatch.setattr(shared, "RDBStorage", lambda url, *_: urls.append(url))
+    monkeypatch.setattr(shared, "require", lambda *_: None)
+    shared.open_storage("postgresql://me:secret@host/name")
+    assert urls == ["postgresql+psycopg://me:secret@host/name"]
+
+
 def test_a_server_that_does_not_answer_ends_in_one_line_without_the_password(tmp_path):
     result = optimize(tmp_path, "--storage", "postgresql://me:secret@127.0.0.1:1/name")
     assert result.returncode == 1
