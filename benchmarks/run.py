@@ -10,7 +10,7 @@ A suite lists runs. Settings at its top apply to all of them, and lists multiply
     dataset           the kind of data, of which there is a file for each environment: where, see ``--data``
     seeds             one run each
     evaluate          {episodes, every}: greedy episodes at the end, or every so many steps; the last five evaluations count
-    stop              {n_episodes, n_updates, window_updates}: end earlier; whose updates' episodes give ``train_return``
+    stop              {n_episodes, n_updates, window_updates}: end earlier; ``train_return`` is of the last updates' episodes
     initialise        a function to apply to the policy's modules
     trace             logged quantities to keep at each evaluation
     offline           gradient steps of FQE on a fifth of the episodes, which are held out, at each evaluation but the first

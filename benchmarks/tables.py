@@ -189,14 +189,9 @@ def data_name(row: Row) -> str:
 def locomotion_rows() -> list[Row]:
     """:return: All runs, and the behaviour VAEs that BEAR's runs left, which clone with normalised observations."""
     rows = read("locomotion")
-    names = ("dataset", "seed", "dataset_return", "dataset_best")
+    vae, names = {"algorithm": "bc", "variant": "BEAR's VAE"}, ("dataset", "seed", "dataset_return", "dataset_best")
     clones = [
-        {
-            "algorithm": "bc",
-            "variant": "BEAR's VAE",
-            "return_mean": row["cloning_return"],
-            **{name: row[name] for name in names},
-        }
+        vae | {"return_mean": row["cloning_return"]} | {name: row[name] for name in names}
         for row in rows
         if row["variant"] == "BEAR"
     ]

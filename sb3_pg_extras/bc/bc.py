@@ -19,9 +19,6 @@ from sb3_pg_extras.offline.policies import FinitePolicy, descend
 class MlpPolicy(FinitePolicy, SACPolicy):
     """SB3's SAC policy for vectors; only the actor learns."""
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}
-
 
 class CnnPolicy(MlpPolicy, policies.CnnPolicy):
     """The same for images."""

@@ -160,8 +160,8 @@ class BCQ(OfflineAlgorithm):
             behavior = policy.behavior_actions(batch.next_observations, self._latent_noise(batch, self.n_target_samples))
             next_actions = policy.actor_target(batch.next_observations, behavior)
             next_q_values = q_values(policy.critic_target, batch.next_observations, next_actions)
-            discounts = self.gamma if batch.discounts is None else batch.discounts
-            targets = mixed_target_q_values(batch.rewards, batch.dones, next_q_values, discounts, self.target_q_mixture)
+            mixture = self.target_q_mixture
+            targets = mixed_target_q_values(batch.rewards, batch.dones, next_q_values, batch.discounts, mixture)
         current = q_values(policy.critic, batch.observations, batch.actions.unsqueeze(1)).squeeze(2)
         logged["critic_loss"] = ensemble_critic_loss(current, targets)
         return logged["critic_loss"]

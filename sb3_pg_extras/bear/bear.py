@@ -73,9 +73,7 @@ class BEAR(OfflineAlgorithm):
 
     :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
     :param env: The environment that the policy is for: an id, an Env, a VecEnv, or None with a dataset.
-    :param dataset: Whatever :func:`~sb3_pg_extras.load_dataset` takes, or ``"sharded:<path>"``. None takes the
-        dataset that is bundled for the environment, or else, with a warning, ``n_collect_steps`` uniformly random steps of
-        the environment.
+    :param dataset: Whatever :func:`~sb3_pg_extras.load_dataset` takes; None as in :class:`OfflineAlgorithm`.
     :param learning_rate: Learning rate of the actor, a number or a function of the remaining progress (from 1 to 0).
     :param critic_learning_rate: Likewise, of the critics.
     :param vae_learning_rate: Likewise, of the behaviour VAE.
@@ -258,26 +256,18 @@ class BEAR(OfflineAlgorithm):
         n_candidates = self.policy_kwargs.get("n_action_samples", self.n_action_samples)
         n_critics = self.policy_kwargs.get("n_critics", 2)
         unbiased, auto = self.mmd_estimator == "unbiased", self.mmd_threshold == "auto"
+        kl, single, hint = self.divergence == "kl", self.n_mmd_samples < 2, "give mmd_threshold a number"
+        own, penalty = self.n_action_samples, self.variance_penalty
         wrong = {
             "bootstrap_probability=0: no critic would learn anything": self.bootstrap_probability == 0,
-            'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and self.divergence == "kl",
-            'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and self.n_mmd_samples < 2,
-            f'mmd_threshold="auto" needs alpha="auto", not {self.alpha}: give mmd_threshold a number': (
-                auto and self.alpha != "auto"
-            ),
-            'mmd_threshold="auto" is for the MMD, but divergence="kl": give mmd_threshold a number': (
-                auto and self.divergence == "kl"
-            ),
-            'mmd_threshold="auto", the default, needs n_mmd_samples of at least 2, not 1: give mmd_threshold a number': (
-                auto and self.n_mmd_samples < 2
-            ),
-            f"n_action_samples={self.n_action_samples} and policy_kwargs n_action_samples={n_candidates}: leave it out": (
-                n_candidates != self.n_action_samples
-            ),
+            'mmd_estimator="unbiased" estimates an MMD, but divergence="kl"': unbiased and kl,
+            'mmd_estimator="unbiased" needs n_mmd_samples of at least 2, not 1': unbiased and single,
+            f'mmd_threshold="auto" needs alpha="auto", not {self.alpha}: {hint}': auto and self.alpha != "auto",
+            f'mmd_threshold="auto" is for the MMD, but divergence="kl": {hint}': auto and kl,
+            f'mmd_threshold="auto", the default, needs n_mmd_samples of at least 2, not 1: {hint}': auto and single,
+            f"n_action_samples={own} and policy_kwargs n_action_samples={n_candidates}: leave it out": n_candidates != own,
             f"policy_kwargs n_critics={n_critics}: must be at least 1": n_critics < 1,
-            f"variance_penalty={self.variance_penalty} needs n_critics of at least 2, not {n_critics}": (
-                self.variance_penalty > 0 and n_critics < 2
-            ),
+            f"variance_penalty={penalty} needs n_critics of at least 2, not {n_critics}": penalty > 0 and n_critics < 2,
         }
         for message, is_wrong in wrong.items():
             if is_wrong:
@@ -370,9 +360,8 @@ class BEAR(OfflineAlgorithm):
             noise = self._action_noise(batch, self.n_target_samples)
             next_actions = th.tanh(self.policy.raw_actions(batch.next_observations, noise)[0])
             next_q_values = q_values(self.critic_target, batch.next_observations, next_actions)
-            discounts = self.gamma if batch.discounts is None else batch.discounts
             target_q_values = mixed_target_q_values(
-                batch.rewards, batch.dones, next_q_values, discounts, self.target_q_mixture
+                batch.rewards, batch.dones, next_q_values, batch.discounts, self.target_q_mixture
             )
         current_q_values = q_values(self.critic, batch.observations, batch.actions.unsqueeze(1)).squeeze(2)
         critic_loss = ensemble_critic_loss(current_q_values, target_q_values, self._masks_of(batch.indices))
@@ -416,7 +405,7 @@ class BEAR(OfflineAlgorithm):
         """Pre-tanh actions of the behaviour, shape (B, n_mmd_samples, A), without gradient."""
         buffer, seed = self.replay_buffer, self._seed_of_dataset_draws
         assert buffer is not None and seed is not None
-        if step.behavior_is_frozen and BehaviorSamples.fit(buffer, self.n_mmd_samples):
+        if step.behavior_is_frozen and BehaviorSamples.has_room(buffer, self.n_mmd_samples):
             if self._behavior_samples is None or not self._behavior_samples.are_of(self.behavior_vae):
                 env = self._vec_normalize_env
                 self._behavior_samples = BehaviorSamples(self.behavior_vae, buffer, env, seed, self.verbose)

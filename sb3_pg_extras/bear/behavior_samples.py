@@ -1,13 +1,12 @@
 """For speed: the frozen behaviour VAE's samples at the states of the dataset, drawn once instead of in every step."""
 
-from typing import Any
-
 import torch as th
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
 from sb3_pg_extras.offline.behavior_vae import BehaviorVAE
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer
+from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
 
 # Bytes of samples to keep, samples per state at most, and states whose samples are drawn at a time.
 MAX_BYTES = 1 << 26
@@ -20,7 +19,7 @@ class BehaviorSamples:
     Pre-tanh actions of a VAE at each of a dataset's N states.
 
     :param vae: The VAE, which does not learn any more.
-    :param buffer: The dataset, for which :meth:`fit` is true.
+    :param buffer: The dataset, for which :meth:`has_room` is true.
     :param env: Normalises observations, if given.
     :param seed: Seed of the draws.
     :param verbose: 0 for no progress bar.
@@ -49,9 +48,9 @@ class BehaviorSamples:
         return min(MAX_BYTES // (buffer.size() * 4 * buffer.action_dim), MAX_SAMPLES)
 
     @classmethod
-    def fit(cls, buffer: Any, n: int) -> bool:
+    def has_room(cls, buffer: OfflineReplayBuffer, n: int) -> bool:
         """:return: Whether there is room for ``n`` samples per state; the states of a sharded dataset are not numbered."""
-        return buffer.is_whole and cls.room(buffer) >= n
+        return not isinstance(buffer, ShardedReplayBuffer) and cls.room(buffer) >= n
 
     def are_of(self, vae: BehaviorVAE) -> bool:
         """:return: Whether the VAE's parameters are those that drew the samples."""

@@ -4,15 +4,13 @@ BEAR's losses: pure functions of tensors, never of networks.
 Letters in shapes: B states in the batch, n and m samples per state, A action dimensions, C critics.
 """
 
-import math
-
 import torch as th
 from torch.distributions import Normal, TanhTransform
 
 # Inside square roots, so that their gradient is finite at 0 (the published code's value for MMD).
 SQRT_EPSILON = 1e-6
-# delta in the variance penalty sqrt((1 - delta) / delta) * std Q: delta_conf in BEAR's algos.py.
-VARIANCE_PENALTY_DELTA = 0.1
+# sqrt((1 - delta) / delta) for delta = 0.1, delta_conf in BEAR's algos.py.
+VARIANCE_PENALTY_FACTOR = 3.0
 # least_alpha, per unit of value.
 LEAST_ALPHA = 0.25
 # How much of slack_distance is added per step.
@@ -213,7 +211,7 @@ def reduce_q_values(q_values: th.Tensor, reduction: str, variance_penalty: float
         return value
     # The population standard deviation, with an epsilon: critics that agree must not give a NaN gradient.
     std = (q_values.var(dim=0, unbiased=False) + SQRT_EPSILON).sqrt()
-    return value - variance_penalty * math.sqrt((1.0 - VARIANCE_PENALTY_DELTA) / VARIANCE_PENALTY_DELTA) * std
+    return value - variance_penalty * VARIANCE_PENALTY_FACTOR * std
 
 
 def least_alpha(q_values: th.Tensor) -> th.Tensor:

@@ -40,7 +40,11 @@ class WholeVecNormalize(VecNormalize):
 
 
 class WholePolicy(BasePolicy):
-    """A policy that is saved whole or not at all."""
+    """A policy that is saved whole or not at all, with the one constructor argument that most of SB3's leave out."""
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        name = "share_features_extractor"
+        return super()._get_constructor_parameters() | ({name: getattr(self, name)} if hasattr(self, name) else {})
 
     def save(self, path: Any) -> None:
         """:param path: The file to save weights and constructor arguments to, or a file object."""

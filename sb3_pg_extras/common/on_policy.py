@@ -17,24 +17,17 @@ from sb3_pg_extras.fast.numpy_actor import NumpyActor
 T = TypeVar("T")
 
 
-class CompletePolicy(WholePolicy, ActorCriticPolicy):
-    """SB3's policy, saved whole, and with the one constructor argument that SB3 leaves out."""
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"share_features_extractor": self.share_features_extractor}
-
-
-class MlpPolicy(CompletePolicy):
+class MlpPolicy(WholePolicy, ActorCriticPolicy):
     """SB3's policy for vectors."""
 
     acts_in_numpy = True
 
 
-class CnnPolicy(CompletePolicy, policies.ActorCriticCnnPolicy):
+class CnnPolicy(WholePolicy, policies.ActorCriticCnnPolicy):
     """SB3's policy for images."""
 
 
-class MultiInputPolicy(CompletePolicy, policies.MultiInputActorCriticPolicy):
+class MultiInputPolicy(WholePolicy, policies.MultiInputActorCriticPolicy):
     """SB3's policy for dicts of vectors and images."""
 
     acts_in_numpy = True
@@ -79,9 +72,6 @@ class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
 
     def _uses_numpy(self) -> bool:
         return self.backend == "auto" and NumpyActor.applies_to(self.policy)
-
-    def _numpy_actor(self) -> NumpyActor | None:
-        return NumpyActor(self.policy) if self._uses_numpy() else None
 
     def _environment_actions(self, actions: np.ndarray) -> np.ndarray:
         """

@@ -250,17 +250,17 @@ class OfflineDataset:
             for name in ("observation_space", "action_space"):
                 if getattr(other, name) != getattr(self, name):
                     raise DatasetError(f"{name} differs: {getattr(self, name)} and {getattr(other, name)}")
-        parts = [self, *others]
-        offsets = np.cumsum([0, *map(len, parts)])
-        ends = np.concatenate([part.episode_ends + offset for part, offset in zip(parts, offsets, strict=False)])
-        fields = {
-            name: map_arrays(lambda *arrays: np.concatenate(arrays), *(getattr(part, name) for part in parts))
+        datasets = [self, *others]
+        offsets = np.cumsum([0, *map(len, datasets)])
+        ends = np.concatenate([each.episode_ends + offset for each, offset in zip(datasets, offsets, strict=False)])
+        arrays = {
+            name: map_arrays(lambda *columns: np.concatenate(columns), *(getattr(each, name) for each in datasets))
             for name in ARRAY_FIELDS
         }
-        env_id = self.env_id if all(part.env_id == self.env_id for part in parts) else None
-        same_scores = all(part.reference_scores == self.reference_scores for part in parts)
+        env_id = self.env_id if all(each.env_id == self.env_id for each in datasets) else None
+        same_scores = all(each.reference_scores == self.reference_scores for each in datasets)
         scores = self.reference_scores if same_scores else None
-        return replace(self, **fields, episode_ends=ends, env_id=env_id, reference_scores=scores)
+        return replace(self, **arrays, episode_ends=ends, env_id=env_id, reference_scores=scores)
 
     def summary(self) -> str:
         """:return: What is in the dataset, as the table that ``sb3-pg-extras inspect`` prints."""

@@ -21,7 +21,7 @@ from sb3_pg_extras.datasets.readers.minari import is_minari_folder, load_minari,
 from sb3_pg_extras.datasets.readers.npz import load_npz, save_npz
 from sb3_pg_extras.datasets.readers.parquet import load_parquet, parquet_shards
 from sb3_pg_extras.datasets.readers.replay_buffer import from_replay_buffer, load_replay_buffer
-from sb3_pg_extras.datasets.readers.table import Columns, from_table, load_csv
+from sb3_pg_extras.datasets.readers.table import ColumnNames, from_table, load_csv
 from sb3_pg_extras.datasets.sharded import is_sharded
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def load_dataset(
     *,
     clip_actions: bool = False,
     observation_keys: Sequence[str] | None = None,
-    columns: Columns | None = None,
+    columns: ColumnNames | None = None,
 ) -> OfflineDataset:
     """
     Load a dataset from any supported source.
@@ -104,7 +104,7 @@ def _with_observations(dataset: OfflineDataset, keys: list[str]) -> OfflineDatas
     return replace(dataset, **kept)
 
 
-def _load(source: Any, action_space: spaces.Space | None, verbose: int, columns: Columns | None) -> OfflineDataset:
+def _load(source: Any, action_space: spaces.Space | None, verbose: int, columns: ColumnNames | None) -> OfflineDataset:
     pandas = sys.modules.get("pandas")  # a DataFrame's owner has imported it
     if pandas is not None and isinstance(source, pandas.DataFrame):
         return from_table(source, action_space, columns)

@@ -38,9 +38,7 @@ def progress_bar(name: str, n_bytes: int) -> Iterator[None]:
 
 
 def advance(n_bytes: float) -> None:
-    """
-    :param n_bytes: Bytes that have been read since the last call.
-    """
+    """:param n_bytes: Bytes that have been read since the last call."""
     bar = _bar.get()
     if bar is not None:
         # Parts that are read twice do not overfill it.

@@ -13,9 +13,7 @@ MAX_INFLATION = 1100
 
 
 def warn_of_time_limits(what: str) -> None:
-    """
-    :param what: The flag that says that an episode ended, but not why.
-    """
+    """:param what: The flag that says that an episode ended, but not why."""
     warnings.warn(
         f"{what} does not say which episodes ended at a time limit: each end is treated as a terminal state, with a value "
         "of 0. If some are time limits, pass a dict of arrays with truncations instead"

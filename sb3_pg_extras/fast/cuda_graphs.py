@@ -75,7 +75,7 @@ class CapturedSteps:
             try:
                 self._graphs[kind] = _Graph(step, inputs, self.optimizers, self.generator)
             except (RuntimeError, AssertionError) as error:
-                # No going on: the generator still takes itself to be captured.
+                # It cannot continue: the generator still believes that it is being captured.
                 raise RuntimeError(
                     f"{error}\nThis step cannot be captured as a CUDA graph: build the model again, and set "
                     "model.cuda_graphs = False before learn()"

@@ -1,7 +1,7 @@
 """Datasets -> torch batches."""
 
 import warnings
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -23,8 +23,8 @@ class OfflineReplayBufferSamples(NamedTuple):
     B transitions: SB3's ``ReplayBufferSamples``, with their rows in the dataset.
 
     ``observations`` and ``next_observations``, (B, ...) or dicts of those; ``actions``, (B, A), in [-1, 1]; ``dones``,
-    (B, 1), 1 only where s' is terminal; ``rewards``, (B, 1); ``discounts``, (B, 1), that of the value of s', or None with
-    ``n_steps=1``, where it is gamma; ``indices``, (B,).
+    (B, 1), 1 only where s' is terminal; ``rewards``, (B, 1); ``discounts``, (B, 1), that of the value of s'; ``indices``,
+    (B,).
     """
 
     observations: Any
@@ -32,7 +32,7 @@ class OfflineReplayBufferSamples(NamedTuple):
     next_observations: Any
     dones: th.Tensor
     rewards: th.Tensor
-    discounts: th.Tensor | None
+    discounts: th.Tensor
     indices: th.Tensor
 
 
@@ -48,7 +48,7 @@ class Columns(NamedTuple):
     next_observations: Any
     dones: th.Tensor
     rewards: th.Tensor
-    discounts: th.Tensor | None
+    discounts: th.Tensor
     last: th.Tensor | None
 
 
@@ -73,9 +73,6 @@ class OfflineReplayBuffer(ReplayBuffer):
     :raises DatasetError: when the dataset's spaces differ from the model's.
     :raises ValueError: for ``n_steps`` below 1.
     """
-
-    # Whether all of the dataset is held, so that indices number its rows.
-    is_whole: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -118,7 +115,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         """
         check_spaces(dataset, self.observation_space, self.action_space)
         rewards, terminations = self.scaled_rewards(np.asarray(dataset.rewards)), np.asarray(dataset.terminations)
-        discounts = last = None
+        discounts, last = np.full(len(dataset), self.gamma), None
         if self.n_steps > 1:
             rewards, discounts, last = n_step_returns(rewards, dataset.episode_ends, self.n_steps, self.gamma)
             terminations = terminations[last]
@@ -129,7 +126,7 @@ class OfflineReplayBuffer(ReplayBuffer):
             next_observations=map_arrays(self._held, policy_layout(dataset.next_observations, self.observation_space)),
             dones=self._column(terminations),
             rewards=self._column(rewards),
-            discounts=None if discounts is None else self._column(discounts),
+            discounts=self._column(discounts),
             last=None if last is None else self._to_device(last),
         )
 
@@ -195,7 +192,7 @@ class OfflineReplayBuffer(ReplayBuffer):
             next_observations=map_arrays(lambda column: rows(column, last), columns.next_observations),
             dones=rows(columns.dones, indices),
             rewards=rows(columns.rewards, indices),
-            discounts=None if columns.discounts is None else rows(columns.discounts, indices),
+            discounts=rows(columns.discounts, indices),
             indices=indices,
         )
 
@@ -209,9 +206,7 @@ class OfflineReplayBuffer(ReplayBuffer):
         return self.to_torch(self._normalize_reward(rewards.cpu().numpy(), env))
 
     def whole_dataset(self) -> OfflineDataset:
-        """
-        :return: The dataset, to write it or to train on it elsewhere.
-        """
+        """:return: The dataset, to write it or to train on it elsewhere."""
         return self.dataset
 
     def add(self, *args: Any, **kwargs: Any) -> None:

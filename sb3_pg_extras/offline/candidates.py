@@ -36,8 +36,7 @@ class CandidatePolicy(FinitePolicy):
     behavior_vae: BehaviorVAE
     candidate_noise: th.Tensor
     critic: ContinuousCritic
-    share_features_extractor: bool
-    activation_fn: Any
+    net_args: dict[str, Any]
 
     def __init__(
         self,
@@ -56,13 +55,9 @@ class CandidatePolicy(FinitePolicy):
         kwargs |= {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.n_action_samples = n_action_samples
-        self.vae_kwargs = {
-            "observation_space": observation_space,
-            "action_space": action_space,
+        self.vae_kwargs = self.net_args | {
             "net_arch": [750, 750] if vae_net_arch is None else vae_net_arch,
             "latent_dim": 2 * get_action_dim(action_space) if vae_latent_dim is None else vae_latent_dim,
-            "activation_fn": self.activation_fn,
-            "normalize_images": self.normalize_images,
         }
         self.behavior_vae = BehaviorVAE(**self._update_features_extractor(self.vae_kwargs)).to(self.device)
         self.behavior_vae.optimizer = self.optimizer_class(
@@ -89,7 +84,6 @@ class CandidatePolicy(FinitePolicy):
             "vae_net_arch": self.vae_kwargs["net_arch"],
             "vae_latent_dim": self.vae_kwargs["latent_dim"],
             "n_action_samples": self.n_action_samples,
-            "share_features_extractor": self.share_features_extractor,
         }
 
     @abstractmethod

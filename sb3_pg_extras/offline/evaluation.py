@@ -317,8 +317,6 @@ class FQE(OfflineAlgorithm):
         if len(values) < 2:
             warnings.warn("the data has one episode: the value of one initial state, without an interval")
             return value._replace(low=np.nan, high=np.nan)
-        if np.ptp(values) == 0:
-            return value
         from scipy.stats import bootstrap  # here, as it takes a second to import
 
         interval = bootstrap((values,), np.mean, confidence_level=confidence, method="percentile", rng=0).confidence_interval
@@ -344,12 +342,7 @@ def check_episodes_end(dataset: OfflineDataset) -> None:
 
 
 def evaluate_offline(
-    model: Any,
-    dataset: DatasetSource,
-    n_steps: int = 10_000,
-    seed: int = 0,
-    progress: str | None = None,
-    **fqe_kwargs: Any,
+    model: Any, dataset: DatasetSource, n_steps: int = 10_000, seed: int = 0, progress: str | None = None, **fqe_kwargs: Any
 ) -> tuple[Value, dict[str, float]]:
     """
     :param model: The model.

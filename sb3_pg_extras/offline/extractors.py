@@ -82,9 +82,7 @@ class NormalizedExtractor(BaseFeaturesExtractor):
         return self.extractor(observations | normalized)
 
     def set_statistics(self, statistics: dict[str, RunningMeanStd]) -> None:
-        """
-        :param statistics: Mean and variance of each vector, by its key; ``""`` where the observation is one vector.
-        """
+        """:param statistics: Mean and variance of each vector, by its key; ``""`` where the observation is one vector."""
         for key, normalizer in zip(self.keys, self.normalizers, strict=True):
             assert isinstance(normalizer, _Normalizer)
             normalizer.mean.copy_(th.as_tensor(statistics[key].mean))

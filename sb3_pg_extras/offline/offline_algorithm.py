@@ -56,8 +56,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
     :param policy: The policy (MlpPolicy, CnnPolicy, MultiInputPolicy, or a class).
     :param env: The environment that the policy is for: an id, an Env, a VecEnv, or None with a dataset. It gives the
         spaces; it is stepped only if there is no dataset at all (see ``dataset``).
-    :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes. None takes the dataset that is bundled for the
-        environment, or else, with a warning, ``n_collect_steps`` uniformly random steps of the environment.
+    :param dataset: Whatever :func:`sb3_pg_extras.load_dataset` takes, or ``"sharded:<path>"``. None takes the dataset that
+        is bundled for the environment, or else, with a warning, ``n_collect_steps`` uniformly random steps of it.
     :param learning_rate: Learning rate, a number or a function of the remaining progress (from 1 to 0).
     :param batch_size: Transitions per gradient step.
     :param gamma: Discount factor.
@@ -246,25 +246,26 @@ class OfflineAlgorithm(CheckedAlgorithm):
             update_learning_rate(optimizer, FloatSchedule(getattr(self, name))(self._current_progress_remaining))
         self.logger.record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
         autocast = th.autocast(self.device.type, th.bfloat16, enabled=self.precision == "bf16")
-        update = partial(self._captured(), self._update) if self.captures_steps else self._update
+        update: Any = self._update
+        if self.captures_steps:
+            optimizers = [optimizer for optimizer, _ in self._optimizers.values()]
+            self._captured_steps = self._captured_steps or CapturedSteps(optimizers, self.generator)
+            update = partial(self._captured_steps, self._update)
         with fast_matmuls(self.device, self._largest_matrix), autocast:
             for _ in range(gradient_steps):
                 batch = self.replay_buffer.sample(batch_size, self._vec_normalize_env, self.generator)
                 step = self._kind_of_step()
                 with seeded_dropout(self.policy, self.generator):
                     values = update(batch, step)
-                self._sum_up(values)
+                for name, value in values.items():
+                    total, count = self._sums.get(name, (0.0, 0))
+                    self._sums[name] = (total + value, count + 1)
                 self._n_updates += 1
 
     @property
     def captures_steps(self) -> bool:
         """:return: Whether gradient steps are captured as CUDA graphs."""
         return self.cuda_graphs and self.device.type == "cuda"
-
-    def _captured(self) -> CapturedSteps:
-        if self._captured_steps is None:
-            self._captured_steps = CapturedSteps([optimizer for optimizer, _ in self._optimizers.values()], self.generator)
-        return self._captured_steps
 
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
@@ -412,11 +413,7 @@ class OfflineAlgorithm(CheckedAlgorithm):
         total_timesteps = self.default_total_timesteps if total_timesteps is None else total_timesteps
         self._check_learn(total_timesteps, log_interval)
         total_timesteps, callback = self._setup_learn(
-            total_timesteps,
-            callback,
-            reset_num_timesteps,
-            tb_log_name or type(self).__name__,
-            progress_bar,
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
         )
         assert self.env is not None and self.replay_buffer is not None
         # What callbacks of online algorithms read: no step of an environment ever ends an episode.
@@ -452,12 +449,6 @@ class OfflineAlgorithm(CheckedAlgorithm):
                 "for extreme rewards and observations in the dataset (sb3-pg-extras inspect), normalise them "
                 "(normalize_observations, normalize_rewards), or lower the learning rates"
             )
-
-    def _sum_up(self, values: dict[str, th.Tensor]) -> None:
-        """Add the values of one gradient step to the sums."""
-        for name, value in values.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + value, count + 1)
 
     def dump_logs(self) -> None:
         """Write the log: ``time/fps`` is gradient steps per second."""

@@ -30,8 +30,6 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
         the first part.
     """
 
-    is_whole = False
-
     def __init__(
         self,
         shards: ShardedParquet,
@@ -53,8 +51,8 @@ class ShardedReplayBuffer(OfflineReplayBuffer):
         row_bytes = sum(tensor.nbytes for tensor in _tensors(example))
         # One row more than there are: a buffer that holds the whole dataset is never full, and keeps it.
         n_rows = max(len(shards.first), min(len(shards) + 1, max_bytes // row_bytes))
-        fields = [map_arrays(lambda t: t.new_empty((n_rows, *t.shape[1:])), v) for v in example[:-1] if v is not None]
-        self.columns = Columns(*fields, *[None] * (7 - len(fields)))
+        fields = (map_arrays(lambda t: t.new_empty((n_rows, *t.shape[1:])), value) for value in example[:-1])
+        self.columns = Columns._make([*fields, None])
         self.pos, self.buffer_size, self.full = 0, n_rows, False
         # Transitions in the newest part, and those drawn since.
         self._n_newest = self._n_drawn = 0

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from sb3_pg_extras.common import policy_gradients
 from sb3_pg_extras.common.on_policy import PolicyGradientAlgorithm, last_observation
+from sb3_pg_extras.fast.numpy_actor import NumpyActor
 from sb3_pg_extras.reinforce.buffers import EpisodeRolloutBuffer
 
 SelfREINFORCE = TypeVar("SelfREINFORCE", bound="REINFORCE")
@@ -163,7 +164,7 @@ class REINFORCE(PolicyGradientAlgorithm):
         self.policy.set_training_mode(False)
         if not rollout_buffer.active.any():
             self._begin_batch(env, rollout_buffer, n_rollout_steps)
-        act = self._numpy_actor() or self._act
+        act = NumpyActor(self.policy) if self._uses_numpy() else self._act
         callback.on_rollout_start()
 
         while np.count_nonzero(rollout_buffer.active):

@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.distributions import DiagGaussianDistribution, Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_pg_extras.common.on_policy import CompletePolicy
+from sb3_pg_extras.common.algorithm import WholePolicy
 from sb3_pg_extras.single_step_a2c.optimizers import ObGD
 
 # Stream AC(lambda) (Elsayed, Vasan and Mahmood 2024): SingleStepA2C("StreamPolicy", env, **STREAM_PRESET), on an environment
@@ -28,7 +29,7 @@ STREAM_PRESET: dict[str, Any] = {
 }
 
 
-class StreamPolicy(CompletePolicy):
+class StreamPolicy(WholePolicy, ActorCriticPolicy):
     """
     SB3's actor-critic policy with the networks of Stream AC (Elsayed, Vasan and Mahmood 2024, arXiv:2410.14606;
     ``stream_ac_continuous.py`` and ``sparse_init.py`` of stream-x).

@@ -174,8 +174,7 @@ class TD3BC(OfflineAlgorithm):
             noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
             next_actions = (self.policy.actor_target(batch.next_observations).float() + noise).clamp(-1, 1)
             next_q_values = q_values(self.policy.critic_target, batch.next_observations, next_actions.unsqueeze(1))
-            discounts = self.gamma if batch.discounts is None else batch.discounts
-            targets = mixed_target_q_values(batch.rewards, batch.dones, next_q_values, discounts, mixture=1.0)
+            targets = mixed_target_q_values(batch.rewards, batch.dones, next_q_values, batch.discounts, mixture=1.0)
         current = q_values(self.policy.critic, batch.observations, batch.actions.unsqueeze(1)).squeeze(2)
         return ensemble_critic_loss(current, targets)
 

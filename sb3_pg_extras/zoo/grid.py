@@ -45,18 +45,8 @@ from sb3_pg_extras.zoo.jobs import run_missing
 from sb3_pg_extras.zoo.manager import Manager
 from sb3_pg_extras.zoo.offline import fingerprint
 
-FIELDS = [
-    "algo",
-    "dataset",
-    "seed",
-    "n_timesteps",
-    "settings",
-    "eval_episodes",
-    "return_mean",
-    "return_std",
-    "starts",
-    "seconds",
-]
+RESULTS = ["return_mean", "return_std", "starts", "seconds"]
+FIELDS = ["algo", "dataset", "seed", "n_timesteps", "settings", "eval_episodes", *RESULTS]
 
 
 class Start(NamedTuple):
@@ -181,12 +171,8 @@ def run(plan: Plan, algo: str, dataset: str, seed: int, n_timesteps: int) -> dic
     sync_envs_normalization(model.env, env)  # type: ignore[arg-type]
     returns, _ = evaluate_policy(model, env, plan.eval_episodes, return_episode_rewards=True)
     row = [algo, dataset, seed, n_timesteps, settings(plan, algo, dataset, n_timesteps), plan.eval_episodes]
-    row += [
-        f"{np.mean(returns):.1f}",
-        f"{np.std(returns):.1f}",
-        len(read_starts(folder)),
-        f"{time.perf_counter() - start:.1f}",
-    ]
+    seconds = time.perf_counter() - start
+    row += [f"{np.mean(returns):.1f}", f"{np.std(returns):.1f}", len(read_starts(folder)), f"{seconds:.1f}"]
     return dict(zip(FIELDS, row, strict=True))
 
 

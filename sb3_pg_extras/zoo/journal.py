@@ -64,17 +64,13 @@ class Journal:
                 )
 
     def append(self, steps: np.ndarray) -> None:
-        """
-        :param steps: One or more steps, which belong to the run that began when the journal was opened.
-        """
+        """:param steps: One or more steps, which belong to the run that began when the journal was opened."""
         self._file.write(steps.tobytes())
         self._file.flush()
         self.n_steps += len(steps)
 
     def runs(self) -> list[np.ndarray]:
-        """
-        :return: The steps of each run that has any, in order, memory-mapped.
-        """
+        """:return: The steps of each run that has any, in order, memory-mapped."""
         paths = [self._path(run) for run in range(self.n_runs + 1)]
         lengths = [path.stat().st_size // self.dtype.itemsize if path.exists() else 0 for path in paths]
         return [np.memmap(path, self.dtype, "r", shape=n) for path, n in zip(paths, lengths, strict=True) if n]

@@ -243,13 +243,9 @@ class OfflineManager(Manager):
         eval_freq, self.eval_freq = min(self.eval_freq, self.n_timesteps), -1
         super().create_callbacks()
         if eval_freq > 0 and not self.optimize_hyperparameters:
-            folder = self.save_path
-            bar = not self.show_progress
-            callback = FQECallback(
-                self.split.held_out, eval_freq, self.fqe_steps, folder, folder, verbose=1, progress_bar=bar
-            )
-            self.callbacks.append(callback)
-            self.callbacks.append(SaveStatistics(self.params_path))
+            what = (self.split.held_out, eval_freq, self.fqe_steps, self.save_path, self.save_path)
+            callback = FQECallback(*what, verbose=1, progress_bar=not self.show_progress)
+            self.callbacks += [callback, SaveStatistics(self.params_path)]
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         super()._save_config(saved_hyperparams)

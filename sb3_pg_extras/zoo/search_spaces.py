@@ -35,12 +35,7 @@ ONLINE = {
     **ACTIVATION_FN,
 }
 SEARCH_SPACES: dict[str, dict[str, Any]] = {
-    "bc": {
-        "learning_rate": (1e-5, 3e-3, True),
-        "batch_size": [64, 100, 256, 512],
-        **NET_ARCH,
-        **ACTIVATION_FN,
-    },
+    "bc": {"learning_rate": (1e-5, 3e-3, True), "batch_size": [64, 100, 256, 512], **NET_ARCH, **ACTIVATION_FN},
     "bcq": {
         **CRITICS,
         "max_perturbation": (0.01, 0.5, True),

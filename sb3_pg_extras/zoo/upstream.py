@@ -118,12 +118,9 @@ def keep_other_files() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("-o", "--output-folder")
     known, _ = parser.parse_known_args(sys.argv[1:])
-    folder = Path(known.output_folder) if known.output_folder else None
-    others = (
-        [path for path in folder.iterdir() if not re.search(VIDEO_FILES, path.name)] if folder and folder.is_dir() else []
-    )
-    if others:
-        raise UsageError(f"--output-folder {folder}: record_training would delete {others[0]}: name a new folder")
+    for path in Path(known.output_folder).glob("*") if known.output_folder else []:
+        if not re.search(VIDEO_FILES, path.name):
+            raise UsageError(f"--output-folder {path.parent}: record_training would delete {path}: name a new folder")
 
 
 def refuse_paths_with_spaces() -> None:
@@ -218,7 +215,7 @@ def keep_axes_of_evaluations() -> None:
     module.np = SimpleNamespace(**{**vars(np), "array": array})
 
 
-def leave_missing_results_blank() -> None:
+def mark_missing_results() -> None:
     """``all_plots`` says "0.0 +/- 0.0" where there is no run: put "-" there."""
     import pytablewriter
 
@@ -291,6 +288,6 @@ WORKAROUNDS: dict[str, list[Callable[[], None]]] = {
     "export": [find_models, take_strings_without_quotes],
     "load_from_hub": [raise_the_error_for_missing_files],
     "plot_train": [refuse_without_runs, save_figures_without_display],
-    "all_plots": [refuse_without_runs, save_figures_without_display, keep_axes_of_evaluations, leave_missing_results_blank],
+    "all_plots": [refuse_without_runs, save_figures_without_display, keep_axes_of_evaluations, mark_missing_results],
     "plot_from_file": [save_figures_without_display, skip_title_of_pybullet],
 }

@@ -900,7 +900,7 @@ def test_losses_are_called_with_the_knobs(monkeypatch):
     assert (x.shape, y.shape, rest) == ((16, 6, 2), (16, 6, 2), ["gaussian", 3.0, "unbiased"])
     assert x.requires_grad
     assert not y.requires_grad
-    _, _, next_q_values, gamma, mixture = seen["mixed_target_q_values"]
-    assert (next_q_values.shape, gamma, mixture) == ((3, 16, 7), 0.9, 0.5)
+    _, _, next_q_values, discounts, mixture = seen["mixed_target_q_values"]
+    assert (next_q_values.shape, discounts.unique().tolist(), mixture) == ((3, 16, 7), [pytest.approx(0.9)], 0.5)
     values, reduction, penalty = seen["reduce_q_values"]
     assert (values.shape, reduction, penalty) == ((3, 16), "mean", 0.3)

@@ -37,14 +37,7 @@ from five_episodes import (
     write_formats,
 )
 from gymnasium import spaces
-from hostile import (
-    JUNK,
-    assert_loads_or_is_refused,
-    broken_arrays,
-    broken_files,
-    broken_json,
-    spliced_pickle,
-)
+from hostile import JUNK, assert_loads_or_is_refused, broken_arrays, broken_files, broken_json, spliced_pickle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer

@@ -6,14 +6,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from five_episodes import (
-    ACTION_SPACE,
-    EPISODES,
-    IMITATION,
-    TABLE,
-    assert_is_table,
-    change_imitation,
-)
+from five_episodes import ACTION_SPACE, EPISODES, IMITATION, TABLE, assert_is_table, change_imitation
 from gymnasium import spaces
 
 from sb3_pg_extras import DatasetError, load_dataset

@@ -10,14 +10,7 @@ import minari
 import numpy as np
 import pytest
 from conftest import make_arrays
-from five_episodes import (
-    ACTION_SPACE,
-    OBSERVATION_SPACE,
-    TABLE,
-    assert_is_table,
-    assert_same,
-    minari_buffers,
-)
+from five_episodes import ACTION_SPACE, OBSERVATION_SPACE, TABLE, assert_is_table, assert_same, minari_buffers
 from gymnasium import spaces
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -5,10 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from five_episodes import (
-    assert_same,
-    fill,
-)
+from five_episodes import assert_same, fill
 from gymnasium import spaces
 from hostile import Evil
 from stable_baselines3 import SAC

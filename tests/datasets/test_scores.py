@@ -33,8 +33,7 @@ def test_d4rl_names_find_the_references_of_their_task(name, random, expert):
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
-    [("CartPole-v1", "CartPole-v1"), ("Hopper", "'Hopper'"), (gym.make("CartPole-v1"), "CartPole-v1")],
+    ("source", "words"), [("CartPole-v1", "CartPole-v1"), ("Hopper", "'Hopper'"), (gym.make("CartPole-v1"), "CartPole-v1")]
 )
 def test_scores_without_references_are_refused_by_name(source, words):
     with pytest.raises(ValueError, match=words):

@@ -9,14 +9,7 @@ from conftest import make_arrays
 from gymnasium import spaces
 
 from sb3_pg_extras import OfflineDataset
-from sb3_pg_extras.datasets.summary import (
-    action_coverage,
-    distributions,
-    facts,
-    image_observations,
-    project,
-    statistics,
-)
+from sb3_pg_extras.datasets.summary import action_coverage, distributions, facts, image_observations, project, statistics
 
 
 def make(observations=None, actions=None, rewards=None, space=None, observation_space=None, **fields) -> OfflineDataset:

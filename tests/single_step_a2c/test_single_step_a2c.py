@@ -207,8 +207,7 @@ def test_with_one_optimizer_it_is_a2c_with_rollouts_of_one_step(env_id, n_envs, 
 @BACKENDS
 @pytest.mark.parametrize("trace_decay", [0.0, 0.9])
 @pytest.mark.parametrize(
-    "action_space",
-    [spaces.Discrete(3), spaces.Box(-2, 3, (2, 2)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)],
+    "action_space", [spaces.Discrete(3), spaces.Box(-2, 3, (2, 2)), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(3)]
 )
 def test_every_action_space(action_space, trace_decay, backend):
     env = make_vec_env(lambda: Anything(spaces.Box(-1, 1, (3,)), action_space), 2)

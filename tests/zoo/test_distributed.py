@@ -585,11 +585,7 @@ def test_a_checkpoint_cut_short_is_none(tmp_path, monkeypatch):
 
 def test_other_settings_have_another_folder(tmp_path):
     (tmp_path / "a.yml").write_text("default: {n_timesteps: 10, policy: MlpPolicy}")
-    datasets = {
-        DATASET: DATA,
-        "x/d.npz": DATA._replace(source="/x/d.npz"),
-        "d.npz": DATA._replace(source="/d.npz"),
-    }
+    datasets = {DATASET: DATA, "x/d.npz": DATA._replace(source="/x/d.npz"), "d.npz": DATA._replace(source="/d.npz")}
     plan = grid.Plan(tmp_path, 50, 1, None, datasets)
     runs = [("bear", DATASET, 0, 60), ("bear", DATASET, 1, 60), ("bear", DATASET, 0, 70), ("reinforce", DATASET, 0, 60)]
     runs += [("bear", "x/d.npz", 0, 60), ("bear", "d.npz", 0, 60)]

@@ -484,7 +484,7 @@ def test_all_plots_invents_no_result(tmp_path, monkeypatch, capsys, plots_module
     evaluations(tmp_path, [3.0, 5.0])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plots_module, "pytablewriter", plots_module.pytablewriter)
-    upstream.leave_missing_results_blank()
+    upstream.mark_missing_results()
     monkeypatch.setattr(sys, "argv", shlex.split("all_plots -a bear bc -e Env-v0 -f logs -o out --no-display"))
     plots_module.all_plots()
     plt.close("all")

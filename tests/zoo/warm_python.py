@@ -23,9 +23,7 @@ TIMEOUT = 600
 
 
 class WarmPython:
-    """
-    :param env: The environment of the process, its ``PYTHONPATH`` among others.
-    """
+    """:param env: The environment of the process, its ``PYTHONPATH`` among others."""
 
     def __init__(self, env: dict[str, str]) -> None:
         command = [sys.executable, __file__]

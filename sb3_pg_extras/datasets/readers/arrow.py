@@ -29,7 +29,7 @@ def to_numpy(name: str, column: Any) -> np.ndarray:
         if array.null_count:
             row = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False))) // items_per_row
             raise DatasetError(f"{name} row {row} is missing (null)")
-        if not is_list(array.type):
+        if not is_list_type(array.type):
             break
         lengths = compute.list_value_length(array).to_numpy(zero_copy_only=False)
         width = int(lengths[0]) if len(lengths) else 0
@@ -42,7 +42,7 @@ def to_numpy(name: str, column: Any) -> np.ndarray:
         array = compute.list_flatten(array)
         if width == 0:
             break
-    if not is_number(array.type):
+    if not is_number_type(array.type):
         raise DatasetError(f"{name} must hold numbers, not {array.type}")
     numbers = array.to_numpy(zero_copy_only=False).reshape(shape)
     check_finite(name, numbers)
@@ -59,13 +59,13 @@ def check_size(n_bytes: int, file_size: int) -> None:
         raise DatasetError(f"claims {n_bytes} bytes in a file of {file_size}: no real data is compressed that much")
 
 
-def is_list(arrow_type: Any) -> bool:
+def is_list_type(arrow_type: Any) -> bool:
     """:return: Whether it is one of Arrow's types of lists."""
     types = require("pyarrow.types", "parquet")
     return types.is_list(arrow_type) or types.is_large_list(arrow_type) or types.is_fixed_size_list(arrow_type)
 
 
-def is_number(arrow_type: Any) -> bool:
+def is_number_type(arrow_type: Any) -> bool:
     """:return: Whether it is a type of numbers or of flags."""
     types = require("pyarrow.types", "parquet")
     return types.is_floating(arrow_type) or types.is_integer(arrow_type) or types.is_boolean(arrow_type)

@@ -12,7 +12,7 @@ from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset
 from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 from sb3_pg_extras.datasets.progress import advance
-from sb3_pg_extras.datasets.readers.arrow import check_size, is_list, to_numpy
+from sb3_pg_extras.datasets.readers.arrow import check_size, is_list_type, to_numpy
 from sb3_pg_extras.datasets.reading import reading, warn_of_time_limits
 
 STATE = "state.json"
@@ -67,7 +67,7 @@ def _episodes(folder: Path) -> Iterator[Episode]:
             if field not in batch.schema.names:
                 hint = ": the trajectories were saved without rewards" if field == "rews" else ""
                 raise DatasetError(f"field {field!r} is missing{hint}")
-            if field != "terminal" and not is_list(batch.schema.field(field).type):
+            if field != "terminal" and not is_list_type(batch.schema.field(field).type):
                 raise DatasetError(f"{field} must hold a list for each trajectory, not {batch.schema.field(field).type}")
         terminal = to_numpy(f"episodes from {first} on: terminal", batch["terminal"]).astype(bool)
         for index in range(len(batch)):

@@ -134,13 +134,12 @@ def _check_hdf5(path: Path, composite: bool) -> int:
                 seen.add(address)
                 if item.name.count("/") > MAX_DEPTH:
                     raise DatasetError(f"is refused: it lies more than {MAX_DEPTH} groups deep")
+                if not isinstance(item, h5py.Group):
+                    if not item.shape and "/infos/" not in item.name:
+                        raise DatasetError("is a single value: expected one row per step")
+                    checked_storage(item, file_size)
             if isinstance(item, h5py.Group):
                 check(item)
-                continue
-            with naming(item.name):
-                if not item.shape and "/infos/" not in item.name:
-                    raise DatasetError("is a single value: expected one row per step")
-                checked_storage(item, file_size)
 
     with naming(path.name, separator=": "), h5py.File(path, "r") as file:
         for episode in (name for name in file if name.startswith("episode_")):

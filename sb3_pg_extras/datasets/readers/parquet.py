@@ -10,7 +10,7 @@ from sb3_pg_extras.common.optional import require
 from sb3_pg_extras.datasets.arrays import joined
 from sb3_pg_extras.datasets.dataset import DatasetError, OfflineDataset, as_flags
 from sb3_pg_extras.datasets.progress import track
-from sb3_pg_extras.datasets.readers.arrow import check_size, is_list, is_number, to_numpy
+from sb3_pg_extras.datasets.readers.arrow import check_size, is_list_type, is_number_type, to_numpy
 from sb3_pg_extras.datasets.reading import reading, warn_of_time_limits
 from sb3_pg_extras.datasets.rows import from_rows
 
@@ -114,9 +114,9 @@ def _is_observation(field: Any) -> bool:
     if field.name != OBSERVATION and not field.name.startswith(f"{OBSERVATION}."):
         return False
     arrow_type = field.type
-    while is_list(arrow_type):
+    while is_list_type(arrow_type):
         arrow_type = arrow_type.value_type
-    return is_number(arrow_type)
+    return is_number_type(arrow_type)
 
 
 def _frame_column(names: Any) -> str:

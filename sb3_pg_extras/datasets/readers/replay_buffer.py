@@ -25,7 +25,7 @@ ALLOWED_CLASSES = {
     "gymnasium.spaces.discrete": {"Discrete"},
     "gymnasium.spaces.multi_binary": {"MultiBinary"},
     "gymnasium.spaces.multi_discrete": {"MultiDiscrete"},
-    "numpy": {"dtype", "ndarray", "bool_"},
+    "numpy": {"dtype", "ndarray", "bool_", "float32", "float64", "int8", "int32", "int64", "uint8", "bool"},
     "numpy.dtypes": {"Float32DType", "Float64DType", "Int64DType", "UInt8DType", "BoolDType"},
     "numpy._core.multiarray": {"_reconstruct", "scalar"},
     "numpy.core.multiarray": {"_reconstruct", "scalar"},
@@ -39,9 +39,6 @@ ALLOWED_CLASSES = {
     "collections": {"OrderedDict", "deque"},
     "torch": {"device"},
 }
-ALLOWED_NUMPY_TYPES = {"float32", "float64", "int8", "int32", "int64", "uint8", "bool"}
-
-
 # Objects that a replay buffer's pickle fills. Changes to anything else, such as a class, would outlive the load.
 FILLED = (
     BaseBuffer, spaces.Space, np.ndarray, np.dtype,
@@ -95,13 +92,12 @@ class ReplayBufferUnpickler(pickle._Unpickler):
     dispatch[pickle.REDUCE[0]] = load_reduce
 
     def find_class(self, module: str, name: str) -> Any:
-        allowed = ALLOWED_CLASSES.get(module, set()) | (ALLOWED_NUMPY_TYPES if module == "numpy" else set())
         if module.partition(".")[0] == "gym":
             raise DatasetError(
                 f"refused: the pickle names {module}.{name}. It was written with gym, before SB3 2.0 moved to gymnasium: "
                 "load it with the SB3 that wrote it, and save its arrays with numpy.savez"
             )
-        if name not in allowed:
+        if name not in ALLOWED_CLASSES.get(module, ()):
             raise DatasetError(
                 f"refused: the pickle names {module}.{name}, which no SB3 replay buffer needs, "
                 "and loading a pickle runs the code it names"

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # Which columns hold what: a name, several names, or for Dict observations a dict of names.
-Columns = Mapping[str, str | Sequence[str] | Mapping[str, str | Sequence[str]]]
+ColumnNames = Mapping[str, str | Sequence[str] | Mapping[str, str | Sequence[str]]]
 FIELDS = ("observations", "actions", "rewards", "terminations", "truncations", "episode", "next_observations")
 # Those that say where an episode ends.
 ENDS = FIELDS[3:6]
 
 
-def load_csv(path: str | Path, action_space: spaces.Space | None = None, columns: Columns | None = None) -> OfflineDataset:
+def load_csv(
+    path: str | Path, action_space: spaces.Space | None = None, columns: ColumnNames | None = None
+) -> OfflineDataset:
     """
     Read a CSV file with a header; see :func:`from_table`.
 
@@ -43,7 +45,7 @@ def load_csv(path: str | Path, action_space: spaces.Space | None = None, columns
         return from_table(table, action_space, columns)
 
 
-def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: Columns | None) -> OfflineDataset:
+def from_table(table: "DataFrame", action_space: spaces.Space | None, columns: ColumnNames | None) -> OfflineDataset:
     """
     Make a dataset of rows ``(s_t, a_t, r_t)`` in time order. Without columns of next observations, the next one is that of
     the episode's next row: :func:`~sb3_pg_extras.datasets.rows.from_rows` says what becomes of the last one, which has none.
