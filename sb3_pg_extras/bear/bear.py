@@ -65,8 +65,8 @@ class BEAR(OfflineAlgorithm):
     data's actions, by a Lagrange multiplier alpha. With few samples and a wide kernel, that keeps the policy within the
     *support* of the data, not close to its distribution.
 
-    The defaults are for short runs. ``PUBLISHED_PRESET`` has the D4RL authors' settings. Returns of the zoo's entries and of
-    that preset are in ``docs/bear_results.md``, of the defaults on Pendulum-v1 in ``docs/bear.md``.
+    The defaults are for short runs. ``PUBLISHED_PRESET`` has the D4RL authors' settings. Returns of both, and of the zoo's
+    entries, are in ``docs/bear_results.md``.
 
     Paper: https://arxiv.org/abs/1906.00949. Code compared: the author's ``algos.py`` and the D4RL authors' version of
     it; deviations are numbered in ``docs/bear.md``.
