@@ -130,6 +130,8 @@ class ExportedPolicy(nn.Module):
 def _traced(model: BaseAlgorithm, vec_normalize: Normalizes) -> Iterator[tuple[nn.Module, Any, Any]]:
     """On the CPU: the policy as a module that takes raw observations, the same as TorchScript, and example observations."""
     policy, device = model.policy, model.policy.device
+    if hasattr(policy, "lstm_actor"):
+        raise ValueError(f"{type(policy).__name__} cannot be exported: a recurrent policy acts by its memory, too")
     normalizer = model.get_vec_normalize_env() if vec_normalize is True else vec_normalize or None
     module = ExportedPolicy(policy, _raw_observation_space(model, normalizer), normalizer)
     observations = map_arrays(th.as_tensor, _examples(module.observation_space, 2))

@@ -61,6 +61,11 @@ class PolicyGradientAlgorithm(CheckedAlgorithm, OnPolicyAlgorithm):
         if self.max_grad_norm not in (None, math.inf):
             self._check_numbers({"max_grad_norm": (0, math.inf)})
 
+    def _check_learn(self, total_timesteps: Any, log_interval: Any) -> None:
+        super()._check_learn(total_timesteps, log_interval)
+        if self.env is None:
+            raise ValueError(f"this {type(self).__name__} has no environment: pass env= to load(), or call set_env()")
+
     def _draw(self, act: Callable[[Any], T]) -> T:
         """:return: ``act`` of the last observations, with the cause named where it fails on values that are not finite."""
         try:

@@ -37,7 +37,8 @@ class NumpyActor:
         """
         :param policy: Any actor-critic policy.
         :return: Whether NumPy can stand in for its networks: SB3's own policy, or a class that says so, on the CPU, for
-            vectors or dicts of vectors, with known layers and a Categorical or diagonal Gaussian distribution.
+            vectors or dicts of vectors, with known layers, without hooks, and with a Categorical or diagonal Gaussian
+            distribution.
         """
         cls, heads = type(policy), [policy.action_net, policy.value_net, getattr(policy, "std_net", None)]
         return (
@@ -50,11 +51,14 @@ class NumpyActor:
             and all(type(m) in LAYERS for m in (*policy.mlp_extractor.policy_net, *policy.mlp_extractor.value_net))
             and all(type(head) is nn.Linear for head in heads if head is not None)
             and type(policy.action_dist) in (CategoricalDistribution, DiagGaussianDistribution)
-            and all(p.requires_grad and p.dtype == th.float32 for p in policy.parameters())
+            and all(p.requires_grad and p.dtype == th.float32 and not p._backward_hooks for p in policy.parameters())
+            and not any(_is_changed(module) for module in policy.modules())
         )
 
     def __init__(self, policy: ActorCriticPolicy, gradients: dict[th.Tensor, np.ndarray] | None = None) -> None:
         gradients = gradients or {}
+        self.weight = policy.action_net.weight
+        self.pointer = self.weight.data_ptr()  # type: ignore[operator]
         self.observation_space = policy.observation_space
         self.action_shape = policy.action_space.shape or ()
         self._make_room((0,))
@@ -67,6 +71,10 @@ class NumpyActor:
         self.head = Dense(policy.action_net, gradients)  # type: ignore[arg-type]
         self.std_head = None if std_net is None else Dense(std_net, gradients)
         self.std_min = np.float32(getattr(policy, "std_min", 0.0))
+
+    def is_current(self) -> bool:
+        """:return: Whether the policy's parameters still lie in the memory that is read here: one stands for all."""
+        return self.weight.data_ptr() == self.pointer  # type: ignore[operator]
 
     def __call__(self, obs: Any) -> np.ndarray:
         """
@@ -150,6 +158,12 @@ def flatten(obs: np.ndarray | dict[str, np.ndarray], space: spaces.Space) -> np.
         parts = [obs[key].reshape(len(obs[key]), -1) for key in space.spaces]
         return np.concatenate(parts, axis=1, dtype=np.float32, casting="unsafe")
     return obs.reshape(len(obs), -1).astype(np.float32, copy=False)
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """:return: Whether hooks, or a ``forward`` of this one object, change what the module computes."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 def _is_vector(space: spaces.Space) -> bool:

@@ -11,7 +11,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space, preprocess_obs
-from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    NatureCNN,
+    create_mlp,
+)
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.sac.policies import Actor
@@ -69,7 +75,9 @@ class FQEPolicy(BasePolicy):
     :param lr_schedule: Learning rate schedule.
     :param net_arch: Hidden layers, ``[256, 256]`` by default.
     :param activation_fn: Activation function.
-    :param kwargs: As in SB3's ``BasePolicy``: ``features_extractor_class``, ``optimizer_class``, ...
+    :param features_extractor_class: For None ``CombinedExtractor`` for a Dict, ``NatureCNN`` for an image, else
+        ``FlattenExtractor``.
+    :param kwargs: As in SB3's ``BasePolicy``: ``optimizer_class``, ...
     """
 
     def __init__(
@@ -79,11 +87,13 @@ class FQEPolicy(BasePolicy):
         lr_schedule: Schedule,
         net_arch: list[int] | None = None,
         activation_fn: type[nn.Module] = nn.ReLU,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         **kwargs: Any,
     ) -> None:
         default: Any = CombinedExtractor if isinstance(observation_space, spaces.Dict) else FlattenExtractor
         default = NatureCNN if is_image_space(observation_space) else default
-        super().__init__(observation_space, action_space, **{"features_extractor_class": default, **kwargs})
+        extractor_class = default if features_extractor_class is None else features_extractor_class
+        super().__init__(observation_space, action_space, features_extractor_class=extractor_class, **kwargs)
         self.features = self.make_features_extractor()
         n_inputs = self.features.features_dim + get_flattened_obs_dim(action_space)
         self.q_network = nn.Sequential(*create_mlp(n_inputs, 1, [256, 256] if net_arch is None else net_arch, activation_fn))
@@ -233,8 +243,7 @@ class FQE(OfflineAlgorithm):
         self._next_actions = None
 
     def _data(self) -> OfflineDataset:
-        assert self.replay_buffer is not None
-        return self.replay_buffer.whole_dataset()
+        return self._filled_buffer().whole_dataset()
 
     def actions_at(self, observations: Any) -> th.Tensor:
         """

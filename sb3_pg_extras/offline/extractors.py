@@ -1,5 +1,6 @@
 """Features extractors of offline algorithms: vectors normalised with the dataset's statistics, keys with dots."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,8 @@ class NormalizedExtractor(BaseFeaturesExtractor):
     unchanged.
 
     :param observation_space: Observation space: a vector, or a Dict, of which only the vectors are normalised.
-    :param features_extractor_class: The other extractor; ``CombinedExtractor`` for a Dict and ``FlattenExtractor`` for a
-        vector by default.
+    :param features_extractor_class: The other extractor; for None ``CombinedExtractor`` for a Dict and ``FlattenExtractor``
+        for a vector.
     :param features_extractor_kwargs: Its arguments.
     :raises ValueError: when there is no vector among the observations.
     """
@@ -103,6 +104,19 @@ class _Normalizer(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         return ((x - self.mean) / self.std).clamp(-self.clip, self.clip)
+
+
+def default_extractor(policy_class: type) -> type[BaseFeaturesExtractor] | None:
+    """
+    :param policy_class: A class of policies.
+    :return: The features extractor that it makes unless it is given another; None where its signature does not say.
+    """
+    for cls in policy_class.__mro__:
+        constructor: Any = vars(cls).get("__init__")
+        parameter = constructor and inspect.signature(constructor).parameters.get("features_extractor_class")
+        if parameter:
+            return None if parameter.default is inspect.Parameter.empty else parameter.default
+    return None
 
 
 def set_observation_statistics(policy: nn.Module, dataset: OfflineDataset) -> None:

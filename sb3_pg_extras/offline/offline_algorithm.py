@@ -18,6 +18,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import load_from_pkl, recursive_getattr, save_to_pkl
+from stable_baselines3.common.torch_layers import CombinedExtractor as SB3CombinedExtractor
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule, configure_logger, update_learning_rate
 
@@ -30,7 +31,13 @@ from sb3_pg_extras.datasets.sharded import ShardedParquet, is_sharded
 from sb3_pg_extras.fast.cuda_graphs import CapturedSteps
 from sb3_pg_extras.fast.matmuls import fast_matmuls, has_bf16
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer, OfflineReplayBufferSamples
-from sb3_pg_extras.offline.extractors import CombinedExtractor, NormalizedExtractor, has_vectors, set_observation_statistics
+from sb3_pg_extras.offline.extractors import (
+    CombinedExtractor,
+    NormalizedExtractor,
+    default_extractor,
+    has_vectors,
+    set_observation_statistics,
+)
 from sb3_pg_extras.offline.normalization import check_normalized_once, freeze_statistics, what_is_normalized
 from sb3_pg_extras.offline.policies import seeded_dropout
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
@@ -189,7 +196,15 @@ class OfflineAlgorithm(CheckedAlgorithm):
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         kwargs = self._full_policy_kwargs()
-        policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
+        own_extractor = f"{self.policy_class.__name__} makes its own features extractor: pass normalize_observations=False"
+        try:
+            policy: Any = self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **kwargs)
+        except TypeError as error:
+            if "features_extractor_class" not in str(error):
+                raise
+            raise ValueError(own_extractor) from error
+        if self.normalize_observations and not any(isinstance(module, NormalizedExtractor) for module in policy.modules()):
+            raise ValueError(own_extractor)
         self.policy = policy.to(self.device)
         if self.replay_buffer is not None:
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
@@ -204,12 +219,13 @@ class OfflineAlgorithm(CheckedAlgorithm):
 
     def _full_policy_kwargs(self) -> dict[str, Any]:
         """:return: The user's ``policy_kwargs``, which are not changed, and what follows from other arguments."""
+        default = default_extractor(self.policy_class)
         kwargs = self.policy_kwargs
-        if isinstance(self.observation_space, spaces.Dict) and any("." in key for key in self.observation_space.spaces):
+        if default is SB3CombinedExtractor and any("." in key for key in self.observation_space.spaces):  # type: ignore
             kwargs = {"features_extractor_class": CombinedExtractor, **kwargs}
         if not self.normalize_observations:
             return kwargs
-        inner = {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
+        inner = {"features_extractor_class": default} | {name: kwargs[name] for name in EXTRACTOR_KWARGS if name in kwargs}
         return {**kwargs, "features_extractor_class": NormalizedExtractor, "features_extractor_kwargs": inner}
 
     def _add_optimizer(self, name: str, learning_rate: str = "lr_schedule") -> None:
@@ -328,6 +344,21 @@ class OfflineAlgorithm(CheckedAlgorithm):
             set_observation_statistics(self.policy, self.replay_buffer.dataset)
         self._captured_steps = None
 
+    def _filled_buffer(self) -> OfflineReplayBuffer:
+        """
+        :return: The replay buffer; a loaded model reads its dataset for it first.
+        :raises ValueError: when there is no dataset.
+        """
+        if self.replay_buffer is None:
+            if self.dataset is None:
+                raise ValueError(
+                    f"this {type(self).__name__} has no dataset: it was not saved with the model. "
+                    f"Pass dataset= to load() or call set_dataset(). {HOW_TO_PASS_A_DATASET}"
+                )
+            self.set_dataset(self.dataset)
+        assert self.replay_buffer is not None
+        return self.replay_buffer
+
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -343,16 +374,10 @@ class OfflineAlgorithm(CheckedAlgorithm):
         buffer = self.replay_buffer
         if buffer is not None and (buffer.n_steps, buffer.gamma) != (self.n_steps, self.gamma):
             self.replay_buffer = None
-        if self.replay_buffer is None:
-            if self.dataset is None and self.num_timesteps == 0 and self.env is not None:
-                self._check_replay_buffer_kwargs(None)
-                self.dataset = dataset_for(self.env, self.n_collect_steps, self.verbose)
-            if self.dataset is None:
-                raise ValueError(
-                    f"this {type(self).__name__} has no dataset: it was not saved with the model. "
-                    f"Pass dataset= to load() or call set_dataset(). {HOW_TO_PASS_A_DATASET}"
-                )
-            self.set_dataset(self.dataset)
+        if self.replay_buffer is None and self.dataset is None and self.num_timesteps == 0 and self.env is not None:
+            self._check_replay_buffer_kwargs(None)
+            self.dataset = dataset_for(self.env, self.n_collect_steps, self.verbose)
+        buffer = self._filled_buffer()
         normalized = what_is_normalized(self._vec_normalize_env)
         if self._learned_normalized not in (None, normalized):
             raise ValueError(
@@ -361,10 +386,8 @@ class OfflineAlgorithm(CheckedAlgorithm):
             )
         self._learned_normalized = normalized
         if self._vec_normalize_env is not None:
-            assert self.replay_buffer is not None
-            normalizes_rewards = self.replay_buffer.return_rms is not None
-            check_normalized_once(self._vec_normalize_env, self.normalize_observations, normalizes_rewards)
-            freeze_statistics(self._vec_normalize_env, self.replay_buffer.dataset)
+            check_normalized_once(self._vec_normalize_env, self.normalize_observations, buffer.return_rms is not None)
+            freeze_statistics(self._vec_normalize_env, buffer.dataset)
         self._captured_steps = None
         self.start_time = time.time_ns()
         if self.ep_info_buffer is None or reset_num_timesteps:
@@ -491,9 +514,9 @@ class OfflineAlgorithm(CheckedAlgorithm):
         :param path: Path of the file (``.pkl`` is added where no suffix is), or a file object. A file is written whole or
             not at all.
         :raises DatasetError: for a sharded dataset, which is never in memory as a whole.
+        :raises ValueError: when there is no dataset.
         """
-        assert self.replay_buffer is not None, "The replay buffer is not defined"
-        dataset = self.replay_buffer.whole_dataset()
+        dataset = self._filled_buffer().whole_dataset()
         buffer_class: Any = DictReplayBuffer if isinstance(self.observation_space, spaces.Dict) else ReplayBuffer
         buffer = buffer_class(len(dataset), self.observation_space, self.action_space, "cpu")
         to_replay_buffer(dataset, buffer)

@@ -44,13 +44,16 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         """Forget all steps."""
         BaseBuffer.reset(self)
         self._steps: list[tuple[Any, ...]] = []
+        # (step, environment) -> what a time limit that bootstraps adds to the reward.
+        self._bootstraps: dict[tuple[int, int], float] = {}
         # Steps that belong to the batch, and which environments are playing an episode of it.
         self.n_transitions = 0
         self.active = np.zeros(self.n_envs, dtype=bool)
 
     def resume(self, other: "EpisodeRolloutBuffer") -> None:
         """:param other: A buffer with an unfinished batch, which this one continues."""
-        self._steps, self.n_transitions, self.active = other._steps, other.n_transitions, other.active
+        self._steps, self._bootstraps = other._steps, other._bootstraps
+        self.n_transitions, self.active = other.n_transitions, other.active
 
     def size(self) -> int:
         """:return: Number of calls of :meth:`add` since the last reset."""
@@ -66,21 +69,36 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         :param dones: True where the step ended an episode, (n_envs,).
         """
         self.n_transitions += int(np.count_nonzero(self.active))
-        # DummyVecEnv rounds rewards, SubprocVecEnv does not.
-        rewards = rewards.astype(np.float32, copy=False).astype(np.float64)
-        self._steps.append((map_arrays(np.array, obs), actions, rewards, dones, self.active.copy()))
+        self._steps.append((map_arrays(np.array, obs), actions, np.empty(self.n_envs), dones, self.active.copy()))
+        self.set_last_rewards(rewards)
 
-    # For callbacks, of all steps, (size(), n_envs, ...); rewards with V at a time limit that bootstraps.
+    def set_last_rewards(self, rewards: np.ndarray) -> None:
+        """:param rewards: Those of the step added last, (n_envs,)."""
+        # DummyVecEnv rounds rewards, SubprocVecEnv does not.
+        self._steps[-1][2][:] = rewards.astype(np.float32, copy=False)
+
+    # For callbacks, of all steps, (size(), n_envs, ...).
     actions: Any = property(lambda self: np.array([step[1] for step in self._steps]))
-    rewards: Any = property(lambda self: np.array([step[2] for step in self._steps]))
+
+    @property
+    def rewards(self) -> np.ndarray:  # type: ignore[override]
+        """:return: Rewards of all steps, (size(), n_envs), with V at a time limit that bootstraps; a copy."""
+        rewards = np.array([step[2] for step in self._steps])
+        for index, value in self._bootstraps.items():
+            rewards[index] += value
+        rewards.setflags(write=False)
+        return rewards
 
     @property
     def returns(self) -> np.ndarray:  # type: ignore[override]
-        """:return: Returns-to-go of a complete batch, (size(), n_envs), 0 for steps left out; for callbacks."""
-        rewards, dones, active = (_by_env(*column) for column in list(zip(*self._steps, strict=True))[2:])
-        returns = np.zeros_like(rewards)
-        returns[active] = discounted_returns(rewards[active], np.flatnonzero(dones[active]) + 1, self.gamma)
-        return returns.reshape(self.n_envs, -1).T
+        """:return: Returns-to-go of a complete batch, (size(), n_envs), 0 for steps left out; a copy."""
+        dones, active = (_by_env(*column) for column in list(zip(*self._steps, strict=True))[3:])
+        rewards, by_env = _by_env(*self.rewards), np.zeros(len(dones))
+        by_env[active] = discounted_returns(rewards[active], np.flatnonzero(dones[active]) + 1, self.gamma)
+        returns = by_env.reshape(self.n_envs, -1).T
+        # Whoever changes it would change nothing else.
+        returns.setflags(write=False)
+        return returns
 
     def bootstrap(self, env: int, value: float) -> None:
         """
@@ -89,12 +107,12 @@ class EpisodeRolloutBuffer(RolloutBuffer):
         :param env: Index of the environment.
         :param value: ``V(s_T)`` of the observation that the last step led to.
         """
-        self._steps[-1][2][env] += self.gamma * value
+        self._bootstraps[len(self._steps) - 1, env] = self.gamma * value
 
     def get_samples(self) -> EpisodeRolloutSamples:
         """:return: All steps that belong to the batch, with their returns."""
-        observations, *columns = zip(*self._steps, strict=True)
-        actions, rewards, dones, active = (_by_env(*column) for column in columns)
+        observations, drawn, _, *columns = zip(*self._steps, strict=True)
+        actions, rewards, dones, active = (_by_env(*column) for column in (drawn, self.rewards, *columns))
         kept = np.flatnonzero(active)
         # As in SB3's buffers, an action is a row, even a single number; only Discrete ones are scalars.
         actions = actions if isinstance(self.action_space, spaces.Discrete) else actions.reshape(len(actions), -1)

@@ -184,7 +184,12 @@ class REINFORCE(PolicyGradientAlgorithm):
                 self._end_episode(int(index), infos[index], rollout_buffer, n_rollout_steps)
 
             callback.update_locals(locals())
-            if not callback.on_step():
+            go_on = callback.on_step()
+            # A callback may have changed the rewards, or replaced the parameters that NumPy acts with.
+            rollout_buffer.set_last_rewards(rewards)
+            if isinstance(act, NumpyActor) and not act.is_current():
+                act = NumpyActor(self.policy)
+            if not go_on:
                 return False
 
         callback.update_locals(locals())

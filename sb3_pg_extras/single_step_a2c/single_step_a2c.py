@@ -28,7 +28,7 @@ class Step(NamedTuple):
     One step of B environments, with all that its update needs.
 
     ``rewards``, ``dones`` and ``terminations`` have shape (B,); ``next_obs`` are the states that the step led to, also where
-    an episode ended; ``versions`` says how often PyTorch had changed each parameter when the actions were chosen.
+    an episode ended; ``state_of_parameters`` is that of the choice of the actions.
     ``log_prob`` of the actions, ``values`` of the states and ``entropy``, of shape (B,), carry the graph of the choice; they
     are None where NumPy chose, and ``entropy`` also where it has no weight.
     """
@@ -37,7 +37,7 @@ class Step(NamedTuple):
     dones: np.ndarray
     terminations: np.ndarray
     next_obs: Any
-    versions: list[int]
+    state_of_parameters: tuple[list[int], list[int]]
     log_prob: th.Tensor | None
     values: th.Tensor | None
     entropy: th.Tensor | None
@@ -197,6 +197,10 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         traces = None if self.traces is None else self.traces.traces
         return NumpyLearner(self.policy, self.optimizers, traces) if applies else None
 
+    def _state_of_parameters(self) -> tuple[list[int], list[int]]:
+        """:return: What differs once PyTorch has changed or replaced a parameter; NumPy's changes do not count."""
+        return [p._version for p in self._params], [p.data_ptr() for p in self._params]
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
@@ -215,8 +219,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         if self._learner is not None and not self._learner.optimizers.stand_for(self.optimizers):
             # A callback has loaded or replaced an optimiser.
             self._learner = self._make_learner()
-        # They count PyTorch's changes only, not NumPy's.
-        versions = [p._version for p in self._params]
+        state = self._state_of_parameters()
         if self._learner is None:
             actions, log_prob, values, entropy = self._draw(self._act)
         else:
@@ -232,7 +235,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
             return False
         self._update_info_buffer(infos, dones)
         next_obs, terminations = successors(new_obs, dones, infos)
-        self._step = Step(rewards, dones, terminations, next_obs, versions, log_prob, values, entropy)
+        self._step = Step(rewards, dones, terminations, next_obs, state, log_prob, values, entropy)
         callback.on_rollout_end()
         return True
 
@@ -256,8 +259,10 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         """One update of actor and critic from the step just taken."""
         step = self._step
         assert step is not None
-        if step.versions != [p._version for p in self._params]:
-            # The parameters that chose this action were replaced, so it cannot be learnt from.
+        frozen = self._learner is not None and not all(p.requires_grad for p in self._params)
+        if frozen or step.state_of_parameters != self._state_of_parameters():
+            # A callback has changed the parameters that chose this action, so it cannot be learnt from.
+            self._learner = self._make_learner()
             if self.traces is not None:
                 self.traces.reset(step.dones)
             if self.use_sde:
@@ -373,7 +378,11 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         self.policy.set_training_mode(False)
         if self.use_sde:
             self.policy.reset_noise(self.n_envs)
-        super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        try:
+            super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        finally:
+            # It cannot be pickled.
+            self._learner = None
         self._check_weights()
         return self
 
@@ -394,7 +403,7 @@ class SingleStepA2C(PolicyGradientAlgorithm):
         :param device: The device to load to.
         :raises ValueError: when one of the two models has an optimiser of its critic, and the other has not.
         """
-        if isinstance(load_path_or_dict, dict) and exact_match:
+        if isinstance(load_path_or_dict, dict) and exact_match and "policy.optimizer" in load_path_or_dict:
             if ("critic_optimizer" in load_path_or_dict) != (self.critic_optimizer is not None):
                 has = "has an" if self.critic_optimizer is None else "has no"
                 raise ValueError(

@@ -13,6 +13,7 @@ import pytest
 import torch as th
 from conftest import TINY, make_arrays
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3 import SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 from torch import nn
@@ -262,3 +263,9 @@ class robot:
     wanted = model.predict(np.array(seen, np.float32), deterministic=True)[0]
     assert len(acted) == 3
     np.testing.assert_allclose(acted, wanted, atol=1e-5)
+
+
+def test_recurrent_policies_are_refused():
+    model = RecurrentPPO("MlpLstmPolicy", Still(), policy_kwargs={"lstm_hidden_size": 8}, device="cpu")
+    with pytest.raises(ValueError, match="cannot be exported: a recurrent policy acts by its memory"):
+        export_onnx(model, io.BytesIO())

@@ -186,3 +186,10 @@ def test_a_model_is_loaded_with_the_policy_kwargs_of_its_constructor(algorithm, 
 def test_the_stream_preset_with_another_policy_is_named():
     with pytest.raises(ValueError, match=r"critic_optimizer_kwargs=\{'kappa': 2.0\}.*STREAM_PRESET is for StreamPolicy"):
         SingleStepA2C("MlpPolicy", Broken(), **STREAM_PRESET)
+
+
+@pytest.mark.parametrize("algorithm", [REINFORCE, SingleStepA2C])
+def test_learning_without_an_environment_is_refused(algorithm, tmp_path):
+    algorithm("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
+    with pytest.raises(ValueError, match="has no environment: pass env= to load"):
+        algorithm.load(tmp_path / "model").learn(10)

@@ -6,9 +6,10 @@ import torch as th
 from conftest import TINY, make_arrays
 from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pg_extras import BC, BEAR, load_dataset
+from sb3_pg_extras import BC, BCQ, BEAR, TD3BC, load_dataset
 from sb3_pg_extras.offline.extractors import NormalizedExtractor, has_vectors, set_observation_statistics
 from sb3_pg_extras.offline.normalization import set_moments
 from sb3_pg_extras.offline.sources import DatasetEnv
@@ -135,3 +136,48 @@ def test_features_of_the_users_own_get_normalised_observations():
     largest: list[float] = []
     normalizing(policy_kwargs=TINY | {"features_extractor_class": Seen}).learn(1)
     assert largest and max(largest) <= 10
+
+
+class Features(BaseFeaturesExtractor):
+    """The user's own."""
+
+    def __init__(self, observation_space: spaces.Space, features_dim: int = 4) -> None:
+        super().__init__(observation_space, features_dim)
+        self.layer = th.nn.Linear(3, features_dim)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layer(observations)
+
+
+@pytest.mark.parametrize("algorithm", [BEAR, BC, BCQ, TD3BC])
+def test_a_policy_class_may_have_an_extractor_of_its_own(algorithm):
+    base = algorithm.policy_aliases["MlpPolicy"]
+
+    class Default(base):
+        def __init__(self, *args, features_extractor_class=Features, **kwargs):
+            super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+    class Passes(base):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, features_extractor_class=Features, **kwargs)
+
+    class Makes(base):
+        def make_features_extractor(self):
+            return Features(self.observation_space)
+
+    def kinds(policy, normalize_observations):
+        model = algorithm(policy, None, shifted(), normalize_observations=normalize_observations, device="cpu")
+        return {type(module) for module in model.policy.modules()} & {Features, NormalizedExtractor}
+
+    for policy in (Default, Passes, Makes):
+        assert kinds(policy, False) == {Features}
+    assert kinds(Default, True) == {Features, NormalizedExtractor}
+    for policy in (Passes, Makes):
+        with pytest.raises(ValueError, match=f"{policy.__name__} makes its own features extractor"):
+            kinds(policy, True)
+
+
+@pytest.mark.parametrize("algorithm", [BEAR, BC, BCQ, TD3BC])
+def test_policies_for_images_refuse_vectors(algorithm):
+    with pytest.raises(AssertionError, match="NatureCNN only with images"):
+        algorithm("CnnPolicy", None, shifted(), device="cpu")

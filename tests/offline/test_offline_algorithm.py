@@ -19,7 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_pg_extras import BC, BEAR, OfflineAlgorithm
+from sb3_pg_extras import BC, BEAR, FQE, OfflineAlgorithm, load_dataset
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
 
 BUNDLED = "bundled:pendulum-mixed-v0"
@@ -259,3 +259,17 @@ def test_loading_takes_the_policy_kwargs_of_the_constructor(tmp_path):
     assert BEAR.load(tmp_path / "model", policy_kwargs=TINY, device="cpu").policy_kwargs == TINY
     with pytest.raises(ValueError, match="policy kwargs"):
         BEAR.load(tmp_path / "model", policy_kwargs={"net_arch": [9]}, device="cpu")
+
+
+def test_a_loaded_model_reads_its_dataset_where_it_is_needed(tmp_path):
+    data = load_dataset(make_arrays())
+    model = BC("MlpPolicy", None, data, policy_kwargs={"net_arch": [8]}, device="cpu")
+    model.save(tmp_path / "model")
+    FQE(model, data, policy_kwargs={"net_arch": [8]}, device="cpu").save(tmp_path / "fqe")
+    BC.load(tmp_path / "model", dataset=data).save_replay_buffer(tmp_path / "buffer")
+    assert len(load_dataset(tmp_path / "buffer.pkl")) == len(data)
+    assert FQE.load(tmp_path / "fqe", evaluated=model, dataset=data).value().n_episodes == data.n_episodes
+    with pytest.raises(ValueError, match="this BC has no dataset"):
+        BC.load(tmp_path / "model").save_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(ValueError, match="this FQE has no dataset"):
+        FQE.load(tmp_path / "fqe", evaluated=model).value()

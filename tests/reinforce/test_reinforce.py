@@ -267,7 +267,7 @@ def test_acting_calls_torch_for_the_draw_only():
         model = REINFORCE("MlpPolicy", "CartPole-v1", n_steps=1_000, backend=backend, seed=0, device="cpu")
         return torch_calls(lambda: model.learn(n_steps))
 
-    assert calls(100, "auto") - calls(50, "auto") == {"exponential_": 50}
+    assert calls(100, "auto") - calls(50, "auto") == {"exponential_": 50, "data_ptr": 50}
     # And it counts.
     assert (calls(100, "torch") - calls(50, "torch")).total() > 50 * 50
 
@@ -632,3 +632,53 @@ def test_wrong_arguments_are_named(kwargs, words):
         REINFORCE("MlpPolicy", "CartPole-v1", **kwargs)
     for word in words:
         assert word in str(error.value)
+
+
+# --- what callbacks may change ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_a_callback_may_replace_the_memory_of_parameters(backend):
+    model, actions = REINFORCE("MlpPolicy", "CartPole-v1", n_episodes=20, backend=backend, device="cpu"), []
+
+    def replace(locals_, _):
+        if model.num_timesteps == 5:
+            model.policy.load_from_vector(model.policy.parameters_to_vector() * 0)
+            with th.no_grad():
+                model.policy.action_net.bias[1] = 50.0
+        elif model.num_timesteps > 5:
+            actions.append(locals_["actions"][0])
+        return True
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.learn(60, callback=replace)
+    assert set(actions) == {1}
+
+
+@pytest.mark.parametrize("baseline", [None, "value"])
+def test_rewards_that_a_callback_changes_are_learnt_from(baseline):
+    """As in A2C; the value that a time limit adds stays."""
+
+    def rewards(shape: bool) -> np.ndarray:
+        env = FixedLength(spaces.Discrete(2), truncated=True)
+        model = REINFORCE("MlpPolicy", TimeLimit(env, 6), n_episodes=1, gamma=0.5, baseline=baseline, seed=0, device="cpu")
+
+        def change(locals_, _):
+            if shape:
+                locals_["rewards"][:] = 100.0
+            return True
+
+        model.learn(6, callback=change)
+        return model.rollout_buffer.rewards[:, 0]
+
+    shaped, plain = rewards(True), rewards(False)
+    assert shaped[:-1].tolist() == [100.0] * 5 and plain[:-1].tolist() != [100.0] * 5
+    assert (shaped[-1] == 100.0) == (baseline is None)
+
+
+def test_copies_of_the_buffer_are_read_only():
+    model = REINFORCE("MlpPolicy", FixedLength(spaces.Discrete(2)), n_episodes=1, device="cpu").learn(6)
+    for copy in (model.rollout_buffer.rewards, model.rollout_buffer.returns):
+        with pytest.raises(ValueError, match="read-only"):
+            copy[:] = 0.0

@@ -1,5 +1,6 @@
 """SingleStepA2C on both backends: NumPy against torch, and what callbacks may change while either learns."""
 
+import pickle
 from copy import deepcopy
 
 import gymnasium as gym
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 from torch_calls import torch_calls
 
-from sb3_pg_extras import STREAM_PRESET, SingleStepA2C
+from sb3_pg_extras import REINFORCE, STREAM_PRESET, SingleStepA2C
 from sb3_pg_extras.single_step_a2c.optimizers import ObGD
 
 OPTIMIZERS = [
@@ -25,6 +26,10 @@ OPTIMIZERS = [
     (ObGD, 1e-2, {"kappa": 2.0}),
 ]
 HEADS = ["discrete", "gaussian", "state-dependent std"]
+
+
+def uses_numpy(model: SingleStepA2C) -> bool:
+    return model._make_learner() is not None
 
 
 def both_backends(head: str, n_envs: int, **settings) -> None:
@@ -38,7 +43,7 @@ def both_backends(head: str, n_envs: int, **settings) -> None:
         return SingleStepA2C("StreamPolicy", env, seed=2, backend=backend, **settings).learn(n_updates * n_envs)
 
     ours, oracle, start = train("auto"), train("torch"), train("torch", 0)
-    assert ours._learner is not None and oracle._learner is None and ours._n_updates == 50
+    assert uses_numpy(ours) and not uses_numpy(oracle) and ours._n_updates == 50
     assert (vector(ours) - vector(oracle)).abs().max() < 1e-6
     assert (vector(oracle) - vector(start)).abs().max() > 1e-2
     for one, other in zip(ours.optimizers, oracle.optimizers, strict=True):
@@ -95,7 +100,7 @@ def test_numpy_takes_dicts_of_vectors(policy):
         return SingleStepA2C(policy, env, seed=2, backend=backend).learn(100)
 
     ours, oracle = train("auto"), train("torch")
-    assert ours._learner is not None
+    assert uses_numpy(ours)
     assert (vector(ours) - vector(oracle)).abs().max() < 1e-6
 
 
@@ -117,26 +122,26 @@ class OwnPolicy(ActorCriticPolicy):
 )
 def test_everything_else_is_left_to_torch(kwargs, capsys):
     model = make(verbose=1, **kwargs).learn(3)
-    assert model._learner is None and "NumPy" not in capsys.readouterr().out
+    assert not uses_numpy(model) and "NumPy" not in capsys.readouterr().out
 
 
 def test_images_of_floats_in_a_dict_are_left_to_torch():
     space = spaces.Dict({"image": spaces.Box(0, 1, (3, 36, 36), np.float32), "vector": spaces.Box(-1, 1, (3,))})
     images = {"normalize_images": False, "features_extractor_kwargs": {"normalized_image": True}}
     model = make("MultiInputPolicy", Anything(space, spaces.Discrete(3)), policy_kwargs=images)
-    assert model.learn(10)._learner is None
+    assert not uses_numpy(model.learn(10))
 
 
 def test_networks_that_were_changed_are_left_to_torch():
     head = make(policy_kwargs={"net_arch": [8]})
     head.policy.action_net = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
     head.policy.optimizer.add_param_group({"params": list(head.policy.action_net.parameters())})
-    assert head.learn(10)._learner is None
+    assert not uses_numpy(head.learn(10))
     # An optimiser of some of the parameters: the others stay as they are.
     part = make()
     part.policy.optimizer = th.optim.Adam(part.policy.action_net.parameters())
     before = deepcopy(part.policy.mlp_extractor.policy_net.state_dict())
-    assert part.learn(10)._learner is None
+    assert not uses_numpy(part.learn(10))
     th.testing.assert_close(part.policy.mlp_extractor.policy_net.state_dict(), before, atol=0, rtol=0)
 
 
@@ -252,8 +257,10 @@ def test_a_callback_may_change_the_settings(changed, trace_decay):
 def test_a_step_in_numpy_calls_torch_for_the_draw_only(policy, env_id, draw, n_envs):
     """
     The gate for speed that needs no clock. The draw is PyTorch's because its generator is what SB3 seeds, and because
-    ``backend="torch"`` is then the oracle; one at a time, because PyTorch draws many in another order.
+    ``backend="torch"`` is then the oracle; one at a time, because PyTorch draws many in another order. Where the parameters
+    lie is asked twice, for a callback may have moved them.
     """
+    n_params = len(list(make(policy, env_id).policy.parameters()))
 
     def calls(n_updates, backend):
         settings = STREAM_PRESET if policy == "StreamPolicy" else {}
@@ -261,7 +268,7 @@ def test_a_step_in_numpy_calls_torch_for_the_draw_only(policy, env_id, draw, n_e
         model = make(policy, env, backend=backend, device="cpu", **settings)
         return torch_calls(lambda: model.learn(n_updates * n_envs, log_interval=None))
 
-    assert calls(100, "auto") - calls(50, "auto") == {draw: 50}
+    assert calls(100, "auto") - calls(50, "auto") == {draw: 50, "data_ptr": 2 * 50 * n_params}
     # And it counts.
     assert (calls(20, "torch") - calls(10, "torch")).total() > 10 * 100
 
@@ -342,3 +349,61 @@ def test_an_episode_that_ends_as_parameters_are_set_takes_its_traces_along(backe
     assert saved["traces"]["traces"].abs().sum() > 0
     model.learn(4, callback=Replace(saved, 4))
     assert (model.traces.traces == 0).all()
+
+
+@BACKENDS
+def test_a_callback_may_replace_the_memory_of_parameters(backend):
+    """As ``load_from_vector`` does: the new ones act and learn."""
+    model, actions = make(backend=backend), []
+
+    def replace(locals_, _):
+        if model.num_timesteps == 5:
+            model.policy.load_from_vector(model.policy.parameters_to_vector() * 0)
+            with th.no_grad():
+                model.policy.action_net.bias[1] = 50.0
+        elif model.num_timesteps > 5:
+            actions.append(locals_["actions"][0])
+        return True
+
+    model.learn(40, callback=replace)
+    assert set(actions) == {1} and model._n_updates == 39
+    assert model.policy.value_net.bias.item() != 0
+
+
+@BACKENDS
+def test_layers_that_a_callback_freezes_stay_as_they_are(backend):
+    model, before = make(backend=backend), []
+
+    def freeze(*_):
+        if model.num_timesteps == 5:
+            model.policy.action_net.requires_grad_(False)
+            before.append(deepcopy(model.policy.action_net.state_dict()))
+        return True
+
+    value_net = deepcopy(model.policy.value_net.state_dict())
+    model.learn(40, callback=freeze)
+    th.testing.assert_close(model.policy.action_net.state_dict(), before[0], atol=0, rtol=0)
+    assert not th.equal(model.policy.value_net.weight, value_net["weight"])
+
+
+@pytest.mark.parametrize("algorithm", [SingleStepA2C, REINFORCE])
+def test_hooks_are_called(algorithm):
+    """A mask of actions as a hook: NumPy would not see it."""
+    model, actions = algorithm("MlpPolicy", "CartPole-v1", device="cpu"), []
+    model.policy.action_net.register_forward_hook(lambda _, inputs, logits: logits + th.tensor([-1e8, 0.0]))
+    model.learn(30, callback=lambda locals_, _: actions.append(locals_["actions"][0]) or True)
+    assert set(actions) == {1}
+
+
+def test_a_trained_model_can_be_pickled():
+    model = make().learn(10)
+    assert uses_numpy(model)
+    again = pickle.loads(pickle.dumps(model))
+    th.testing.assert_close(vector(again), vector(model), atol=0, rtol=0)
+    again.learn(10)
+
+
+def test_parameters_without_an_optimiser_get_sb3s_error():
+    model = make()
+    with pytest.raises(ValueError, match="Names of parameters do not match"):
+        model.set_parameters({"policy": model.policy.state_dict()})
