@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 th.set_num_threads(1)
@@ -25,6 +26,17 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func.__name__)
         return func(*args, **(kwargs or {}))
+
+
+class Dropping(FlattenExtractor):
+    """Half of the features are 0, except in evaluation mode."""
+
+    def __init__(self, observation_space):
+        super().__init__(observation_space)
+        self.dropout = th.nn.Dropout(0.5)
+
+    def forward(self, observations):
+        return self.dropout(super().forward(observations))
 
 
 TINY = {"net_arch": [16], "vae_net_arch": [16]}

@@ -120,3 +120,15 @@ def test_images_dicts_and_the_bundled_dataset():
 def test_wrong_arguments_are_named(kwargs, word):
     with pytest.raises(ValueError, match=word):
         tiny_bc(**kwargs)
+
+
+def test_the_log_has_the_squared_error_of_the_mean_whatever_is_learned():
+    model = tiny_bc(actor_type="gaussian")
+    batch = model.replay_buffer.get(np.arange(40))
+    with th.no_grad():
+        error = (th.tanh(model.actor.get_action_dist_params(batch.observations)[0]) - batch.actions).square().mean()
+    assert model._update(batch, None)["mean_squared_error"].item() == pytest.approx(error.item(), rel=1e-5)
+
+
+def test_the_default_learning_rate():
+    assert tiny_bc().learning_rate == 3e-4

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch as th
-from conftest import TINY, make_arrays
+from conftest import TINY, Dropping, make_arrays
 from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 from torch.nn import functional as F
@@ -198,3 +198,28 @@ def test_the_bundled_dataset_and_the_authors_networks():
 def test_wrong_arguments_are_named(kwargs, word):
     with pytest.raises(ValueError, match=word):
         tiny(**kwargs)
+
+
+def test_the_defaults_are_the_authors():
+    model = BCQ("MlpPolicy", None, make_arrays(), policy_kwargs=TINY, device="cpu")
+    assert (model.learning_rate, model.batch_size, model.tau, model.gamma) == (1e-3, 100, 0.005, 0.99)
+
+
+@pytest.mark.parametrize("argument", [{"max_perturbation": 2.1}, {"tau": 1.1}, {"n_action_samples": 0}])
+def test_arguments_out_of_range_are_named(argument):
+    ((name, value),) = argument.items()
+    with pytest.raises(ValueError, match=f"{name}={value}"):
+        tiny(**argument)
+
+
+def test_the_behaviours_actions_have_no_gradient():
+    policy = tiny().policy
+    assert not policy.behavior_actions(th.zeros(2, 3), th.zeros(2, 5, 4)).requires_grad
+
+
+def test_nothing_is_dropped_when_it_acts():
+    """The VAE too is in evaluation mode."""
+    model = tiny(policy_kwargs={"features_extractor_class": Dropping}).learn(2)
+    obs = make_arrays()["observations"]
+    first, second = (model.predict(obs, deterministic=True)[0] for _ in range(2))
+    assert (first == second).all() and not model.policy.behavior_vae.training

@@ -904,3 +904,71 @@ def test_losses_are_called_with_the_knobs(monkeypatch):
     assert (next_q_values.shape, discounts.unique().tolist(), mixture) == ((3, 16, 7), [pytest.approx(0.9)], 0.5)
     values, reduction, penalty = seen["reduce_q_values"]
     assert (values.shape, reduction, penalty) == ((3, 16), "mean", 0.3)
+
+
+@pytest.mark.parametrize("estimator", ["pooled", "unbiased"])
+def test_the_figures_of_the_log_by_hand(monkeypatch, estimator):
+    model, arrays, line = (
+        tiny_bear(mmd_estimator=estimator, mmd_threshold=0.2, n_steps=1, gamma=0.5).learn(2),
+        make_arrays(),
+        {},
+    )
+    with th.no_grad():
+        for network in model.critic_target.q_networks:
+            network[-1].weight.zero_()
+            network[-1].bias.fill_(8.0)
+    monkeypatch.setattr(model.behavior_vae, "raw_actions", lambda *_: th.zeros(40, 4, 2))
+    batch, step = model.replay_buffer.get(np.arange(40)), model._kind_of_step()
+    values = model._critic_loss(batch, line)[1].detach()
+    # Of two numbers, the standard deviation is half of their difference.
+    assert line["q_value_std"].item() == pytest.approx((values[0] - values[1]).abs().mean().item() / 2)
+    targets = arrays["rewards"] + 0.5 * 8.0 * (1.0 - arrays["terminations"])
+    assert line["target_q_value"].item() == pytest.approx(targets.mean(), rel=1e-5)
+    loss, divergence, _ = model._actor_loss(batch, step, line)
+    assert line["actor_loss"].item() == loss.item()
+    assert line["std"].item() == pytest.approx(model.actor.get_action_dist_params(batch.observations)[1].exp().mean().item())
+    root = math.copysign(math.sqrt(abs(divergence.item())), divergence.item())
+    assert line["mmd"].item() == pytest.approx(root if estimator == "unbiased" else divergence.item())
+    # The behaviour's samples are all equal.
+    assert line["mmd_floor"].item() == pytest.approx(0.0 if estimator == "unbiased" else 1e-3)
+    assert model._update(batch, step)["alpha"].item() == pytest.approx(model.log_alpha.exp().item())
+
+
+def test_the_threshold_gives_way_by_a_thousandth_of_what_is_missing(monkeypatch):
+    monkeypatch.setattr(losses, "auto_threshold", lambda *_: th.tensor(-1.0))
+    model = tiny_bear(log_alpha_max=-1.0).learn(1)
+    assert model.mmd_slack.item() == pytest.approx(1e-3 * (logged(model)["train/mmd"] + 1.0), rel=1e-4)
+
+
+def test_bootstrap_masks_depend_on_seed_and_dataset():
+    model, other = (tiny_bear(seed=seed, bootstrap_probability=0.5) for seed in (0, 1))
+    assert not th.equal(model._masks_of(th.arange(40)), other._masks_of(th.arange(40)))
+    model.set_dataset(make_arrays(60))
+    assert model._masks_of(th.arange(60)).shape == (2, 60)
+
+
+def test_without_a_seed_too_masks_are_the_same_after_loading(tmp_path):
+    model = tiny_bear(seed=None, bootstrap_probability=0.5).learn(1)
+    model.save(tmp_path / "model")
+    loaded = BEAR.load(tmp_path / "model", dataset=make_arrays(), device="cpu").learn(0, reset_num_timesteps=False)
+    assert th.equal(loaded._masks_of(th.arange(40)), model._masks_of(th.arange(40)))
+
+
+def test_what_is_drawn_for_each_row_is_not_saved(tmp_path):
+    model = tiny_bear(bootstrap_probability=0.5, behavior_steps=1).learn(3)
+    assert model._bootstrap_masks is not None and model._behavior_samples is not None
+    model.save(tmp_path / "model")
+    loaded = BEAR.load(tmp_path / "model", device="cpu")
+    assert loaded._bootstrap_masks is None and loaded._behavior_samples is None
+
+
+def test_the_published_preset_has_the_published_rates_and_warm_up():
+    names = ("learning_rate", "critic_learning_rate", "alpha_learning_rate", "warmup_fraction")
+    assert [PUBLISHED_PRESET[name] for name in names] == [1e-4, 3e-4, 1e-3, 0.08]
+
+
+def test_the_defaults():
+    model = BEAR("MlpPolicy", None, make_arrays(), device="cpu")
+    rates = (model.learning_rate, model.critic_learning_rate, model.vae_learning_rate, model.alpha_learning_rate)
+    assert rates == (3e-4, 1e-3, 3e-4, 3e-3)
+    assert (model.tau, model.gamma, model.vae_kl_weight, model.warmup_fraction) == (0.005, 0.99, 0.5, 0.2)

@@ -1,9 +1,12 @@
 """What makes BEAR's gradient step fast changes results only by rounding, or says what it changes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch as th
 from conftest import Operators, make_arrays
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras import BC, BEAR, load_dataset
 from sb3_pg_extras.bear import behavior_samples
@@ -11,6 +14,8 @@ from sb3_pg_extras.bear.behavior_samples import BehaviorSamples
 from sb3_pg_extras.fast import matmuls
 from sb3_pg_extras.offline import offline_algorithm
 from sb3_pg_extras.offline.losses import vae_loss
+from sb3_pg_extras.offline.sharded_buffer import ShardedReplayBuffer
+from sb3_pg_extras.offline.sources import DatasetEnv
 
 SMALL = {"net_arch": [32, 32], "vae_net_arch": [32, 32]}
 VAE_LOSS = "sb3_pg_extras.bear.bear.vae_loss"
@@ -287,3 +292,28 @@ def test_another_dataset_gets_samples_of_its_own():
 def test_wrong_behaviour_steps_are_named():
     with pytest.raises(ValueError, match="behavior_steps=0"):
         pendulum(behavior_steps=0)
+
+
+def test_room_for_samples_by_hand(monkeypatch):
+    """A sample takes 4 bytes for each action dimension of each state; there are never more than 16 of a state."""
+    buffer = SimpleNamespace(size=lambda: 100, action_dim=3)
+    monkeypatch.setattr(behavior_samples, "MAX_BYTES", 100 * 3 * 4 * 5 + 1)
+    assert BehaviorSamples.room(buffer) == 5
+    assert BehaviorSamples.has_room(buffer, 5) and not BehaviorSamples.has_room(buffer, 6)
+    monkeypatch.undo()
+    assert BehaviorSamples.room(buffer) == 16
+    # The rows of a sharded dataset are not numbered.
+    assert not BehaviorSamples.has_room(object.__new__(ShardedReplayBuffer), 1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_kept_samples_are_drawn_from_their_seed_at_observations_as_the_networks_see_them(seed):
+    data = load_dataset(make_arrays())
+    env = VecNormalize(DummyVecEnv([lambda: DatasetEnv(data)]), norm_reward=False)
+    kwargs = {"policy_kwargs": SMALL, "batch_size": 16, "seed": seed, "device": "cpu"}
+    model = BEAR("MlpPolicy", env, data, behavior_steps=1, warmup_fraction=0, **kwargs).learn(3)
+    vae, generator = model.behavior_vae, th.Generator().manual_seed(model._seed_of_dataset_draws)
+    observations = th.as_tensor(env.normalize_obs(data.observations))
+    noise = th.randn((40, 16, vae.latent_dim), generator=generator)
+    with th.no_grad():
+        th.testing.assert_close(model._behavior_samples.samples, vae.raw_actions(observations, noise), atol=1e-5, rtol=0)

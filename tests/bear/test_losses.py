@@ -290,3 +290,11 @@ def test_auto_threshold_can_be_met_where_the_floor_is_above_the_published_one(ru
     if rule == "auto":
         assert sum(ends) / 100 == pytest.approx(1.0, abs=0.05)
         assert math.sqrt(1.25 * (0.109**2) / 0.5) == pytest.approx(float(threshold), abs=0.02)
+
+
+def test_the_unbiased_estimates_sign_and_floor():
+    assert losses.in_unit_of_epsilon(th.tensor(-0.04), "unbiased").item() == pytest.approx(-0.2)
+    assert losses.in_unit_of_epsilon(th.tensor(0.04), "unbiased").item() == pytest.approx(0.2)
+    # Equal distributions read 0 on average: it has no floor.
+    assert losses.mmd_noise_floor(ONE_STATE_X, "laplacian", 0.5, "unbiased").item() == 0.0
+    assert losses.mmd_noise_floor(ONE_STATE_X, "laplacian", 0.5, "pooled").item() > 0.5

@@ -17,7 +17,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset, save_dataset
 from sb3_pg_extras.bear.policies import BEARPolicy
-from sb3_pg_extras.datasets.layout import scale_actions, to_replay_buffer
+from sb3_pg_extras.datasets.layout import check_spaces, scale_actions, to_replay_buffer, unscale_actions
 from sb3_pg_extras.datasets.readers.replay_buffer import from_replay_buffer
 
 NETWORKS = ("actor", "critic", "critic_target")
@@ -629,3 +629,29 @@ def test_rewards_that_the_buffer_normalised_are_normalised_by_vec_normalize(tmp_
     assert theirs.rewards.std() < 0.5 * load_dataset("bundled:pendulum-mixed-v0").rewards[:100].std()
     sac.learn(3)
     assert not sac.get_vec_normalize_env().training
+
+
+def test_rewards_online_are_normalised_with_the_models_discount_factor_and_change_nothing_of_its_own():
+    kwargs = {"replay_buffer_kwargs": {"normalize_rewards": True}, "gamma": 0.9}
+    bear = trained(**kwargs)
+    assert bear.to_sac(vector_env()).get_vec_normalize_env().gamma == 0.9
+    variance = np.array(bear.replay_buffer.return_rms.var)
+    # An environment's own wrapper, which normalises nothing until then, goes on gathering.
+    sac = bear.to_sac(VecNormalize(vector_env(), norm_obs=False, norm_reward=False))
+    sac.learn(4)
+    assert bear.replay_buffer.return_rms.var == variance
+
+
+@pytest.mark.parametrize(("low", "high"), [([-2, 0], [3, 2]), ([-2, -1], [3, 1])])
+def test_an_action_space_with_another_bound_is_another(low, high):
+    space = spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    with pytest.raises(ValueError, match=r"env has .*action_space="):
+        trained().to_sac(Env(make_arrays()["observation_space"], space))
+    with pytest.raises(DatasetError, match="action_space of the dataset"):
+        check_spaces(load_dataset(make_arrays()), make_arrays()["observation_space"], space)
+
+
+def test_unscaled_actions_are_within_their_bounds():
+    space = spaces.Box(np.array([-2, 0], np.float32), np.array([3, 1], np.float32))
+    actions = unscale_actions(np.array([[1 + 5e-5, -1 - 5e-5]], np.float32), space)
+    assert actions.tolist() == [[3.0, 0.0]]

@@ -103,3 +103,17 @@ def test_a_folder_in_the_way_and_a_file_object_are_saved_to_as_in_sb3(tmp_path):
     memory = io.BytesIO()
     with open_to_save(memory, ".zip") as file:
         assert file is memory
+
+
+def test_the_content_is_on_the_disk_before_it_takes_the_place_of_the_old(tmp_path, monkeypatch):
+    """Else a power cut may leave an empty file under the name."""
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda fd: (done.append(("sync", os.fstat(fd.fileno() if hasattr(fd, "fileno") else fd).st_size)), fsync(fd)),
+    )
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
+    with atomic_write(tmp_path / "x") as file:
+        file.write(b"content")
+    assert done == [("sync", 7), "replace"]

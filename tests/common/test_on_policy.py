@@ -1,5 +1,7 @@
 """What REINFORCE and SingleStepA2C do alike."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -193,3 +195,17 @@ def test_learning_without_an_environment_is_refused(algorithm, tmp_path):
     algorithm("MlpPolicy", "CartPole-v1").save(tmp_path / "model")
     with pytest.raises(ValueError, match="has no environment: pass env= to load"):
         algorithm.load(tmp_path / "model").learn(10)
+
+
+@ALGORITHMS
+@pytest.mark.parametrize("max_grad_norm", [None, math.inf, 0.5])
+def test_no_bound_of_the_gradient_may_be_said_in_two_ways(algorithm, max_grad_norm):
+    algorithm("MlpPolicy", Broken(), max_grad_norm=max_grad_norm, seed=0, policy_kwargs={"net_arch": [8]}).learn(8)
+
+
+@ALGORITHMS
+def test_squashed_actions_are_scaled_to_the_environments(algorithm):
+    space = spaces.Box(-4, 2, (1,))
+    model = algorithm("MlpPolicy", Broken(None, space), use_sde=True, policy_kwargs={"squash_output": True}, seed=0)
+    actions = np.array([[-1.0], [0.0], [1.0]], np.float32)
+    np.testing.assert_allclose(model._environment_actions(actions), [[-4], [-1], [2]], atol=1e-6)

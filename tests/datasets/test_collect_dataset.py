@@ -71,3 +71,7 @@ def test_random_collection_is_seeded():
         return collect_dataset(env, None, 250)
 
     assert_same(collect(), collect())
+
+
+def test_at_least_as_many_steps_as_asked_are_taken():
+    assert len(collect_dataset(DummyVecEnv([Counter, Counter]), None, 9)) == 10

@@ -1,5 +1,6 @@
 """OfflineDataset: what is accepted comes back exactly, what is not ends in one DatasetError that names it."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import make_arrays
 from five_episodes import assert_same, write
 from gymnasium import spaces
 
 from sb3_pg_extras import DatasetError, OfflineDataset, load_dataset
+from sb3_pg_extras.datasets import mapped as mapped_module
 from sb3_pg_extras.datasets import save_dataset
-from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS
+from sb3_pg_extras.datasets.dataset import ARRAY_FIELDS, check_finite
 
 
 def test_episodes_and_returns_by_hand(arrays):
@@ -215,3 +218,77 @@ def test_names_with_dots_are_kept_and_can_be_chosen(tmp_path):
             load_dataset(tmp_path / "x.parquet", one, observation_keys=keys)
     with pytest.raises(DatasetError, match="a single array"):
         load_dataset(single, observation_keys=["state"])
+
+
+@pytest.mark.parametrize(("excess", "fits"), [(0.9e-4, True), (2e-4, False)])
+def test_an_action_may_be_outside_by_a_ten_thousandth_of_the_width(arrays, excess, fits):
+    arrays["actions"][5, 0] = 3 + 5 * excess  # a width of 5
+    if fits:
+        OfflineDataset(**arrays)
+    else:
+        with pytest.raises(DatasetError, match="actions row 5"):
+            OfflineDataset(**arrays)
+
+
+def test_each_dimension_has_its_own_bounds(arrays):
+    arrays["actions"][7, 1] = 2.5  # within those of the first dimension, [-2, 3], not of the second, [0, 1]
+    with pytest.raises(DatasetError, match="actions row 7"):
+        OfflineDataset(**arrays)
+
+
+def test_a_bound_on_one_side_is_one(arrays):
+    arrays["action_space"] = spaces.Box(np.array([-2, 0], np.float32), np.array([3, np.inf], np.float32))
+    arrays["actions"][4, 1] = -0.5
+    with pytest.raises(DatasetError, match="actions row 4"):
+        OfflineDataset(**arrays)
+    arrays["actions"][4, 1] = 1e6
+    OfflineDataset(**arrays)
+
+
+def test_choices_end_one_below_their_number(arrays):
+    space = spaces.MultiDiscrete([2, 3], start=[0, 1])
+    taken = np.tile([1, 3], (40, 1))
+    OfflineDataset(**arrays | {"actions": taken, "action_space": space})
+    for row, dimension, value in ((6, 0, 2), (9, 1, 4), (3, 1, 0)):
+        wrong = taken.copy()
+        wrong[row, dimension] = value
+        with pytest.raises(DatasetError, match=f"actions row {row}"):
+            OfflineDataset(**arrays | {"actions": wrong, "action_space": space})
+
+
+def test_rows_are_numbered_over_all_parts_of_a_mapped_array(arrays, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped_module, "PART", 80)  # ten rows
+    arrays["actions"][25, 0] = 9.0
+    np.save(tmp_path / "a.npy", arrays["actions"])
+    with pytest.raises(DatasetError, match="actions row 25"):
+        OfflineDataset(**arrays | {"actions": np.load(tmp_path / "a.npy", mmap_mode="r")})
+    with pytest.raises(DatasetError, match="x row 107 is not finite"):
+        check_finite("x", np.where(np.arange(10) == 7, np.nan, 0.0), 100)
+
+
+def test_episodes_have_at_least_one_row(arrays):
+    with pytest.raises(DatasetError, match="episode_ends must increase from at least 1"):
+        OfflineDataset(**arrays, episode_ends=[0, 10, 20, 30, 40])
+
+
+def test_without_a_complete_episode_returns_are_those_of_the_cut_ones(arrays):
+    arrays |= {"terminations": np.zeros(40, bool), "truncations": np.zeros(40, bool), "rewards": np.ones(40)}
+    assert OfflineDataset(**arrays).episode_returns().tolist() == [40.0]
+
+
+def test_long_returns_are_summed_in_double_precision():
+    n = 1 << 16
+    arrays = make_arrays(n) | {
+        "terminations": np.zeros(n, bool),
+        "truncations": np.zeros(n, bool),
+        "rewards": np.full(n, 0.1),
+    }
+    assert OfflineDataset(**arrays).episode_returns()[0] == pytest.approx(n * float(np.float32(0.1)), rel=1e-9)
+
+
+def test_numbers_that_float32_keeps_are_not_warned_of(arrays):
+    """A range of a hundred-thousandth of their size: float32 tells over 100 of them apart."""
+    source = arrays | {"observations": 1e3 + 0.02 * np.arange(120.0).reshape(40, 3) / 120}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(source)

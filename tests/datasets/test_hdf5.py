@@ -1,6 +1,7 @@
 """D4RL, robomimic and d3rlpy files: five episodes against a table worked out by hand, and damaged files."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import h5py
@@ -400,3 +401,15 @@ def test_counts_that_do_not_agree_are_named(tmp_path):
         file["data"].attrs["env_args"] = "{"
     with pytest.raises(DatasetError, match=r"x\.h5: attribute 'env_args'"):
         load_hdf5(tmp_path / "x.h5")
+
+
+def test_a_robomimic_success_before_the_last_step_is_of_known_meaning(tmp_path):
+    """robomimic sets done at the last step whatever the reason; one in the middle is a terminal state."""
+    with h5py.File(write_robomimic(tmp_path / "x.hdf5"), "a") as file:
+        for name, demo in file["data"].items():
+            demo["dones"][:] = 0
+            if name == "demo_0":
+                demo["dones"][1] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_dataset(tmp_path / "x.hdf5").terminations.sum() == 1

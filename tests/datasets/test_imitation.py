@@ -10,6 +10,7 @@ from five_episodes import ACTION_SPACE, EPISODES, IMITATION, TABLE, assert_is_ta
 from gymnasium import spaces
 
 from sb3_pg_extras import DatasetError, load_dataset
+from sb3_pg_extras.datasets.episodes import Episode, from_episodes
 
 # imitation has one flag: what is not terminal was cut.
 IMITATION_TABLE = TABLE.replace("44  0  0", "44  0  1").replace("52  1  1", "52  1  0")
@@ -92,3 +93,12 @@ def test_wrong_state_of_imitation_is_named(tmp_path, state):
     (tmp_path / "x" / "state.json").write_text(state)
     with pytest.raises(DatasetError, match="x"):
         load_dataset(tmp_path / "x", ACTION_SPACE)
+
+
+def test_an_episode_that_lacks_its_rewards_is_not_passed_over():
+    whole = Episode("episode 0", np.zeros((3, 1)), np.zeros((2, 1)), np.zeros(2), np.zeros(2), np.arange(2))
+    empty = Episode("episode 1", np.zeros((3, 1)), np.zeros((2, 1)), np.zeros(0), np.zeros(2), np.arange(2))
+    with pytest.raises(DatasetError, match="episode 1: rewards"):
+        from_episodes([whole, empty], ACTION_SPACE)
+    nothing = Episode("episode 1", np.zeros((1, 1)), np.zeros((0, 1)), np.zeros(0), np.zeros(0), np.zeros(0))
+    assert len(from_episodes([whole, nothing], ACTION_SPACE)) == 2

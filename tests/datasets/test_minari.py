@@ -272,3 +272,12 @@ def test_wrong_content_of_minari_is_named(minari_dataset, minari_root, change, w
         load_dataset("minari:ten/digits-v0")
     for word in [*words, str(path.parent)]:
         assert word in str(error.value)
+
+
+@pytest.mark.usefixtures("minari_root")
+def test_the_row_that_jumps_is_named_whatever_ended_before():
+    arrays = make_arrays()
+    arrays["next_observations"] = arrays["next_observations"].copy()
+    arrays["next_observations"][25] += 1.0
+    with pytest.raises(DatasetError, match="next_observations row 25 is not observations row 26"):
+        save_dataset(OfflineDataset(**arrays), "minari:new-v0")

@@ -9,6 +9,7 @@ import pytest
 from five_episodes import ACTION_SPACE, assert_is_table, frames, with_values
 
 from sb3_pg_extras import DatasetError, load_dataset
+from sb3_pg_extras.datasets.readers import parquet
 
 # A frame has no next observation: the last one of an episode is its own next where nothing follows, or else left out, and
 # the one before it is truncated instead. Episode 5 is done at its time limit.
@@ -129,3 +130,8 @@ def test_wrong_shards_of_parquet_are_named(tmp_path, change, words):
         load_dataset(tmp_path, ACTION_SPACE)
     for word in [*words, "b.parquet", str(tmp_path)]:
         assert word in str(error.value)
+
+
+def test_available_memory_is_in_bytes(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda self: "MemTotal: 9 kB\nMemAvailable:     2 kB\n")
+    assert parquet.available_memory() == 2048

@@ -45,3 +45,17 @@ def test_scores_need_two_different_references(arrays):
         normalized_score(OfflineDataset(**arrays, reference_scores=(3.0, 3.0)), 1.0)
     with pytest.raises(ValueError, match="None"):
         normalized_score(OfflineDataset(**arrays), 1.0)
+
+
+@pytest.mark.parametrize("name", ["pendulum-mixed-v0", "antarctic-v1", "Hopperlike-v1"])
+def test_a_task_whose_name_begins_like_another_has_no_reference(name):
+    with pytest.raises(ValueError, match="no reference scores"):
+        normalized_score(name, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "random", "expert"),
+    [("carla-lane-v0", -0.8503839912088142, 1023.5784385429523), ("flow-merge-random-v0", 118.67993, 330.03179)],
+)
+def test_more_names_of_d4rl(name, random, expert):
+    assert normalized_score(name, [random, expert]).tolist() == [0.0, 100.0]

@@ -109,3 +109,12 @@ def test_dict_observations_are_split_too():
     train, held_out = OfflineDataset(**arrays, observation_space=space).split(0.5)
     assert train.observations["a"].shape == held_out.observations["a"].shape == (20, 3)
     assert train.concatenate(held_out).sample(5)["next_observations"]["a"].shape == (5, 3)
+
+
+def test_all_episodes_are_the_best_of_all(dataset):
+    assert dataset.filter_episodes(top=1).n_episodes == 4
+
+
+def test_the_last_row_is_drawn_too(dataset):
+    drawn = dataset[:3].sample(200, seed=0)["observations"]
+    assert len(np.unique(drawn, axis=0)) == 3

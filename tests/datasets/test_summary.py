@@ -9,7 +9,15 @@ from conftest import make_arrays
 from gymnasium import spaces
 
 from sb3_pg_extras import OfflineDataset
-from sb3_pg_extras.datasets.summary import action_coverage, distributions, facts, image_observations, project, statistics
+from sb3_pg_extras.datasets.summary import (
+    action_coverage,
+    aligned,
+    distributions,
+    facts,
+    image_observations,
+    project,
+    statistics,
+)
 
 
 def make(observations=None, actions=None, rewards=None, space=None, observation_space=None, **fields) -> OfflineDataset:
@@ -174,3 +182,30 @@ def test_contact_sheet_shows_the_images(tmp_path, channels_first):
     width, height = (max(len(run) for line in mask for run in "".join(" x"[int(p)] for p in line).split() or [""])
                      for mask in (orange, orange.T))  # fmt: skip
     assert width > 1.5 * height
+
+
+def test_how_close_to_a_bound_an_action_is_at_it():
+    """A ten-thousandth of the width, 4."""
+    actions = np.array([2 - 3e-4, 2 - 5e-4, -2 + 3e-4, -2 + 5e-4, 1.97, 0])[:, np.newaxis]
+    assert action_coverage(make(actions=actions))[0]["at bound"] == pytest.approx(2 / 6)
+
+
+def test_a_bound_on_one_side_alone_has_no_share():
+    space = spaces.Box(np.array([0.0]), np.array([np.inf]), dtype=np.float32)
+    assert action_coverage(make(actions=np.arange(6.0)[:, np.newaxis], space=space))[0]["at bound"] is None
+
+
+@pytest.mark.parametrize(("n", "listed"), [(100, 100), (101, 2)])
+def test_up_to_a_hundred_choices_are_listed(n, listed):
+    (counts,) = action_coverage(make(actions=np.array([7, 7, 7, 9, 9, 7]), space=spaces.Discrete(n)))
+    assert len(counts) == listed and counts[7] == 4
+
+
+def test_the_shares_of_choices_are_printed():
+    lines = make(actions=np.array([0, 0, 0, 1, 1, 0]), space=spaces.Discrete(2)).summary().splitlines()
+    assert lines[-2].split() == ["action", "=", "0", "4", "66.7%"]
+    assert lines[-1].split() == ["action", "=", "1", "2", "33.3%"]
+
+
+def test_large_numbers_are_printed_whole_whatever_their_sign():
+    assert aligned({"x": {"min": -123456.0, "max": 123456.0}})[1].split() == ["x", "-123456", "123456"]

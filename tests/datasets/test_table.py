@@ -222,3 +222,14 @@ def test_suffixes_may_be_capitals(tmp_path):
     assert len(load_dataset(tmp_path / "LOG.CSV", ACTIONS, columns=COLUMNS)) == 6
     with pytest.raises(DatasetError, match="pass columns="):
         load_dataset(tmp_path / "LOG.CSV", ACTIONS)
+
+
+def test_an_action_below_the_assumed_bounds_is_refused_as_one_above():
+    for value in (1.5, -1.5):
+        with pytest.raises(DatasetError, match=r"actions row 2 is .*outside the \[-1, 1\] assumed"):
+            load_dataset(log().assign(u=[0, 0, value, 0, 0, 0, 0]), columns=COLUMNS)
+
+
+def test_negative_integers_are_no_choices():
+    with pytest.raises(DatasetError, match=r"actions are integers .*minimum -1: pass action_space"):
+        load_dataset(log().assign(u=[0, 1, -1, 0, 1, 2, 0]), columns=COLUMNS)

@@ -7,8 +7,10 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
+from sb3_pg_extras.fast import matmuls
 from sb3_pg_extras.fast.numpy_actor import NumpyActor
 from sb3_pg_extras.fast.numpy_net import Net
 from sb3_pg_extras.fast.numpy_optimizers import NumpyOptimizer, NumpyOptimizers
@@ -195,3 +197,51 @@ def test_variants_and_other_optimizers_are_left_to_torch():
     ]  # fmt: skip
     assert not any(map(NumpyOptimizer.applies_to, others))
     assert all(NumpyOptimizer.applies_to(optimizer_class(params, lr=0.1)) for optimizer_class, _ in OPTIMIZERS)
+
+
+def test_large_logits_do_not_overflow():
+    policy = make_policy(DISCRETE, net_arch=[])
+    with th.no_grad():
+        policy.action_net.bias.copy_(th.tensor([500.0, 501.0, -500.0, 0.0]))
+    actor = NumpyActor(policy)
+    actions = actor(np.zeros((1000, 3), np.float32))
+    assert set(actions.tolist()) == {0, 1}
+    assert np.isfinite(actor.odds).all()
+
+
+class OwnExtractor(MlpExtractor):
+    """May compute something else."""
+
+
+class OwnFeatures(FlattenExtractor):
+    """Likewise."""
+
+
+def test_networks_of_other_classes_are_left_to_torch():
+    policy = make_policy(DISCRETE)
+    policy.mlp_extractor.__class__ = OwnExtractor
+    assert not NumpyActor.applies_to(policy)
+    for name in ("pi_features_extractor", "vf_features_extractor"):
+        policy = make_policy(DISCRETE, share_features_extractor=False)
+        assert NumpyActor.applies_to(policy)
+        setattr(policy, name, OwnFeatures(policy.observation_space))
+        assert not NumpyActor.applies_to(policy)
+
+
+def test_every_variant_of_an_optimiser_is_left_to_torch():
+    params = make_parameters()
+    others = [th.optim.Adam(params, amsgrad=True), th.optim.SGD(params, lr=1.0, maximize=True)]
+    assert not any(map(NumpyOptimizer.applies_to, others))
+
+
+def test_a_gradient_of_0_is_not_divided_by():
+    params = make_parameters()
+    before = [p.clone() for p in params]
+    fast = NumpyOptimizers([th.optim.SGD(params, lr=1.0)], rows=1, gradients_are_scratch=False)
+    fast.step(np.zeros(10, np.float32), 1.0, td_error=0.0, max_grad_norm=0.5)
+    assert all(map(th.equal, before, params))
+
+
+def test_layers_of_128_are_multiplied_by_mkl():
+    """Where oneDNN took 1.2 times as long."""
+    assert 128 * 128 < matmuls.LARGE <= 256 * 256

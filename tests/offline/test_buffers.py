@@ -1,6 +1,7 @@
 """The buffer that offline algorithms draw from: in memory and memory-mapped."""
 
 import mmap
+import warnings
 from zipfile import ZipFile
 
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras import BEAR, DatasetError, OfflineDataset, load_dataset, save_dataset
 from sb3_pg_extras.datasets import mapped
@@ -20,6 +21,7 @@ from sb3_pg_extras.datasets.readers import npz
 from sb3_pg_extras.offline.buffers import OfflineReplayBuffer
 from sb3_pg_extras.offline.losses import mixed_target_q_values
 from sb3_pg_extras.offline.normalization import running_returns, set_moments
+from sb3_pg_extras.offline.sources import DatasetEnv
 
 BOX = spaces.Box(-2.0, 2.0, (1,), np.float32)
 TARGET = "sb3_pg_extras.bear.bear.mixed_target_q_values"
@@ -416,3 +418,54 @@ def test_vec_normalize_scales_n_step_returns():
     env.ret_rms.var, env.clip_reward = np.array(4.0), 1.0  # single rewards would be clipped
     raw, scaled = (buffer_of(chain(), n_steps=3, gamma=0.1).get(np.arange(9), env=e).rewards for e in (None, env))
     th.testing.assert_close(scaled, raw / 2, rtol=1e-6, atol=0)
+
+
+def test_normalised_rewards_are_clipped_as_vec_normalizes():
+    assert buffer_of(chain(), normalize_rewards=True).scaled_rewards(np.array([1e9, -1e9])).tolist() == [10.0, -10.0]
+
+
+def test_n_step_returns_are_those_of_normalised_rewards():
+    raw, scaled = (all_of(buffer_of(chain(), n_steps=3, gamma=0.1, normalize_rewards=flag)) for flag in (False, True))
+    scale = running_returns(chain(), 0.1).std()
+    th.testing.assert_close(scaled.rewards, raw.rewards / scale, rtol=1e-5, atol=0)
+    assert scale > 1.5
+
+
+def test_vec_normalize_clips_single_rewards_and_leaves_them_where_it_does_not_normalise():
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    env.ret_rms.var, env.clip_reward = np.array(4.0), 1.0
+    rows, raw = np.arange(9), chain().rewards[:, None]
+    np.testing.assert_allclose(buffer_of(chain()).get(rows, env).rewards, np.clip(raw / 2, -1, 1), rtol=1e-6)
+    env.norm_reward = False
+    for n_steps in (1, 3):
+        buffer = buffer_of(chain(), n_steps=n_steps)
+        th.testing.assert_close(buffer.get(rows, env).rewards, buffer.get(rows).rewards, rtol=0, atol=0)
+
+
+def test_vec_normalize_normalises_both_observations():
+    env = VecNormalize(DummyVecEnv([lambda: DatasetEnv(chain())]), norm_reward=False)
+    env.obs_rms.mean, env.obs_rms.var = np.array([2.0]), np.array([4.0])
+    batch = buffer_of(chain()).get(np.arange(9), env)
+    np.testing.assert_allclose(batch.observations.flatten(), (np.arange(9) - 2) / 2, atol=1e-6)
+    np.testing.assert_allclose(batch.next_observations.flatten(), (np.arange(9) - 1.5) / 2, atol=1e-6)
+
+
+def test_all_rows_are_drawn():
+    indices = buffer_of(chain()).sample(1000, generator=th.Generator().manual_seed(0)).indices
+    assert sorted(set(indices.tolist())) == list(range(9))
+
+
+def test_the_buffer_itself_is_a_dataset_again():
+    """An end that is terminal and at a time limit, too, stays terminal; and no end is of unknown meaning."""
+    dataset = chain(terminations=np.arange(9) == 3, truncations=np.isin(np.arange(9), [3, 5]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        back = load_dataset(buffer_of(dataset))
+    assert np.flatnonzero(back.terminations).tolist() == [3]
+    assert np.flatnonzero(back.truncations).tolist() == [5]
+
+
+def test_a_flag_of_both_kinds_is_no_timeout():
+    dataset = chain(terminations=np.arange(9) == 3, truncations=np.isin(np.arange(9), [3, 5]))
+    assert buffer_of(dataset).timeouts.flatten().tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0]
+    assert pytest.approx(buffer_of(dataset).dones.sum()) == 2

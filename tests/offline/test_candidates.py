@@ -56,3 +56,33 @@ def test_double_precision_knows_activations(activation_fn):
         wanted = model.policy._best(th.as_tensor(obs), noise)
     actions = model.policy.scale_action(model.predict(obs, deterministic=True)[0])
     np.testing.assert_allclose(actions, wanted, atol=1e-5)
+
+
+def tiny(algorithm, data=None, policy="MlpPolicy", **policy_kwargs):
+    return algorithm(policy, None, data or make_arrays(), policy_kwargs=TINY | policy_kwargs, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("algorithm", [BCQ, BEAR])
+def test_the_users_arguments_of_the_optimiser_are_all_networks(algorithm):
+    policy = tiny(algorithm, optimizer_kwargs={"weight_decay": 0.1}).policy
+    for network in (policy.actor, policy.critic, policy.behavior_vae):
+        assert network.optimizer.param_groups[0]["weight_decay"] == 0.1
+        assert not network.optimizer.param_groups[0].get("fused")
+
+
+@pytest.mark.parametrize("algorithm", [BCQ, BEAR])
+def test_images_that_need_no_scaling_are_not_scaled_in_the_vae_either(algorithm):
+    image = np.random.default_rng(0).integers(0, 256, (40, 36, 36, 1), dtype=np.uint8)
+    rest = {name: value for name, value in make_arrays().items() if name != "observation_space"}
+    data = rest | {"observations": image, "next_observations": image}
+    policy = tiny(algorithm, data, "CnnPolicy", normalize_images=False).policy
+    assert [policy.normalize_images, policy.behavior_vae.normalize_images] == [False, False]
+
+
+def test_the_vae_acts_by_its_middle_latent():
+    vae, obs = tiny(BEAR).policy.behavior_vae, make_arrays()["observations"]
+    with th.no_grad():
+        middle = th.tanh(
+            vae.decoder(th.cat([vae.extract_features(th.as_tensor(obs), vae.features_extractor), th.zeros(40, 4)], 1))
+        )
+    np.testing.assert_allclose(vae.predict(obs, deterministic=True)[0], vae.unscale_action(middle.numpy()), atol=1e-6)

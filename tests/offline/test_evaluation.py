@@ -5,17 +5,18 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch as th
-from conftest import TINY, make_arrays
+from conftest import TINY, Dropping, make_arrays
 from gymnasium import spaces
 from sb3_contrib import ARS, RecurrentPPO
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from tqdm import tqdm
 
 from sb3_pg_extras import BC, BEAR, FQE, TD3BC, DatasetError, FQECallback, OfflineDataset, load_dataset
 from sb3_pg_extras.offline import evaluation
-from sb3_pg_extras.offline.evaluation import Value, fqe_target, offline_figures
+from sb3_pg_extras.offline.evaluation import Value, evaluate_offline, fqe_target, offline_figures
 from sb3_pg_extras.offline.sources import DatasetEnv
 
 PENDULUM = "bundled:pendulum-mixed-v0"
@@ -333,3 +334,106 @@ def test_wrong_input_ends_in_one_error():
 def test_models_without_a_discount_factor_are_judged_with_that_of_fqe():
     model = ARS("LinearPolicy", "Pendulum-v1", n_delta=1)
     assert np.isfinite(evaluation.evaluate_offline(model, PENDULUM, 2)[0].mean)
+
+
+SMALL = {"net_arch": [8]}
+
+
+def tiny_bc(**kwargs) -> BC:
+    return BC("MlpPolicy", None, make_arrays(), policy_kwargs=SMALL, seed=0, device="cpu", **kwargs)
+
+
+def vector(module) -> th.Tensor:
+    return th.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+def test_the_target_follows_by_tau_and_after_as_many_steps_as_asked():
+    fqe = small(Table(1, 1, 0), chain(20), tau=0.25, target_update_interval=3)
+    start = vector(fqe.target)
+    fqe.learn(2)
+    assert th.equal(vector(fqe.target), start)
+    fqe.learn(1, reset_num_timesteps=False)
+    th.testing.assert_close(vector(fqe.target), 0.75 * start + 0.25 * vector(fqe.policy))
+
+
+def test_nothing_is_dropped_when_values_are_asked_for():
+    fqe = FQE(tiny_bc(), make_arrays(), policy_kwargs=SMALL | {"features_extractor_class": Dropping}, device="cpu").learn(1)
+    assert np.array_equal(fqe.initial_values(), fqe.initial_values())
+
+
+def test_less_confidence_is_a_narrower_interval():
+    fqe = small(Table(1, 1, 1), chain(20))
+    fqe.initial_values = lambda: np.array([1.0, 3.0] * 50)
+    # 0.67 standard errors of 0.1.
+    assert (fqe.value(0.5).low, fqe.value(0.5).high) == pytest.approx((1.933, 2.067), abs=0.03)
+
+
+def test_an_evaluation_has_its_own_seed_and_leaves_the_global_generator_alone():
+    model, before = tiny_bc(), th.get_rng_state()
+    kwargs = {"n_steps": 3, "policy_kwargs": SMALL}
+    values = [evaluate_offline(model, make_arrays(), seed=seed, **kwargs)[0].mean for seed in (0, 1, 1)]
+    assert values[0] != values[1] == values[2]
+    FQECallback(make_arrays(), policy_kwargs=SMALL).init_callback(model)
+    assert th.equal(th.get_rng_state(), before)
+
+
+def test_the_discount_factor_is_the_models():
+    model = TD3BC("MlpPolicy", None, make_arrays() | {"rewards": np.ones(40)}, gamma=0.5, policy_kwargs=SMALL, device="cpu")
+    value, _ = evaluate_offline(model, model.dataset, 1, policy_kwargs=SMALL)
+    assert value.bound == pytest.approx(2.0)
+
+
+def test_figures_of_acting_by_hand():
+    """Where an action is worth its first number."""
+    model = tiny_bc()
+    fqe = FQE(model, make_arrays(), policy_kwargs=SMALL, device="cpu")
+    fqe.q_values = lambda _, actions: actions[:, 0].numpy()
+    low, high = model.action_space.low, model.action_space.high
+    acted, took = (
+        2 * (actions - low) / (high - low) - 1
+        for actions in (model.predict(make_arrays()["observations"])[0], make_arrays()["actions"])
+    )
+    figures = offline_figures(model, fqe)
+    assert figures["advantage"] == pytest.approx((acted - took)[:, 0].mean(), abs=1e-5)
+    assert figures["action_error"] == pytest.approx(np.square(acted - took).mean(), rel=1e-4)
+
+
+def test_which_models_have_a_likelihood_and_which_it_is():
+    for actor_type in ("deterministic", "gaussian"):
+        model = tiny_bc(actor_type=actor_type)
+        figures = offline_figures(model, FQE(model, make_arrays(), policy_kwargs=SMALL, device="cpu"))
+        assert ("log_likelihood" in figures) == (actor_type == "gaussian")
+    continuous = OfflineDataset(**make_arrays())
+    choices = OfflineDataset(**make_arrays() | {"actions": np.arange(40) % 2, "action_space": spaces.Discrete(2)})
+    for data in (continuous, choices):
+        model = PPO("MlpPolicy", DatasetEnv(data), policy_kwargs=SMALL, device="cpu")
+        with th.no_grad():
+            model.policy.action_net.bias[0] += 1.0
+        figures = offline_figures(model, FQE(model, data, policy_kwargs=SMALL, device="cpu"))
+        assert ("log_likelihood" in figures) == (data is choices)
+    with th.no_grad():
+        distribution = model.policy.get_distribution(th.as_tensor(choices.observations))
+    expected = distribution.log_prob(th.as_tensor(choices.actions)).mean().item()
+    assert figures["log_likelihood"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_td_error_is_that_of_the_lower_critic():
+    arrays = make_arrays() | {"rewards": np.zeros(40), "terminations": np.zeros(40, bool)}
+    model = TD3BC("MlpPolicy", None, arrays, gamma=0.5, policy_kwargs=SMALL, device="cpu").learn(1)
+    with th.no_grad():
+        for value, network in zip((10.0, 20.0), model.critic.q_networks, strict=True):
+            network[-1].weight.zero_()
+            network[-1].bias.fill_(value)
+    figures = offline_figures(model, FQE(model, arrays, policy_kwargs=SMALL, device="cpu"))
+    assert figures["td_error"] == pytest.approx((5.0**2 + 15.0**2) / 2)
+
+
+def test_the_callback_logs_what_it_finds_unless_it_never_evaluates(tmp_path):
+    model = tiny_bc()
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(1, callback=FQECallback(make_arrays(), 1, 1, policy_kwargs=SMALL), log_interval=None)
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    assert {"offline/value", "offline/advantage", "offline/action_error"} <= set(header)
+    callback = FQECallback(make_arrays(), 0, 1, policy_kwargs=SMALL)
+    model.learn(2, callback=callback)
+    assert callback.evaluations == []

@@ -6,10 +6,9 @@ import threading
 import numpy as np
 import pytest
 import torch as th
-from conftest import TINY, make_arrays
+from conftest import TINY, Dropping, make_arrays
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import CheckpointCallback
-from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_pg_extras import BC, BCQ, BEAR, TD3BC, load_dataset
 
@@ -142,15 +141,6 @@ def test_models_that_learn_in_threads_change_nothing_for_each_other():
 
 
 # Going on.
-
-
-class Dropping(FlattenExtractor):
-    def __init__(self, observation_space):
-        super().__init__(observation_space)
-        self.dropout = th.nn.Dropout(0.5)
-
-    def forward(self, observations):
-        return self.dropout(super().forward(observations))
 
 
 @pytest.mark.parametrize("algorithm", SMALL)

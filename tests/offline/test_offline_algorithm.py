@@ -17,10 +17,12 @@ from stable_baselines3.common.callbacks import (
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_pg_extras import BC, BEAR, FQE, OfflineAlgorithm, load_dataset
+from sb3_pg_extras.offline import offline_algorithm
 from sb3_pg_extras.offline.progress_bar import GradientStepProgressBar
+from sb3_pg_extras.offline.sources import DatasetEnv
 
 BUNDLED = "bundled:pendulum-mixed-v0"
 
@@ -273,3 +275,69 @@ def test_a_loaded_model_reads_its_dataset_where_it_is_needed(tmp_path):
         BC.load(tmp_path / "model").save_replay_buffer(tmp_path / "buffer")
     with pytest.raises(ValueError, match="this FQE has no dataset"):
         FQE.load(tmp_path / "fqe", evaluated=model).value()
+
+
+def tiny_bc(env=None, data=None) -> BC:
+    return BC("MlpPolicy", env, data or make_arrays(), policy_kwargs={"net_arch": [8]}, seed=0, device="cpu")
+
+
+def due(model) -> dict[str, float]:
+    """The line of the log that is due."""
+    line: dict[str, float] = {}
+    model.logger.dump = lambda step: line.update(model.logger.name_to_value)
+    model.dump_logs()
+    return line
+
+
+def test_the_log_has_means_since_the_last_line():
+    model = tiny_bc().learn(1)
+    due(model)
+    values = iter((1.0, 3.0, 7.0))
+    model._update = lambda *_: {"x": th.tensor(next(values))}
+    model.train(2, 16)
+    assert due(model)["train/x"] == 2.0
+    model.train(1, 16)
+    assert due(model)["train/x"] == 7.0
+
+
+def test_the_speed_is_that_of_this_call_of_learn(monkeypatch):
+    model = tiny_bc().learn(10)
+    model.learn(4, reset_num_timesteps=False)
+    monkeypatch.setattr(offline_algorithm.time, "time_ns", lambda: model.start_time + 2 * 10**9)
+    assert due(model)["time/fps"] == 2
+
+
+def test_what_is_not_finite_is_not_logged():
+    data = make_arrays()
+    data["rewards"].fill(3e38)
+    model = BEAR("MlpPolicy", None, data, policy_kwargs=TINY, warmup_fraction=0, seed=0, device="cpu")
+    with pytest.raises(ValueError, match="is not finite at gradient step 1,"):
+        model.learn(3, log_interval=1)
+
+
+def wrapped(data, **kwargs) -> VecNormalize:
+    return VecNormalize(DummyVecEnv([lambda: DatasetEnv(data)]), **kwargs)
+
+
+@pytest.mark.parametrize(("training", "count"), [(False, None), (True, None), (True, 50.0)])
+def test_a_wrapper_without_statistics_or_that_gathers_them_gets_the_datasets(training, count):
+    data = load_dataset(make_arrays())
+    env = wrapped(data, training=training)
+    if count is not None:
+        env.obs_rms.count, env.obs_rms.mean = count, env.obs_rms.mean + 9.0
+    tiny_bc(env, data).learn(1)
+    np.testing.assert_allclose(env.obs_rms.mean, data.observations.mean(axis=0), atol=1e-6)
+    assert not env.training
+
+
+def test_a_wrapper_that_has_stopped_keeps_its_statistics():
+    data = load_dataset(make_arrays())
+    env = wrapped(data, training=False)
+    env.obs_rms.count, env.obs_rms.mean = 50.0, env.obs_rms.mean + 9.0
+    tiny_bc(env, data).learn(1)
+    assert env.obs_rms.mean.tolist() == [9.0] * 3
+
+
+def test_the_stand_in_environment_keeps_no_view_of_the_data():
+    data = load_dataset(make_arrays())
+    assert not np.shares_memory(DatasetEnv(data)._first, data.observations)

@@ -261,3 +261,51 @@ def test_damaged_shards_end_in_one_error(tmp_path, monkeypatch):
         assert_loads_or_is_refused(load, "shards")
 
     check()
+
+
+ROW = 32 + 8  # bytes of a transition and its number
+
+
+def whole_episodes(tmp_path, monkeypatch):
+    """20 parts of 50 transitions, none of which is lost."""
+    monkeypatch.setattr("sb3_pg_extras.datasets.sharded.PART_BYTES", 1)
+    write_shards(tmp_path / "shards", row_group_size=50)
+    return tmp_path / "shards"
+
+
+def test_parts_that_fill_the_buffer_to_the_last_row_are_drawn_from(tmp_path, monkeypatch):
+    buffer = sharded_buffer(whole_episodes(tmp_path, monkeypatch), max_bytes=100 * ROW)
+    assert buffer.size() == 100 and buffer.full
+    assert len(buffer.sample(20).rewards) == 20
+
+
+def test_as_many_transitions_come_in_as_are_drawn(tmp_path, monkeypatch):
+    buffer = sharded_buffer(whole_episodes(tmp_path, monkeypatch), max_bytes=100 * ROW)
+    before = buffer._n_parts
+    for _ in range(20):
+        buffer.sample(30)
+    assert buffer._n_parts - before == 600 // 50
+
+
+def test_the_buffer_holds_a_part_however_little_it_may(tmp_path, monkeypatch):
+    buffer = sharded_buffer(whole_episodes(tmp_path, monkeypatch), max_bytes=1)
+    assert buffer.size() == 50
+    assert len(buffer.sample(20).rewards) == 20
+
+
+def test_a_frozen_behaviour_is_drawn_anew_for_shards(shards):
+    model = BEAR(
+        "MlpPolicy", TwoNumbers(), f"sharded:{shards}", policy_kwargs=TINY, behavior_steps=1, batch_size=16, device="cpu"
+    ).learn(3)
+    assert model._behavior_samples is None
+
+
+def test_the_order_is_that_of_the_models_seed_and_other_shards_begin_anew(shards, tmp_path):
+    kwargs = {"policy_kwargs": TINY, "warmup_fraction": 0, "batch_size": 16, "device": "cpu"}
+    model = BEAR("MlpPolicy", TwoNumbers(), f"sharded:{shards}", seed=7, **kwargs).learn(2)
+    assert model.replay_buffer._seed == 7
+    model.save(tmp_path / "model")
+    write_shards(tmp_path / "others", n_episodes=4)
+    loaded = BEAR.load(tmp_path / "model", env=TwoNumbers(), dataset=f"sharded:{tmp_path}/others", device="cpu")
+    loaded.learn(2, reset_num_timesteps=False)
+    assert loaded.replay_buffer.position()["_n_parts"] == loaded.replay_buffer.shards.n_parts

@@ -1,5 +1,6 @@
 """REINFORCE: its gradient against exact ones, both backends, its loop on every kind of space."""
 
+import math
 import warnings
 from copy import deepcopy
 
@@ -7,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from conftest import Dropping
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3 import A2C
@@ -682,3 +684,132 @@ def test_copies_of_the_buffer_are_read_only():
     for copy in (model.rollout_buffer.rewards, model.rollout_buffer.returns):
         with pytest.raises(ValueError, match="read-only"):
             copy[:] = 0.0
+
+
+def fixed(n_envs: int = 1, space=None, **kwargs) -> REINFORCE:
+    env = DummyVecEnv([lambda: FixedLength(space or spaces.Discrete(2))] * n_envs)
+    return REINFORCE("MlpPolicy", env, seed=0, device="cpu", **{"policy_kwargs": SMALL} | kwargs)
+
+
+def logged(model: REINFORCE) -> dict:
+    """The figures of one update."""
+    model.set_logger(configure(None, []))
+    model.collect_rollouts(*prepare(model))
+    model.set_logger(configure(None, []))
+    model.train()
+    return dict(model.logger.name_to_value)
+
+
+def test_the_defaults():
+    model = REINFORCE("MlpPolicy", "CartPole-v1")
+    assert (model.learning_rate, model.n_episodes, model.n_steps, model.gamma) == (3e-3, 8, 0, 0.99)
+    assert (model.ent_coef, model.vf_coef, model.max_grad_norm) == (0.0, 0.5, 0.5)
+
+
+def test_the_learning_rate_follows_its_schedule():
+    model = fixed(n_episodes=2, learning_rate=lambda progress: progress).learn(24)
+    assert model._n_updates == 2
+    assert model.policy.optimizer.param_groups[0]["lr"] == pytest.approx(0.0)
+    assert fixed(n_episodes=2, learning_rate=lambda progress: progress).learn(18).policy.optimizer.param_groups[0][
+        "lr"
+    ] == pytest.approx(1 - 12 / 18)
+
+
+def test_figures_of_the_log_by_hand():
+    """Two environments, three episodes of six steps: one of them idles for six."""
+    model = fixed(2, n_episodes=3, baseline="value")
+    figures = logged(model)
+    assert (figures["train/batch_episodes"], figures["train/batch_steps"]) == (3, 18)
+    model = fixed(2, n_episodes=3, baseline="value")
+    for _ in range(2):
+        figures = logged(model)
+    assert figures["train/batch_episodes"] == 3
+    assert math.isfinite(figures["train/explained_variance"])
+
+
+def test_explained_variance_is_of_the_returns():
+    model = fixed(n_episodes=2, baseline="value")
+    with th.no_grad():
+        model.policy.value_net.weight.zero_()  # V is the same everywhere and explains nothing
+    assert logged(model)["train/explained_variance"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_values_are_those_of_returns_to_go_whatever_the_credit():
+    losses = []
+    for credit in ("reward_to_go", "episode"):
+        figures = logged(fixed(n_episodes=2, baseline="value", credit=credit))
+        losses.append(figures["train/value_loss"])
+    assert losses[0] == losses[1]
+
+
+def test_an_entropy_without_a_closed_form_is_estimated():
+    """gSDE that squashes its actions has none: minus the mean log-probability of what was drawn."""
+    model = fixed(space=spaces.Box(-1, 1, (1,)), n_episodes=4, use_sde=True, policy_kwargs=SMALL | {"squash_output": True})
+    model.collect_rollouts(*prepare(model))
+    batch = model.rollout_buffer.get_samples()
+    _, log_prob, entropy = model.policy.evaluate_actions(batch.observations, batch.actions)
+    assert entropy is None
+    model.set_logger(configure(None, []))
+    model.train()
+    assert model.logger.name_to_value["train/entropy_loss"] == pytest.approx(log_prob.mean().item(), rel=1e-5)
+
+
+def test_nothing_is_dropped_while_it_acts_only_while_it_learns():
+    modes = {"acting": set(), "learning": set()}
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            modes["acting"].add(self.model.policy.training)
+            return True
+
+    model = fixed(n_episodes=2, policy_kwargs=SMALL | {"features_extractor_class": Dropping})
+    evaluate = model.policy.evaluate_actions
+    model.policy.evaluate_actions = lambda *args: modes["learning"].add(model.policy.training) or evaluate(*args)
+    model.learn(36, callback=Watch())
+    assert modes == {"acting": {False}, "learning": {True}}
+
+
+@pytest.mark.parametrize(("sde_sample_freq", "lengths"), [(-1, [12, 12]), (4, [4, 4, 4, 4, 4, 4])])
+def test_gsde_draws_a_new_noise_matrix_for_each_batch_and_now_and_then(sde_sample_freq, lengths):
+    """Batches of two episodes of six steps."""
+    matrices: list[th.Tensor] = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            matrices.append(self.model.policy.action_dist.exploration_mat.clone())
+            return True
+
+    fixed(space=spaces.Box(-1, 1, (1,)), n_episodes=2, use_sde=True, sde_sample_freq=sde_sample_freq).learn(24, Watch())
+    new = [i for i in range(1, 24) if not th.equal(matrices[i], matrices[i - 1])]
+    assert np.diff([0, *new, 24]).tolist() == lengths
+
+
+def test_a_quota_of_steps_that_is_met_exactly_starts_no_further_episode():
+    model = fixed(n_episodes=1, n_steps=12)
+    model.collect_rollouts(*prepare(model))
+    assert model._n_started == 2
+
+
+def test_the_rate_of_success_is_counted():
+    class Succeeds(FixedLength):
+        def step(self, action):
+            *step, _ = super().step(action)
+            return *step, {"is_success": True}
+
+    model = REINFORCE("MlpPolicy", DummyVecEnv([lambda: Succeeds(spaces.Discrete(2))]), n_episodes=2, seed=0).learn(12)
+    assert list(model.ep_success_buffer) == [True, True]
+
+
+def test_the_warning_counts_the_episodes_of_this_call():
+    model = fixed(n_episodes=2).learn(12)
+    with pytest.warns(UserWarning, match=r"without an update: 1 episode\(s\) ended"):
+        model.learn(7, reset_num_timesteps=False)
+
+
+def test_a_batch_of_more_environments_is_not_gone_on_with(tmp_path):
+    model = fixed(2, n_episodes=4)
+    with pytest.warns(UserWarning, match="without an update"):
+        model.learn(4)
+    model.save(tmp_path / "model")
+    loaded = REINFORCE.load(tmp_path / "model", env=fixed(3).env, device="cpu")
+    assert loaded.rollout_buffer.size() == 0

@@ -423,3 +423,96 @@ def test_learns_a_bandit_of_two_states(backend):
     model = make(env=Bandit(), backend=backend, learning_rate=1e-2).learn(600)
     actions, _ = model.predict(np.eye(2, dtype=np.float32), deterministic=True)
     assert actions.tolist() == [0, 1]
+
+
+def test_the_defaults():
+    model = make()
+    assert (model.learning_rate, model.critic_learning_rate, model.gamma, model.trace_decay) == (3e-4, 1e-3, 0.99, 0.0)
+    assert (model.ent_coef, model.vf_coef, model.max_grad_norm) == (0.0, 0.5, None)
+
+
+def test_the_stream_preset_has_the_published_settings():
+    names = ("learning_rate", "critic_learning_rate", "gamma", "trace_decay", "ent_coef", "max_grad_norm")
+    assert [STREAM_PRESET[name] for name in names] == [1.0, 1.0, 0.99, 0.8, 0.01, None]
+
+
+def test_figures_of_the_log_by_hand():
+    model = chain_model(DummyVecEnv([lambda: Chain(9)] * 2))
+    model.set_logger(configure(None, []))
+    model.learn(2, log_interval=None)
+    model._td_errors = np.array([1.0, -3.0], np.float32)
+    line = {}
+    model.logger.dump = lambda step=0: line.update(model.logger.name_to_value)
+    model.dump_logs()
+    assert (line["train/td_error"], line["train/value_loss"]) == (-1.0, 5.0)
+    # Two actions, about equally likely.
+    assert line["train/entropy_loss"] == pytest.approx(-np.log(2), abs=0.02)
+
+
+def test_it_acts_and_learns_in_evaluation_mode():
+    seen = set()
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            seen.add(self.model.policy.training)
+            return True
+
+    make(backend="torch").learn(5, callback=Watch())
+    assert seen == {False}
+
+
+@pytest.mark.parametrize("sde_sample_freq", [-1, 0])
+def test_gsde_draws_when_an_episode_ends_unless_it_does_every_few_steps(sde_sample_freq):
+    matrices = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            matrices.append(self.model.policy.action_dist.exploration_mat.clone())
+            return True
+
+    import gymnasium as gym
+    from gymnasium.wrappers import TimeLimit
+
+    make(env=TimeLimit(gym.make("Pendulum-v1"), 10), use_sde=True, sde_sample_freq=sde_sample_freq).learn(
+        20, callback=Watch()
+    )
+    assert [i for i in range(1, 20) if not th.equal(matrices[i], matrices[i - 1])] == [10]
+
+
+def test_an_entropy_without_a_closed_form_is_estimated():
+    """gSDE that squashes its actions has none: minus the log-probability of what was drawn."""
+    model = make(env="Pendulum-v1", use_sde=True, ent_coef=0.1, policy_kwargs={"squash_output": True, "net_arch": [8]})
+    model.policy.reset_noise(1)
+    _, log_prob, _, entropy = model._act(np.zeros((1, 3), np.float32))
+    assert th.equal(entropy, -log_prob)
+
+
+@BACKENDS
+def test_a_loaded_model_whose_environment_begins_anew_forgets_the_traces(backend, tmp_path):
+    model = make(env=Chain(100), trace_decay=0.9, backend=backend).learn(5)
+    model.save(tmp_path / "model")
+    loaded = SingleStepA2C.load(tmp_path / "model", env=Chain(100))
+    assert loaded.traces.traces.abs().sum() > 0
+    loaded.learn(0, reset_num_timesteps=False)
+    assert (loaded.traces.traces == 0).all()
+
+
+@BACKENDS
+@pytest.mark.parametrize("max_grad_norm", [None, 0.5])
+def test_a_td_error_of_0_changes_nothing(backend, max_grad_norm):
+    """Neither ObGD's bound nor that of the gradient divides by it."""
+    kwargs = {k: v for k, v in STREAM_PRESET.items() if k not in ("ent_coef", "max_grad_norm")}
+
+    class Nothing(Chain):
+        def step(self, action):
+            obs, _, *rest = super().step(action)
+            return obs, 0.0, *rest
+
+    model = SingleStepA2C(
+        "StreamPolicy", DummyVecEnv([lambda: Nothing(4)]), backend=backend, seed=0, max_grad_norm=max_grad_norm, **kwargs
+    )
+    with th.no_grad():
+        model.policy.value_net.weight.zero_()
+    before = [p.clone() for p in model.policy.parameters()]
+    model.learn(6)
+    assert all(map(th.equal, before, model.policy.parameters()))

@@ -5,7 +5,9 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch as th
-from single_step_models import make, vector
+from gymnasium import spaces
+from single_step_models import Anything, make, vector
+from stable_baselines3.common.torch_layers import CombinedExtractor
 from torch import nn
 
 from sb3_pg_extras import STREAM_PRESET
@@ -144,3 +146,23 @@ def test_stream_policys_switches(tmp_path):
         make("StreamPolicy", policy_kwargs={"sparsity": 1.5})
     with pytest.raises(ValueError, match="state_dependent_std=True and use_sde=True"):
         make("StreamPolicy", "Pendulum-v1", use_sde=True)
+
+
+class Own(CombinedExtractor):
+    """An extractor of the user's."""
+
+
+def test_stream_policy_takes_the_users_extractor_for_dicts():
+    env = Anything(spaces.Dict({"a": spaces.Box(-1, 1, (2,))}), spaces.Discrete(2))
+    assert type(make("StreamPolicy", env).policy.pi_features_extractor) is CombinedExtractor
+    assert (
+        type(make("StreamPolicy", env, policy_kwargs={"features_extractor_class": Own}).policy.pi_features_extractor) is Own
+    )
+
+
+def test_a_learning_rate_of_0_is_one():
+    """A schedule may end, or begin, there."""
+    a = nn.Parameter(th.ones(1))
+    a.grad = th.ones(1)
+    ObGD([a], lr=0.0).step()
+    assert a.item() == 1.0

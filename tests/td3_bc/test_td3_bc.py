@@ -1,5 +1,7 @@
 """TD3+BC: its loss by hand, its limits (SB3's TD3, behaviour cloning), and that it learns and goes on."""
 
+from copy import deepcopy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -207,3 +209,40 @@ def test_to_td3_is_a_stock_td3_with_networks_and_dataset(tmp_path):
 def test_wrong_arguments_are_named(kwargs, word):
     with pytest.raises(ValueError, match=word):
         tiny(**kwargs)
+
+
+def test_the_defaults_are_the_papers_settings():
+    model = TD3BC("MlpPolicy", None, make_arrays(), device="cpu")
+    assert (model.alpha, model.policy_delay, model.target_policy_noise, model.target_noise_clip) == (2.5, 2, 0.2, 0.5)
+    assert (model.learning_rate, model.batch_size, model.tau, model.gamma) == (3e-4, 256, 0.005, 0.99)
+
+
+def test_values_however_small_are_normalised():
+    q_values, actions, data_actions = th.tensor([[3.0], [-1.0]]), th.tensor([[0.5], [0.0]]), th.tensor([[0.0], [1.0]])
+    assert actor_loss(1e-5 * q_values, actions, data_actions, alpha=2.0).item() == pytest.approx(-0.375)
+
+
+def test_target_actions_with_their_noise_are_actions():
+    model = tiny(target_policy_noise=5.0)
+    seen = []
+    model.policy.critic_target.q_networks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, 0, 3:]))
+    with th.no_grad():
+        model.policy.actor_target.mu[-2].bias.fill_(3.0)  # close to the bound
+    model._update(model.replay_buffer.get(np.arange(32)), False)
+    assert seen[0].max() == 1.0
+
+
+def test_figures_of_the_log():
+    model = tiny()
+    batch, actor = model.replay_buffer.get(np.arange(32)), deepcopy(model.policy.actor)
+    assert set(model._update(batch, False)) == {"critic_loss"}
+    figures = model._update(batch, True)
+    with th.no_grad():
+        value = model.policy.critic.q1_forward(batch.observations, actor(batch.observations)).mean()
+    assert figures["actor_q_value"].item() == pytest.approx(value.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["alpha", "target_policy_noise", "target_noise_clip"])
+def test_no_weight_and_no_noise_is_negative(name):
+    with pytest.raises(ValueError, match=f"{name}=-0.1"):
+        tiny(**{name: -0.1})
