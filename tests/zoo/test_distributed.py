@@ -305,12 +305,12 @@ def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path):
     study.optimize(objective)
     whole = path.read_bytes()
     with open(path, "ab") as file:
-        file.write(b'{"op_code":4,"worker_id":"12')
+        file.write(b'{"op_code":4,"worker_id":"half of')
     study.max_total_trials = 2
     study.optimize(objective)
     assert states(open_study(str(path))) == ["COMPLETE", "COMPLETE"]
     assert path.read_bytes().startswith(whole + b'{"op_code":4,')
-    assert b'"12' not in path.read_bytes()[len(whole) :].splitlines()[0]
+    assert b"half of" not in path.read_bytes()
 
 
 def test_without_that_nobody_could_read_the_journal_any_more(tmp_path):
